@@ -20,7 +20,16 @@ _HOME = {
 }
 _ROOMS = ("base", "deep", "distances", "linear", "metrics")
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "DeepEmbedder",
+    "DeepSiameseEmbedder",
+    "DeepTripletEmbedder",
+    "LearnedDistance",
+    "MahalanobisMetric",
+    "MetricLearner",
+    "__version__",
+    "check_metric_axioms",
+]
 
 if TYPE_CHECKING:
     from skdml.base import MetricLearner
