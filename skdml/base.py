@@ -1,6 +1,7 @@
 """The contract every learner keeps. Think twice before adding to it: all learners carry it."""
 
 from abc import ABCMeta, abstractmethod
+from contextlib import contextmanager
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -112,3 +113,34 @@ def check_tuples(tuples, size):
             f"got an array of shape {tuples.shape}."
         )
     return tuples
+
+
+@contextmanager
+def unchanged_on_error(learner):
+    """Leave a learner as it was if the block fails: nothing half-fitted, no earlier fit lost.
+
+    Parameters
+    ----------
+    learner : MetricLearner
+        The learner that the block fits.
+
+    Examples
+    --------
+    >>> from skdml import MahalanobisMetric
+    >>> from skdml.base import unchanged_on_error
+    >>> learner = MahalanobisMetric()
+    >>> try:
+    ...     with unchanged_on_error(learner):
+    ...         learner.components_ = "half"
+    ...         raise ValueError
+    ... except ValueError:
+    ...     hasattr(learner, "components_")
+    False
+    """
+    before = vars(learner).copy()
+    try:
+        yield
+    except BaseException:
+        vars(learner).clear()
+        vars(learner).update(before)
+        raise

@@ -1,0 +1,539 @@
+"""DeepEmbedder: a scikit-learn estimator around a skorch net that `fit` builds."""
+
+import contextlib
+import copy
+from numbers import Integral, Real
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.callbacks import PassthroughScoring
+from torch.utils.data import Dataset
+
+from skdml.base import MetricLearner, unchanged_on_error
+from skdml.deep.callbacks import CollapseAlarm, RetrievalStopping
+from skdml.deep.data import (
+    batches_of_points,
+    check_feature_shape,
+    point_of,
+    read_training_data,
+)
+from skdml.deep.held_out import SCORINGS, hold_out
+from skdml.deep.losses import ContrastiveLoss, TripletLoss
+from skdml.deep.miners import get_miner
+from skdml.deep.modules import MAX_POINTS, ConvEmbedder, ResidualEmbedder
+from skdml.deep.net import EmbeddingNet
+from skdml.deep.parameters import NetParametersMixin, accepted_names
+from skdml.deep.resume import SaveState, load_state, set_generators
+from skdml.deep.samplers import ClassBalancedBatches, ShuffledBatches
+from skdml.distances import LearnedDistance, check_distance
+
+LOSSES = {"contrastive": ContrastiveLoss, "triplet": TripletLoss}
+
+DEFAULT_WIDTH = 64
+
+
+class DeepEmbedder(NetParametersMixin, MetricLearner):
+    """Deep learned distance: a network and a loss that compares the samples of a batch.
+
+    `fit` builds a skorch net around `module`, trains it on batches of P classes x K samples, stops
+    on retrieval among what was held out, and keeps the best weights; the weights it starts from
+    are a candidate. `transform` passes points through the network.
+
+    Parameters
+    ----------
+    module : class, callable, torch.nn.Module or None, default=None
+        The network. None builds a `ResidualEmbedder` for tables and a `ConvEmbedder` for images of
+        shape (channels, height, width). A class or a function is called with ``module__*``; where
+        it has parameters `n_features` (or `input_shape`) and `n_components`, it is given these. An
+        instance is copied, never trained in place, and keeps its weights. A module with a method
+        ``initialize_from(X)`` is shown a batch of training points before training.
+    loss : {"contrastive", "triplet"}, class or torch.nn.Module, default="triplet"
+        Called ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there
+        are tuples, or a miner that the loss does not run itself. Losses of
+        pytorch-metric-learning fit. Parameters of a class are given by ``criterion__*``.
+    n_components : int, default=None
+        Width of the embedding. None is what a given module makes it; for the default networks 64,
+        or the number of features where that is less.
+    margin : float, default=None
+        The margin of the loss, in units of `distance`; None is the default of the loss. The
+        default networks start with two training points 1 apart on average.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
+        The base distance, in the loss and in `get_metric`.
+    normalize : bool, default=False
+        Bring embeddings to unit length.
+    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
+        Which pairs and triplets of a batch the loss learns from. A callable gets (embeddings,
+        labels) and gives a tuple of indices, as the miners of pytorch-metric-learning do. None
+        leaves it to the loss.
+    n_per_class : int, default=4
+        K: samples of a class that a batch keeps together, at least 2.
+    batch_size : int, default=128
+        P x K, samples a batch; with tuples, tuples a batch.
+    max_epochs : int, default=100
+        Epochs at most.
+    lr : float, default=1e-3
+        Learning rate.
+    optimizer : class, default=torch.optim.AdamW
+        A torch optimizer; its parameters are given by ``optimizer__*``.
+    early_stopping : bool, default=True
+        Hold out classes (rows, where classes are few), stop when they are no longer found better,
+        and restore the best weights. False trains to the end on everything. With too few rows to
+        hold out any, training also runs to the end.
+    validation_fraction : float, default=0.2
+        The share of classes, rows or tuples to hold out, in (0, 1).
+    scoring : {"map_at_r", "recall_at_1"} or callable, default="map_at_r"
+        What stopping watches. A callable gets (embeddings, labels) of the held-out classes, or
+        (embeddings, labels, reference, reference_labels) where rows were held out; larger is
+        better. With pairs it is the area under the ROC curve, with triplets the share in order.
+    patience : int, default=10
+        Epochs without a new best score before training stops.
+    supervision : {"labels"}, default="labels"
+        What `fit` is given; see the subclasses for pairs and triplets.
+    device : str, default="auto"
+        A torch device; "auto" is a GPU where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Decides weights, batches and what is held out. torch's global generator is left alone.
+    warm_start : bool, default=False
+        Begin a further `fit` with the network of the last one.
+    checkpoint : str or Path, default=None
+        A folder. After each epoch the state of training is written there; the same fit (same
+        parameters, same data), begun again after it was killed, goes on from its last epoch and
+        ends with the same bits. The file is removed when a fit ends. It is a pickle: load none
+        that you do not trust.
+    callbacks : list, default=None
+        skorch callbacks, or (name, callback) pairs.
+    verbose : int, default=0
+        1 prints a line for each epoch.
+    **net_params : dict
+        ``module__*``, ``criterion__*``, ``optimizer__*``, ``iterator_train__*`` (of
+        `torch.utils.data.DataLoader`) and ``callbacks__*``, as in skorch. They are parameters like
+        all others: `get_params` shows them and a grid search can search them.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The fitted net; ``net_.module_`` is the network.
+    n_components_ : int
+        Width of the embedding.
+    history_ : dict of str to ndarray of shape (n_epochs,)
+        For each epoch "loss", "active_share" (of pairs or triplets with a loss), "spread" (root
+        mean square distance to the centre of a batch), "seconds", and the score.
+    best_epoch_ : int
+        The epoch whose weights were kept; 0 is the start.
+    start_score_, best_score_ : float
+        The score before training, and at the best epoch; NaN without early stopping.
+    feature_shape_ : tuple of int
+        The shape of a point.
+    n_features_in_ : int
+        Number of features; for images, of channels.
+    feature_names_in_ : ndarray of str of shape (n_features_in_,)
+        Names of the columns, where X had some.
+
+    See Also
+    --------
+    DeepSiameseEmbedder : The contrastive loss.
+    DeepTripletEmbedder : The triplet loss.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skdml import DeepEmbedder
+    >>> X, y = load_iris(return_X_y=True)
+    >>> embedder = DeepEmbedder(max_epochs=5, random_state=0).fit(X, y)
+    >>> embedder.transform(X).shape
+    (150, 4)
+    """
+
+    _supervisions = ("labels",)
+
+    def __init__(
+        self,
+        module=None,
+        *,
+        loss="triplet",
+        n_components=None,
+        margin=None,
+        distance="euclidean",
+        normalize=False,
+        miner="all",
+        n_per_class=4,
+        batch_size=128,
+        max_epochs=100,
+        lr=1e-3,
+        optimizer=torch.optim.AdamW,
+        early_stopping=True,
+        validation_fraction=0.2,
+        scoring="map_at_r",
+        patience=10,
+        supervision="labels",
+        device="auto",
+        random_state=None,
+        warm_start=False,
+        checkpoint=None,
+        callbacks=None,
+        verbose=0,
+        **net_params,
+    ):
+        self.module = module
+        self.loss = loss
+        self.n_components = n_components
+        self.margin = margin
+        self.distance = distance
+        self.normalize = normalize
+        self.miner = miner
+        self.n_per_class = n_per_class
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.optimizer = optimizer
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.scoring = scoring
+        self.patience = patience
+        self.supervision = supervision
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.checkpoint = checkpoint
+        self.callbacks = callbacks
+        self.verbose = verbose
+        self._net_params = net_params
+
+    def fit(self, X, y=None):
+        """Learn the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
+            Points: a table, images as (n_samples, channels, height, width), or a Dataset that is
+            read batch by batch. With ``supervision="pairs"`` or ``"triplets"`` tuples of points,
+            of shape (n_tuples, 2, ...) or (n_tuples, 3, ...).
+        y : array-like of shape (n_samples,)
+            Class labels of any kind; for pairs 1 (same) and 0 or -1 (different); for triplets
+            None.
+
+        Returns
+        -------
+        self
+            The fitted learner.
+
+        Raises
+        ------
+        ValueError
+            If X or y cannot be learned from, or a parameter is out of range or unknown.
+        """
+        with unchanged_on_error(self):
+            self._check_params()
+            former = getattr(self, "net_", None) if self.warm_start else None
+            data = read_training_data(self, X, y, reset=former is None)
+            path = self._checkpoint_path(data)
+            state = load_state(path) if path else None
+            with self._seeded(state) as seed:
+                train, score = self._hold_out(data, seed)
+                if state is None:
+                    net = self._build(data, seed, former, score, path)
+                    net.notify("on_train_begin", X=data, y=None)
+                else:
+                    net = self._go_on(state, score)
+                n_left = self.max_epochs - len(net.history)
+                interrupted = net.run(data, self._sampler(data, train, seed, net), n_left)
+            self._keep(net)
+            if path and not interrupted:
+                path.unlink(missing_ok=True)
+        return self
+
+    def partial_fit(self, X, y=None):
+        """Train for one epoch on the given data; the first call builds the network from it.
+
+        Nothing is held out, and there is no early stopping.
+
+        Parameters
+        ----------
+        X : array-like or torch Dataset
+            As in `fit`.
+        y : array-like of shape (n_samples,)
+            As in `fit`; classes may come and go from call to call.
+
+        Returns
+        -------
+        self
+            The learner.
+        """
+        with unchanged_on_error(self):
+            self._check_params()
+            first = not self.__sklearn_is_fitted__()
+            data = read_training_data(self, X, y, reset=first)
+            with self._seeded() as seed:
+                # A copy: an epoch that fails must not leave the net half-way.
+                net = self._build(data, seed) if first else copy.deepcopy(self.net_)
+                if first:
+                    net.notify("on_train_begin", X=data, y=None)
+                net.run(data, self._sampler(data, np.arange(len(data)), seed, net), 1)
+            self._keep(net)
+        return self
+
+    def transform(self, X):
+        """Embed points.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
+            Points.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples, n_components)
+            f(X).
+        """
+        check_is_fitted(self)
+        if isinstance(X, Dataset):
+            check_feature_shape(self, tuple(point_of(X[0]).shape))
+        else:
+            X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
+            check_feature_shape(self, X.shape[1:])
+        return self.net_.map().embed(X)
+
+    def get_metric(self):
+        """Return the learned distance as a callable.
+
+        Returns
+        -------
+        LearnedDistance
+            d, with a copy of the network. It embeds each distinct point once.
+        """
+        check_is_fitted(self)
+        f = self.net_.map()
+        f.module = copy.deepcopy(f.module)
+        f.feature_shape = self.feature_shape_
+        return LearnedDistance(f, self.distance, distinct=True)
+
+    # -- how a net is made -----------------------------------------------------------------------
+
+    def _build(self, data, seed, former=None, score=None, path=None):
+        """Return an initialised net that starts at Euclid, or where a former net ended."""
+        module, module_given = self._module()
+        criterion, criterion_given = self._criterion()
+        self.check_net_params(module=module, criterion=criterion, optimizer=self.optimizer)
+        given = {f"module__{name}": value for name, value in module_given.items()}
+        given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
+        given |= self._net_params
+        if former is not None:  # its network is built
+            module = former.module_
+            given = {k: v for k, v in given.items() if not k.startswith("module__")}
+        net = EmbeddingNet(
+            _own(module),
+            _own(criterion),
+            normalize=self.normalize,
+            miner=None if "miner" in criterion_given else self.miner,
+            supervision=self.supervision,
+            optimizer=self.optimizer,
+            lr=self.lr,
+            max_epochs=self.max_epochs,
+            callbacks=self._callbacks(score, path, seed),
+            train_split=None,
+            device=self._device(),
+            verbose=self.verbose,
+            **given,
+        ).initialize()
+        self.check_callback_params([name for name, _ in net.callbacks_])
+        self._start(net, data, seed, new=former is None)
+        return net
+
+    def _module(self):
+        """Return what builds the network, and the shapes to give to it."""
+        shape, module = self.feature_shape_, self.module
+        if module is None:
+            if len(shape) not in (1, 3):
+                raise ValueError(
+                    "module=None builds networks for tables (n_samples, n_features) and for images "
+                    f"(n_samples, channels, height, width); for points of shape {shape} give a "
+                    "module."
+                )
+            module = ResidualEmbedder if len(shape) == 1 else ConvEmbedder
+        if isinstance(module, torch.nn.Module):
+            return module, {}
+        if not callable(module):
+            raise ValueError(
+                f"module={module!r} is no network: give a torch.nn.Module, its class, or a function "
+                "that returns one."
+            )
+        width = self.n_components or min(DEFAULT_WIDTH, int(np.prod(shape)))
+        shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
+        taken = accepted_names(module) or ()
+        return module, {name: value for name, value in shapes.items() if name in taken}
+
+    def _criterion(self):
+        """Return the loss, and the parameters of the estimator that it takes."""
+        loss = self._loss()
+        if isinstance(loss, str):
+            if loss not in LOSSES:
+                raise ValueError(f"loss={loss!r} is unknown; choose one of {sorted(LOSSES)}.")
+            loss = LOSSES[loss]
+        if isinstance(loss, torch.nn.Module):
+            if self.margin is not None:
+                raise ValueError(
+                    f"margin={self.margin} was given with a ready {type(loss).__name__}, which has "
+                    "its own. Set it there, or give the class."
+                )
+            return loss, {}
+        given = {"distance": self.distance, "miner": self.miner}
+        if self.margin is not None:
+            given["margin"] = self.margin
+        taken = accepted_names(loss) or ()
+        return loss, {name: value for name, value in given.items() if name in taken}
+
+    def _loss(self):
+        return self.loss
+
+    def _callbacks(self, score, path, seed):
+        """Return the callbacks of the user, copied since training changes them, and ours."""
+        callbacks = [*copy.deepcopy(self.callbacks or [])]
+        for name in ("active_share", "spread"):
+            averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
+            callbacks.append((name, averaged))
+        callbacks.append(("collapse", CollapseAlarm()))
+        if score is not None:
+            callbacks.append(("stopping", RetrievalStopping(score, self.patience)))
+        if path is not None:
+            callbacks.append(("state", SaveState(path, seed)))  # last: it saves the others
+        return callbacks
+
+    def _start(self, net, data, seed, *, new):
+        """Show a new network some training points, and see what it makes of them."""
+        rows = np.random.default_rng(seed).permutation(len(data))[:MAX_POINTS]
+        points = next(batches_of_points(data.points(np.sort(rows)), MAX_POINTS)).to(net.device)
+        if new and hasattr(net.module_, "initialize_from"):
+            net.module_.initialize_from(points)
+        width = net.width(self.feature_shape_)
+        if self.n_components not in (None, width):
+            raise ValueError(
+                f"n_components={self.n_components}, but the module gives embeddings of width {width}."
+            )
+
+    def _go_on(self, state, score):
+        """Return the net of a training that was killed, ready for its next epoch."""
+        net = state["net"]
+        set_generators(state["generators"], net.device)
+        if stopping := net.callback(RetrievalStopping):
+            stopping.score = score
+        return net
+
+    def _keep(self, net):
+        """Set the fitted attributes, and drop what only training needs."""
+        stopping = net.callback(RetrievalStopping)
+        net.drop_callbacks(RetrievalStopping, SaveState)
+        self.net_ = net
+        self.n_components_ = net.width(self.feature_shape_)
+        self.history_ = net.history_table()
+        self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
+        self.start_score_ = stopping.start_score_ if stopping else np.nan
+        self.best_score_ = stopping.best_score_ if stopping else np.nan
+
+    def _hold_out(self, data, seed):
+        """Return the rows to train on, and the score to stop on."""
+        if not self.early_stopping:
+            return np.arange(len(data)), None
+        return hold_out(
+            data,
+            self.validation_fraction,
+            np.random.default_rng(seed),
+            supervision=self.supervision,
+            distance=self.distance,
+            scoring=self.scoring,
+        )
+
+    def _sampler(self, data, rows, seed, net):
+        """Return the batches of the epochs to come."""
+        if self.supervision == "labels":
+            options = {"n_per_class": self.n_per_class, "rows": rows, "seed": seed}
+            sampler = ClassBalancedBatches(data.targets, self.batch_size, **options)
+        else:
+            sampler = ShuffledBatches(rows, self.batch_size, seed=seed)
+        sampler.epoch = len(net.history)
+        return sampler
+
+    def _checkpoint_path(self, data):
+        """Return the file of this very fit, told by its parameters and its data."""
+        if self.checkpoint is None:
+            return None
+        silent = ("checkpoint", "verbose", "device")
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in silent}
+        points = data.X if hasattr(data, "X") else len(data)
+        name = joblib.hash((type(self).__name__, params, points, data.targets))
+        return Path(self.checkpoint) / f"{name}.fit"
+
+    def _device(self):
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @contextlib.contextmanager
+    def _seeded(self, state=None):
+        """Seed torch from `random_state`, and leave its global generators as they were."""
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        if state is not None:  # without a random_state, a fit that goes on keeps its seed
+            seed = state["seed"]
+        device = torch.device(self._device())
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield seed
+
+    def _check_params(self):
+        for name, low in [
+            ("batch_size", 2),
+            ("n_per_class", 2),
+            ("max_epochs", 1),
+            ("patience", 1),
+        ]:
+            check_scalar(getattr(self, name), name, Integral, min_val=low)
+        if self.n_components is not None:
+            check_scalar(self.n_components, "n_components", Integral, min_val=1)
+        check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
+        check_scalar(
+            self.validation_fraction,
+            "validation_fraction",
+            Real,
+            min_val=0,
+            max_val=1,
+            include_boundaries="neither",
+        )
+        if self.supervision not in self._supervisions:
+            raise ValueError(
+                f"supervision={self.supervision!r} is unknown to {type(self).__name__}; choose one "
+                f"of {list(self._supervisions)}."
+            )
+        if not callable(self.scoring) and self.scoring not in SCORINGS:
+            raise ValueError(
+                f"scoring={self.scoring!r} is unknown; choose one of {sorted(SCORINGS)}, or give a "
+                "callable."
+            )
+        check_distance(self.distance)
+        get_miner(self.miner, self.distance)
+        widest = {"euclidean": 2.0, "sqeuclidean": 4.0}.get(self.distance, np.inf)
+        if self.normalize and self.margin is not None and self.margin > widest:
+            raise ValueError(
+                f"margin={self.margin} cannot be reached: with normalize=True no two points are "
+                f"further apart than {widest:g} ({self.distance})."
+            )
+
+    @property
+    def _n_features_out(self):
+        return self.n_components_
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "net_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.supervision != "triplets"
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _own(part):
+    """Copy what is ready-made: training must not change a parameter of the estimator."""
+    return copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part

@@ -1,0 +1,274 @@
+"""What training reads: X and y checked, as datasets that give a batch at a time."""
+
+import numpy as np
+import torch
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from skdml.base import check_tuples
+from skdml.deep.samplers import check_labels_teach
+
+TUPLE_SIZES = {"pairs": 2, "triplets": 3}
+
+
+def read_training_data(learner, X, y, *, reset):
+    """Check X and y as a learner's `supervision` wants them.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        Gets `n_features_in_`, `feature_names_in_` and `feature_shape_`, or is asked for them.
+    X : array-like or torch Dataset
+        Points, or tuples of points.
+    y : array-like or None
+        Labels, or same/different.
+    reset : bool
+        Whether to set the attributes of the learner; otherwise X has to agree with them.
+
+    Returns
+    -------
+    ArrayDataset or LabelledDataset
+        float32 points with int64 targets.
+
+    Raises
+    ------
+    ValueError
+        If X or y are not what they have to be.
+    """
+    if learner.supervision in TUPLE_SIZES:
+        return _read_tuples(learner, X, y, reset)
+    if isinstance(X, Dataset):
+        return _read_dataset(learner, X, y, reset)
+    X, y = validate_data(
+        learner, X, y, reset=reset, dtype=np.float32, order="C", allow_nd=True, ensure_min_samples=2
+    )
+    check_feature_shape(learner, X.shape[1:], reset=reset)
+    return ArrayDataset(writeable(X), _codes(y))
+
+
+def _read_dataset(learner, dataset, y, reset):
+    name = type(learner).__name__
+    if y is None:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None. The labels of a Dataset "
+            "are given beside it, so that batches can be drawn by class before it is read."
+        )
+    y = np.asarray(y)
+    if y.shape != (len(dataset),):
+        raise ValueError(
+            f"{name} needs a label for each of the {len(dataset)} items of the Dataset; got y of "
+            f"shape {y.shape}."
+        )
+    shape = tuple(point_of(dataset[0]).shape)
+    check_feature_shape(learner, shape, reset=reset)
+    if reset:
+        learner.n_features_in_ = shape[0]
+    return LabelledDataset(dataset, _codes(y))
+
+
+def _read_tuples(learner, tuples, y, reset):
+    size = TUPLE_SIZES[learner.supervision]
+    tuples = check_tuples(tuples, size)
+    points = tuples.reshape(-1, *tuples.shape[2:])
+    points = validate_data(learner, points, reset=reset, dtype=np.float32, allow_nd=True)
+    check_feature_shape(learner, points.shape[1:], reset=reset)
+    targets = np.zeros(len(tuples), np.int64) if size == 3 else _check_same(y, len(tuples))
+    return ArrayDataset(writeable(points).reshape(tuples.shape), targets, tuples=True)
+
+
+def check_feature_shape(learner, shape, *, reset=False):
+    """Set the shape of a learner's points, or raise if it is another.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner.
+    shape : tuple of int
+        The shape of a point.
+    reset : bool, default=False
+        Whether to set it.
+
+    Raises
+    ------
+    ValueError
+        If the learner was fitted on points of another shape.
+    """
+    if reset:
+        learner.feature_shape_ = shape
+    elif shape != learner.feature_shape_:
+        raise ValueError(
+            f"{type(learner).__name__} was fitted on points of shape {learner.feature_shape_}; got "
+            f"points of shape {shape}."
+        )
+
+
+def _codes(y):
+    check_classification_targets(y)
+    codes = np.unique(y, return_inverse=True)[1].astype(np.int64)
+    check_labels_teach(codes)
+    return codes
+
+
+def _check_same(y, n_pairs):
+    if y is None:
+        raise ValueError(
+            "supervision='pairs' requires y to be passed, but the target y is None: 1 for a pair "
+            "of the same kind, 0 or -1 for a different one."
+        )
+    y = np.asarray(y)
+    values = set(np.unique(y).tolist())
+    if y.shape != (n_pairs,) or not (values <= {0, 1} or values <= {-1, 1}):
+        raise ValueError(
+            f"{n_pairs} pairs need {n_pairs} labels, 1 for same and 0 (or -1) for different; got y "
+            f"of shape {y.shape} with the values {sorted(values)[:5]}."
+        )
+    if len(values) < 2:
+        raise ValueError(
+            f"A distance is learned from same and different pairs; all {n_pairs} have y = "
+            f"{values.pop()}."
+        )
+    return (y == 1).astype(np.int64)
+
+
+def writeable(X):
+    """Return an array that torch may share: it warns about memory that it may not write to."""
+    return X if X.flags.writeable else X.copy()
+
+
+class ArrayDataset(Dataset):
+    """An array in memory with a target for each row, sliced a batch at a time.
+
+    Parameters
+    ----------
+    X : ndarray of float32, shape (n, ...) or, for tuples, (n, size, ...)
+        Points, or tuples of points.
+    targets : ndarray of int64, shape (n,)
+        A class, or same/different, for each row.
+    tuples : bool, default=False
+        Whether the rows are tuples; a batch then is the flat list of their points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.deep.data import ArrayDataset
+    >>> pairs = ArrayDataset(np.zeros((5, 2, 3), np.float32), np.zeros(5, int), tuples=True)
+    >>> points, same = pairs.__getitems__([0, 4])
+    >>> points.shape, same.shape
+    (torch.Size([4, 3]), torch.Size([2]))
+    """
+
+    def __init__(self, X, targets, *, tuples=False):
+        self.X = X
+        self.targets = targets
+        self.tuples = tuples
+
+    def __len__(self):
+        """Return the number of rows."""
+        return len(self.X)
+
+    def __getitem__(self, row):
+        """Return one row and its target."""
+        return self.X[row], self.targets[row]
+
+    def __getitems__(self, rows):
+        """Return the points and the targets of a batch: torch asks for them all at once."""
+        X = self.X[rows]
+        if self.tuples:
+            X = X.reshape(-1, *X.shape[2:])
+        return torch.from_numpy(X), torch.from_numpy(self.targets[rows])
+
+    @staticmethod
+    def collate(batch):
+        """Leave a batch as it is: it was never taken apart."""
+        return batch
+
+    def points(self, rows):
+        """Return the points of some rows: ndarray of float32, shape (n, ...)."""
+        X = self.X[rows]
+        return X.reshape(-1, *X.shape[2:]) if self.tuples else X
+
+
+class LabelledDataset(Dataset):
+    """A torch Dataset with labels given beside it, read as it is needed.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Its items are points, or tuples that begin with a point.
+    targets : ndarray of int64, shape (n,)
+        The class of each item.
+    """
+
+    collate = staticmethod(default_collate)
+
+    def __init__(self, dataset, targets):
+        self.dataset = dataset
+        self.targets = targets
+
+    def __len__(self):
+        """Return the number of items."""
+        return len(self.targets)
+
+    def __getitem__(self, row):
+        """Return one point and its label."""
+        return point_of(self.dataset[int(row)]), self.targets[row]
+
+    def points(self, rows):
+        """Return the points of some rows as a Dataset, read as it is needed."""
+        return Subset(self.dataset, np.asarray(rows).tolist())
+
+
+class Points(Dataset):
+    """The points of a torch Dataset, without whatever else its items hold."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        """Return the number of points."""
+        return len(self.dataset)
+
+    def __getitem__(self, row):
+        """Return one point as a float32 tensor."""
+        return point_of(self.dataset[row])
+
+
+def point_of(item):
+    """Return the point of a dataset's item as a float32 tensor.
+
+    Parameters
+    ----------
+    item : Tensor, array-like, or tuple that begins with one
+        What ``dataset[i]`` gave.
+
+    Returns
+    -------
+    Tensor of float32
+        The point.
+    """
+    if isinstance(item, (tuple, list)) and not np.isscalar(item[0]):
+        item = item[0]
+    return torch.as_tensor(item, dtype=torch.float32)
+
+
+def batches_of_points(data, batch_size):
+    """Yield points batch by batch, in order.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (n, ...), or torch Dataset
+        The points.
+    batch_size : int
+        Points a batch.
+
+    Yields
+    ------
+    Tensor of float32, shape (n_batch, ...)
+        A batch.
+    """
+    if isinstance(data, np.ndarray):
+        yield from torch.from_numpy(writeable(data)).split(batch_size)
+    else:
+        # With a generator of its own, since a loader otherwise draws from the global one.
+        yield from DataLoader(Points(data), batch_size, generator=torch.Generator())

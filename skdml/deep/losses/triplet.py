@@ -1,0 +1,187 @@
+"""Losses over triplets: the triplet margin loss."""
+
+import torch
+from torch.nn import functional as F
+
+from skdml.deep._pairwise import row_blocks
+from skdml.deep.miners import padded_slots
+
+from ._base import PairwiseLoss, check_margin
+
+# Up to this many positives per anchor, comparing each of them with all negatives is faster than
+# ranking the negatives among the sorted positives.
+_FEW = 16
+
+
+def batch_all(distance, same, different, margin, soft=False):
+    r"""Sum of the triplet loss over all triplets, and its gradient by the distances.
+
+    .. math:: \sum_{a,p,n} [d_{ap} + m - d_{an}]_+, \quad
+        \frac{\partial}{\partial d_{ap}} = \#\{n : d_{an} < d_{ap} + m\}, \quad
+        \frac{\partial}{\partial d_{an}} = -\#\{p : d_{an} < d_{ap} + m\}
+
+    Counts take the place of the cubic list of triplets: the memory is that of the matrix. With
+    softplus in place of the hinge, a sum of sigmoids takes the place of a count.
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, m)
+        Distances from the anchors to the references.
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs.
+    margin : float
+        The margin m.
+    soft : bool
+        Softplus in place of the hinge.
+
+    Returns
+    -------
+    total : Tensor of shape ()
+        Sum of the loss.
+    weights : Tensor of shape (n, m)
+        Gradient of the sum.
+    active, used : int64 Tensor of shape ()
+        Number of triplets with a loss > 0, and of all triplets.
+    """
+    row, column, place, width = padded_slots(same)
+    # A padded positive reaches no negative, and what is no negative lies beyond all reach.
+    reach = distance.new_full((len(distance), width), -torch.inf)
+    reach[row, place] = distance[row, column] + margin
+    weights = torch.empty_like(distance)
+    counts = torch.empty_like(reach)
+    row_sum, row_active, row_negatives = distance.new_zeros(3, len(distance))
+    by_rank = width > _FEW and not soft
+    for rows in row_blocks(len(distance), distance.shape[1] * (1 if by_rank else max(1, width))):
+        mask = different[rows]
+        negatives = torch.where(mask, distance[rows], torch.inf)
+        row_negatives[rows] = mask.to(distance.dtype).sum(1)
+        if by_rank:
+            sums = _by_rank(distance[rows], negatives, reach[rows])
+        else:
+            sums = _by_triplet(negatives, reach[rows], soft)
+        row_sum[rows], row_active[rows], counts[rows], reached = sums
+        weights[rows] = -reached
+    weights[row, column] += counts[row, place]
+    used = row_negatives.long()[row].sum()
+    return row_sum.sum(), weights, row_active.long().sum(), used
+
+
+def _by_triplet(negatives, reach, soft):
+    """Return the sums of a block of rows, from the loss of each of its triplets."""
+    slope = reach[:, :, None] - negatives[:, None, :]
+    if soft:
+        loss = F.softplus(slope)
+        total = loss.sum((1, 2))
+        active = loss.sign_().sum((1, 2))
+        slope.sigmoid_()
+    else:
+        total = slope.clamp_min_(0).sum((1, 2))
+        active = slope.sign_().sum((1, 2))
+    return total, active, slope.sum(2), slope.sum(1)
+
+
+def _by_rank(distance, negatives, reach):
+    """Compute the same for the hinge, from the ranks of the negatives among the positives."""
+    width = reach.shape[1]
+    reach, order = reach.sort(1)
+    rank = torch.searchsorted(reach, negatives, right=True)  # the positives that do not reach it
+    reached = (width - rank).to(reach.dtype)
+    # A positive reaches the negatives whose rank is at most its own place.
+    rank += (width + 1) * torch.arange(len(rank), device=rank.device)[:, None]
+    counts = torch.bincount(rank.flatten(), minlength=len(rank) * (width + 1))
+    counts = counts.view(len(rank), width + 1).cumsum(1)[:, :width].to(reach.dtype)
+    # Distances relative to the row's mean, because the two sums nearly cancel.
+    centre = distance.mean(1, keepdim=True)
+    total = torch.where(reach > -torch.inf, counts * (reach - centre), 0).sum(1)
+    total -= torch.linalg.vecdot(reached, distance - centre)
+    return total, reached.sum(1), torch.empty_like(counts).scatter_(1, order, counts), reached
+
+
+class TripletLoss(PairwiseLoss):
+    r"""Triplet margin loss: each positive nearer than each negative, by a margin.
+
+    .. math:: \ell(a, p, n) = \max(0, d(a, p) - d(a, n) + m)
+
+    Over all triplets it is exact in O(B^2 log B) time and O(B^2) memory; soft, the time also
+    grows with the size of the largest class.
+
+    Parameters
+    ----------
+    margin : float, default=0.2
+        The margin m; >= 0, and at most 2 for cosine and 1 for angular distances.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        Distance between embeddings. FaceNet squares the Euclidean distance.
+    soft : bool, default=False
+        Softplus, log(1 + exp(d(a, p) - d(a, n) + m)), in place of the hinge.
+    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
+        Chooses the triplets. A callable is called as ``miner(embeddings, labels, ref_emb,
+        ref_labels)`` and gives triplets or pairs; pairs with a common anchor, each taken once,
+        are joined to triplets.
+    reduction : {"active", "mean", "sum"}, default="active"
+        Mean over the triplets with a loss > 0, mean over all triplets, or sum.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the used triplets with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    Schroff, Kalenichenko, Philbin: FaceNet: A Unified Embedding for Face Recognition and
+    Clustering, CVPR 2015, eq. 3.
+    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017,
+    eqs. 5 and 6, and the soft margin.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0], [1.0], [1.5], [9.0]])
+    >>> loss = TripletLoss(margin=1.0)
+    >>> loss(x, torch.tensor([0, 0, 1, 1])).item(), loss.active_share.item()
+    (3.5, 0.625)
+    """
+
+    def __init__(
+        self, margin=0.2, *, distance="euclidean", soft=False, miner="all", reduction="active"
+    ):
+        super().__init__(distance, miner, reduction)
+        self.margin = check_margin(margin, distance, zero=True)
+        if not isinstance(soft, bool):
+            raise ValueError(f"soft must be True or False; got {soft!r}")
+        self.soft = soft
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return (
+            f"margin={self.margin:g}, distance={self.distance!r}, soft={self.soft}, "
+            f"miner={self.miner!r}, reduction={self.reduction!r}"
+        )
+
+    def adapt(self, indices, shape):
+        """Join pairs by their anchors; leave triplets alone."""
+        if len(indices) == 3:
+            return indices, None
+        # The joined triplets may be as many as all triplets, so they are left as two masks.
+        same, different = torch.zeros(2, *shape, dtype=torch.bool, device=indices[0].device)
+        same[indices[0], indices[1]] = True
+        different[indices[2], indices[3]] = True
+        return None, (same, different)
+
+    def compute_dense(self, distance, same, different):
+        """Loss over all triplets of two masks."""
+        total, weights, active, used = batch_all(distance, same, different, self.margin, self.soft)
+        factor = self.reduce(distance.new_ones(()), active, used)
+        return total * factor, weights.mul_(factor), active, used
+
+    def compute(self, measure, indices):
+        """Loss over listed triplets."""
+        a, p, n = indices
+        gap = measure(a, p) - measure(a, n) + self.margin
+        loss = F.softplus(gap) if self.soft else gap.clamp(min=0)
+        active, used = (loss > 0).sum(), torch.tensor(len(a), device=a.device)
+        return self.reduce(loss.sum(), active, used), active, used

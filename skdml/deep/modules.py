@@ -1,0 +1,265 @@
+"""Ready networks: Euclid plus a correction that has to be learned."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+# The principal axes and the mean distance are judged from at most so many points.
+MAX_POINTS = 2048
+
+
+class EuclidPlusBranch(nn.Module):
+    r"""A linear path that begins as an isometry, and a nonlinear branch that begins at zero.
+
+    .. math:: f(x) = W \, \frac{x - \mu}{s} + g(x)
+
+    A plain network forgets the classes it is not shown. This one begins as Euclid: W holds the
+    principal axes, s is the mean distance of two training points (so that they lie 1 apart, and a
+    margin means the same on every data set), and the last layer of the branch g is zero.
+
+    Parameters
+    ----------
+    n_inputs : int
+        Width of what the linear path reads.
+    n_components : int
+        Width of the embedding.
+    branch : torch.nn.Module
+        g: takes what the network takes, gives shape (n, n_components). Its last layer, a
+        `torch.nn.Linear`, is set to zero.
+    """
+
+    def __init__(self, n_inputs, n_components, branch):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(n_components, n_inputs))
+        self.register_buffer("location", torch.zeros(n_inputs))
+        self.register_buffer("scale", torch.ones(()))
+        self.branch = branch
+        *_, last = (layer for layer in branch.modules() if isinstance(layer, nn.Linear))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def flat(self, X):
+        """Return what the linear path reads of a batch, shape (n, n_inputs)."""
+        return X
+
+    def forward(self, X):
+        """Embed a batch.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, ...)
+            Points.
+
+        Returns
+        -------
+        Tensor of shape (n, n_components)
+            f(X).
+        """
+        return self.start(X) + self.branch(X)
+
+    def start(self, X):
+        """Return the linear path, which is f before training: shape (n, n_components)."""
+        return ((self.flat(X) - self.location) / self.scale) @ self.weight.T
+
+    @torch.no_grad()
+    def initialize_from(self, X):
+        """Set the start from training points; called once, before training.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, ...)
+            Training points.
+        """
+        F = self.flat(X[:MAX_POINTS])
+        self.location.copy_(F.mean(dim=0))
+        n_axes = min(self.weight.shape)
+        self.weight.zero_()
+        self.weight[:n_axes] = principal_axes(F - self.location, n_axes)
+        self.scale.fill_(1.0)
+        distances = torch.pdist(self.start(X[: MAX_POINTS // 2]))
+        if len(distances) and distances.mean() > 0:
+            self.scale.copy_(distances.mean())
+
+
+class ResidualEmbedder(EuclidPlusBranch):
+    """The default network for tables: `EuclidPlusBranch` with a multilayer perceptron as branch.
+
+    The branch reads standardised features; what tells nothing at the start (a constant column) is
+    left unscaled.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the table.
+    n_components : int
+        Width of the embedding.
+    n_hidden : int, default=256
+        Width of the hidden layers of the branch.
+    n_layers : int, default=2
+        How many hidden layers, at least 1.
+    dropout : float, default=0.0
+        Probability in [0, 1) of a hidden unit to be silent in a training step.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdml.deep.modules import ResidualEmbedder
+    >>> net = ResidualEmbedder(n_features=4, n_components=4)
+    >>> X = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    >>> net.initialize_from(X)
+    >>> round(torch.pdist(net(X)).mean().item(), 3)
+    1.0
+    """
+
+    def __init__(self, n_features, n_components, *, n_hidden=256, n_layers=2, dropout=0.0):
+        layers = [Standardize(n_features)]
+        width = n_features
+        for _ in range(n_layers):
+            layers += [nn.Linear(width, n_hidden), nn.GELU(), nn.Dropout(dropout)]
+            width = n_hidden
+        layers.append(nn.Linear(width, n_components))
+        super().__init__(n_features, n_components, nn.Sequential(*layers))
+
+    def initialize_from(self, X):
+        """Set the start from training points; called once, before training.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, n_features)
+            Training points.
+        """
+        super().initialize_from(X)
+        self.branch[0].initialize_from(X[:MAX_POINTS])
+
+
+class ConvEmbedder(EuclidPlusBranch):
+    """The default network for images: `EuclidPlusBranch` with a small convolution net as branch.
+
+    The linear path reads pixels; an image wider or higher than `max_size` is averaged down to it
+    there. The branch halves the image after each block and ends in a hidden layer.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (channels, height, width) of an image.
+    n_components : int
+        Width of the embedding.
+    channels : tuple of int, default=(32, 64)
+        Width of each block of the branch.
+    n_hidden : int, default=256
+        Width of the hidden layer.
+    dropout : float, default=0.0
+        Probability in [0, 1) of a hidden unit to be silent in a training step.
+    max_size : int, default=32
+        Side in pixels of the image that the linear path reads.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdml.deep.modules import ConvEmbedder
+    >>> ConvEmbedder((1, 8, 8), n_components=16)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 16])
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        n_components,
+        *,
+        channels=(32, 64),
+        n_hidden=256,
+        dropout=0.0,
+        max_size=32,
+    ):
+        width, *size = input_shape
+        layers = [Standardize((width, 1, 1))]
+        pooled = list(size)
+        for n_channels in channels:
+            layers += [nn.Conv2d(width, n_channels, 3, padding=1), nn.GELU()]
+            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+            pooled = [math.ceil(side / 2) for side in pooled]
+            width = n_channels
+        pooled = [min(side, 4) for side in pooled]
+        layers += [nn.AdaptiveAvgPool2d(tuple(pooled)), nn.Flatten()]
+        layers += [nn.Linear(width * math.prod(pooled), n_hidden), nn.GELU(), nn.Dropout(dropout)]
+        layers.append(nn.Linear(n_hidden, n_components))
+        self_size = tuple(min(side, max_size) for side in size)
+        super().__init__(
+            input_shape[0] * math.prod(self_size), n_components, nn.Sequential(*layers)
+        )
+        self.size = self_size
+
+    def flat(self, X):
+        """Return the pixels that the linear path reads, shape (n, n_inputs)."""
+        if tuple(X.shape[2:]) != self.size:
+            X = adaptive_avg_pool2d(X, self.size)
+        return X.flatten(1)
+
+    def initialize_from(self, X):
+        """Set the start from training images; called once, before training.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, channels, height, width)
+            Training images.
+        """
+        super().initialize_from(X)
+        self.branch[0].initialize_from(X[:MAX_POINTS])
+
+
+class Standardize(nn.Module):
+    """Subtract a fixed mean, divide by a fixed deviation; both are set before training.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The shape of the features that have a mean of their own; 1 where they share one.
+    """
+
+    def __init__(self, shape):
+        super().__init__()
+        self.register_buffer("location", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def forward(self, X):
+        """Standardise a batch, shape (n, ...)."""
+        return (X - self.location) / self.scale
+
+    @torch.no_grad()
+    def initialize_from(self, X):
+        """Take mean and deviation from points, shape (n, ...)."""
+        shared = [0, *(i for i, side in enumerate(self.location.shape, 1) if side == 1)]
+        variance, mean = torch.var_mean(X, dim=shared, correction=0)
+        self.location.copy_(mean.reshape_as(self.location))
+        deviation = variance.sqrt().reshape_as(self.scale)
+        self.scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+
+def principal_axes(X, n_axes):
+    """Orthonormal directions of the largest variance, computed in float64.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Centred points.
+    n_axes : int
+        How many, at most d. Beyond the rank of X any orthonormal completion will do.
+
+    Returns
+    -------
+    Tensor of shape (n_axes, d)
+        The axes as rows, each with its largest entry positive.
+    """
+    X = X.double()
+    if X.shape[0] >= X.shape[1]:
+        axes = torch.linalg.eigh(X.T @ X)[1].T.flip(0)[:n_axes]
+    else:
+        axes = torch.linalg.svd(X, full_matrices=False)[2][:n_axes]
+        missing = n_axes - len(axes)
+        if missing:
+            more = torch.randn(missing, X.shape[1], dtype=X.dtype).to(X)
+            axes = torch.linalg.qr(torch.cat([axes, more]).T)[0].T
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    return (axes * torch.where(largest < 0, -1.0, 1.0)).float()

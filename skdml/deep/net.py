@@ -1,0 +1,261 @@
+"""The skorch net inside a deep learner, and the map that is left of it once it is trained."""
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+from skorch import NeuralNet
+from skorch.exceptions import DeviceWarning
+from torch.nn.functional import normalize as to_unit_length
+from torch.utils.data import DataLoader
+
+from skdml.deep.callbacks import RetrievalStopping
+from skdml.deep.data import batches_of_points
+from skdml.deep.miners import get_miner
+
+# Points that pass through the network at once where no gradient is kept.
+POINTS_AT_ONCE = 2048
+
+
+class EmbeddingNet(NeuralNet):
+    """A skorch net whose loss compares the samples of a batch with each other.
+
+    Batches come from a batch sampler, labels (or tuples) and mined indices reach the loss, and
+    the share of active pairs or triplets and the spread of the embeddings are recorded.
+
+    Parameters
+    ----------
+    module, criterion : class, callable or torch.nn.Module
+        As skorch takes them. The criterion is called ``criterion(embeddings, labels)``, or with
+        ``indices_tuple=`` as a third argument where there are mined indices or tuples.
+    normalize : bool, default=False
+        Whether embeddings are brought to unit length.
+    miner : str, callable or None, default=None
+        What chooses the pairs and triplets for a criterion that does not mine by itself.
+    supervision : {"labels", "pairs", "triplets"}, default="labels"
+        What a batch holds: samples, or the points of tuples one after the other.
+    **kwargs : dict
+        As in `skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self, module, criterion, *, normalize=False, miner=None, supervision="labels", **kwargs
+    ):
+        super().__init__(module, criterion, **kwargs)
+        self.normalize = normalize
+        self.miner = miner
+        self.supervision = supervision
+
+    def run(self, dataset, sampler, n_epochs):
+        """Train for some epochs on what is there, without starting anew.
+
+        Parameters
+        ----------
+        dataset : ArrayDataset or LabelledDataset
+            What to train on.
+        sampler : iterable
+            Its batches, as lists of rows.
+        n_epochs : int
+            How many epochs, unless a callback or Ctrl-C ends them before.
+
+        Returns
+        -------
+        bool
+            Whether Ctrl-C did.
+        """
+        self.sampler_ = sampler
+        try:
+            self.fit_loop(dataset, epochs=n_epochs)
+        except KeyboardInterrupt:  # how callbacks end training, too, but after a whole epoch
+            pass
+        finally:
+            del self.sampler_  # it holds the labels, which are no part of a fitted net
+        interrupted = len(self.history) > 0 and "train_loss" not in self.history[-1]
+        if interrupted:
+            self.history.pop()
+        self.notify("on_train_end", X=dataset, y=None)
+        return interrupted
+
+    def callback(self, kind):
+        """Return the callback of a class, or None."""
+        return next((cb for _, cb in self.callbacks_ if isinstance(cb, kind)), None)
+
+    def drop_callbacks(self, *kinds):
+        """Remove callbacks that have done their work."""
+        self.callbacks_ = [(name, cb) for name, cb in self.callbacks_ if not isinstance(cb, kinds)]
+
+    def map(self):
+        """Return the network as it is now as a `NetworkMap`."""
+        return NetworkMap(self.module_, normalize=self.normalize, device=self.device)
+
+    def width(self, feature_shape):
+        """Return the width of the embedding of points of a shape."""
+        return self.map().embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
+
+    def history_table(self):
+        """Return what was recorded for each epoch, a dict of arrays of shape (n_epochs,)."""
+        names = {"train_loss": "loss", "active_share": "active_share", "spread": "spread"}
+        names |= {"dur": "seconds"}
+        if stopping := self.callback(RetrievalStopping):
+            names |= {stopping.score.name: stopping.score.name}
+        return {
+            name: np.array([epoch.get(key, np.nan) for epoch in self.history])
+            for key, name in names.items()
+        }
+
+    def get_iterator(self, dataset, training=False):
+        """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""
+        options = {
+            "batch_sampler": self.sampler_,
+            "collate_fn": dataset.collate,
+            "generator": torch.Generator(),  # a loader otherwise draws from the global one
+        }
+        return DataLoader(dataset, **options | self.get_params_for("iterator_train"))
+
+    def infer(self, x, **fit_params):
+        """Embed a batch; see `skorch.NeuralNet.infer`."""
+        return embed_batch(self.module_, x.to(self.device), self.normalize)
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Return the loss of a batch; see `skorch.NeuralNet.get_loss`."""
+        y_true = y_true.to(self.device)
+        indices = self._indices(y_pred.detach(), y_true)
+        if self.supervision != "labels":  # the tuples say all; no two points share a label
+            y_true = torch.arange(len(y_pred), device=y_pred.device)
+        loss = self.criterion_(y_pred, y_true, *(() if indices is None else (indices,)))
+        if training:
+            self._record(y_pred.detach())
+        return loss
+
+    def _indices(self, embeddings, targets):
+        if self.supervision == "triplets":
+            return tuple(torch.arange(len(embeddings), device=embeddings.device).view(-1, 3).T)
+        if self.supervision == "pairs":
+            a, b = torch.arange(len(embeddings), device=embeddings.device).view(-1, 2).T
+            same = targets == 1
+            return a[same], b[same], a[~same], b[~same]
+        return None if self.miner is None else get_miner(self.miner)(embeddings, targets)
+
+    def _record(self, embeddings):
+        active = getattr(self.criterion_, "active_share", np.nan)
+        self.history.record_batch("active_share", float(active))
+        centred = embeddings - embeddings.mean(dim=0)
+        self.history.record_batch("spread", centred.square().sum(dim=1).mean().sqrt().item())
+
+    def __setstate__(self, state):
+        with warnings.catch_warnings():  # a net from a GPU is at home on a CPU
+            warnings.simplefilter("ignore", DeviceWarning)
+            super().__setstate__(state)
+
+
+class NetworkMap:
+    """The embedding f(x) = network(x) as a picklable callable on arrays.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    normalize : bool
+        Whether embeddings are brought to unit length.
+    device : str or torch.device
+        Where the network is.
+    feature_shape : tuple of int, default=None
+        The shape of one point, for points that come from outside and have to be checked.
+    """
+
+    def __init__(self, module, *, normalize, device, feature_shape=None):
+        self.module = module
+        self.normalize = normalize
+        self.device = device
+        self.feature_shape = feature_shape
+
+    def __call__(self, X):
+        """Check and embed points.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...)
+            Points, each of shape `feature_shape` or flattened.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_components)
+            f(X).
+        """
+        X = check_array(X, dtype=np.float32, order="C", allow_nd=True)
+        if X.shape[1:] != self.feature_shape:
+            if X.ndim != 2 or X.shape[1] != np.prod(self.feature_shape):
+                raise ValueError(
+                    f"The network was trained on points of shape {self.feature_shape}; got points "
+                    f"of shape {X.shape[1:]}."
+                )
+            X = X.reshape(-1, *self.feature_shape)
+        return self.embed(X)
+
+    @torch.no_grad()
+    def embed(self, data):
+        """Embed points that are known to be well formed.
+
+        Parameters
+        ----------
+        data : ndarray of float32, shape (n, ...), or torch Dataset
+            Points.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_components)
+            f(X).
+        """
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            batches = [
+                embed_batch(self.module, batch.to(self.device), self.normalize).float().cpu()
+                for batch in batches_of_points(data, POINTS_AT_ONCE)
+            ]
+        finally:
+            self.module.train(was_training)
+        return torch.cat(batches).numpy()
+
+    def __getstate__(self):
+        # Pickled without a trace of the GPU it may be on.
+        state = self.__dict__.copy()
+        if torch.device(self.device).type != "cpu":
+            state |= {"module": copy.deepcopy(self.module).cpu(), "device": "cpu"}
+        return state
+
+    def __repr__(self):
+        return f"NetworkMap({type(self.module).__name__})"
+
+
+def embed_batch(module, X, normalize):
+    """Pass a batch through a network.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    X : Tensor of shape (n, ...)
+        Points.
+    normalize : bool
+        Whether embeddings are brought to unit length.
+
+    Returns
+    -------
+    Tensor of shape (n, n_components)
+        Embeddings.
+
+    Raises
+    ------
+    ValueError
+        If the network gives another shape.
+    """
+    Z = module(X)
+    if Z.ndim != 2 or len(Z) != len(X):
+        raise ValueError(
+            f"The module has to give one embedding a sample, shape ({len(X)}, n_components); for a "
+            f"batch of shape {tuple(X.shape)} it gave shape {tuple(Z.shape)}."
+        )
+    return to_unit_length(Z, dim=1) if normalize else Z

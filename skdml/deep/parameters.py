@@ -1,0 +1,141 @@
+"""The parameters of the net inside a deep learner, as ordinary scikit-learn parameters."""
+
+import inspect
+
+import torch
+from torch.utils.data import DataLoader
+
+PREFIXES = ("module", "criterion", "optimizer", "iterator_train", "callbacks")
+
+
+class NetParametersMixin:
+    """``module__*``, ``optimizer__*`` and the like, kept beside the parameters of the estimator.
+
+    They are what ``**net_params`` of the constructor caught. The constructor and `set_params`
+    accept any, as scikit-learn wants it; `fit` calls `check_net_params`.
+    """
+
+    def get_params(self, deep=True):
+        """Get the parameters, those for the net (``module__*`` etc.) included.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the parameters of parameters that are estimators.
+
+        Returns
+        -------
+        dict
+            Names and values.
+        """
+        return super().get_params(deep=deep) | self._net_params
+
+    def set_params(self, **params):
+        """Set parameters; ``module__*`` etc. are accepted here and checked by `fit`.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        own = super().get_params(deep=False)
+        super().set_params(**{name: value for name, value in params.items() if name in own})
+        others = {name: value for name, value in params.items() if name not in own}
+        self._net_params = self._net_params | others
+        return self
+
+    def check_net_params(self, *, module, criterion, optimizer):
+        """Refuse parameters that nothing takes, naming those that exist.
+
+        Parameters
+        ----------
+        module, criterion, optimizer : class, callable or torch.nn.Module
+            What takes the parameters of these names.
+
+        Raises
+        ------
+        ValueError
+            If there is an unknown parameter, or one for an instance that is built already.
+        """
+        owner = type(self).__name__
+        targets = {"module": module, "criterion": criterion}
+        for name in self._net_params:
+            prefix, _, rest = name.partition("__")
+            if prefix not in PREFIXES or not rest:
+                raise ValueError(
+                    f"{owner} has no parameter {name!r}. Its parameters are "
+                    f"{sorted(super().get_params(deep=False))}, and those that begin with "
+                    f"{[f'{prefix}__' for prefix in PREFIXES]}."
+                )
+            target = targets.get(prefix)
+            if isinstance(target, torch.nn.Module):
+                raise ValueError(
+                    f"{name!r} is for a {prefix} that is a class, but a ready instance of "
+                    f"{type(target).__name__} was given: built anew with this parameter it would "
+                    "lose its weights. Give the class, or set the parameter on the instance."
+                )
+            if prefix == "iterator_train":
+                valid = accepted_names(DataLoader)
+            elif prefix == "optimizer":
+                valid = accepted_names(optimizer, ["param_groups"])
+            else:
+                valid = accepted_names(target) if target else None
+            self._check_known(name, valid)
+
+    def check_callback_params(self, names):
+        """Refuse parameters for callbacks that are not there.
+
+        Parameters
+        ----------
+        names : list of str
+            The names of the callbacks.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is for another.
+        """
+        for name in self._net_params:
+            if name.startswith("callbacks__"):
+                self._check_known(name, names)
+
+    def _check_known(self, name, valid):
+        prefix, _, rest = name.partition("__")
+        if valid is not None and rest.partition("__")[0] not in valid:
+            raise ValueError(
+                f"{type(self).__name__} has no parameter {name!r}. Those that begin with {prefix}__ "
+                f"are {sorted(f'{prefix}__{one}' for one in valid)}."
+            )
+
+
+def accepted_names(target, more=()):
+    """Return the names of the keyword parameters of a class or function.
+
+    Parameters
+    ----------
+    target : callable
+        A class, or a function.
+    more : iterable of str, default=()
+        Further names.
+
+    Returns
+    -------
+    list of str or None
+        The names; None where it takes any.
+
+    Examples
+    --------
+    >>> from skdml.deep.parameters import accepted_names
+    >>> accepted_names(lambda margin, power=1: None)
+    ['margin', 'power']
+    """
+    parameters = inspect.signature(target).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in kinds] + list(more)
