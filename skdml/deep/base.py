@@ -75,7 +75,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         P x K, samples a batch; with tuples, tuples a batch.
     max_epochs : int, default=100
         Epochs at most.
-    lr : float, default=1e-3
+    lr : float, default=3e-4
         Learning rate.
     optimizer : class, default=torch.optim.AdamW
         A torch optimizer; its parameters are given by ``optimizer__*``.
@@ -163,7 +163,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         n_per_class=4,
         batch_size=128,
         max_epochs=100,
-        lr=1e-3,
+        lr=3e-4,
         optimizer=torch.optim.AdamW,
         early_stopping=True,
         validation_fraction=0.2,
@@ -425,13 +425,13 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _keep(self, net):
         """Set the fitted attributes, and drop what only training needs."""
         stopping = net.callback(RetrievalStopping)
-        net.drop_callbacks(RetrievalStopping, SaveState)
-        self.net_ = net
-        self.n_components_ = net.width(self.feature_shape_)
         self.history_ = net.history_table()
         self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
+        self.n_components_ = net.width(self.feature_shape_)
+        net.drop_callbacks(RetrievalStopping, SaveState)
+        self.net_ = net
 
     def _hold_out(self, data, seed):
         """Return the rows to train on, and the score to stop on."""

@@ -2,6 +2,8 @@
 
 import warnings
 
+import numpy as np
+from scipy.stats import t as student_t
 from skorch.callbacks import Callback
 
 
@@ -12,19 +14,22 @@ class CollapseWarning(UserWarning):
 class RetrievalStopping(Callback):
     """Score the net on what it does not train on; stop, and restore the best weights.
 
-    The weights that training starts from are scored first and are a candidate like any other.
+    The weights that training starts from are scored first and are a candidate like any other. What
+    is compared is the gain over them, at its lower confidence bound (see `lower_bound`): a few
+    held-out classes judge by chance, and a gain that one of them makes alone is none.
 
     Parameters
     ----------
     score : callable
-        ``score(embed)`` -> float, the larger the better; it has a `name` for the history.
+        ``score(embed)`` -> ndarray of shape (n_views, n_groups), the larger the better; it has a
+        `name` for the history.
     patience : int
         How many epochs in a row may fail to be the best before training stops.
 
     Attributes
     ----------
     start_score_, best_score_ : float
-        The score of the start, and the best one.
+        The score of the start, and of the best epoch: means over the groups in the first view.
     best_epoch_ : int
         The epoch after which the weights were best; 0 is the start.
     """
@@ -32,19 +37,24 @@ class RetrievalStopping(Callback):
     def __init__(self, score, patience):
         self.score = score
         self.patience = patience
+        self.name = score.name
 
     def on_train_begin(self, net, **kwargs):
         """Score the start."""
-        self.start_score_ = self.score(net.map().embed)
-        self._keep(net, self.start_score_, 0)
+        self.start_ = self.score(net.map().embed)
+        self.start_score_ = float(self.start_[0].mean())
+        self._keep(net, self.start_score_, gain=0.0, epoch=0)
 
     def on_epoch_end(self, net, **kwargs):
         """Score the net as it is, keep it if it is the best, stop if there was none for long."""
-        score, epoch = self.score(net.map().embed), len(net.history)
-        net.history.record(self.score.name, score)
-        net.history.record(f"{self.score.name}_best", score > self.best_score_)
-        if score > self.best_score_:
-            self._keep(net, score, epoch)
+        values, epoch = self.score(net.map().embed), len(net.history)
+        score, gain = float(values[0].mean()), lower_bound(values - self.start_)
+        better = gain > self.best_gain_
+        net.history.record(self.name, score)
+        net.history.record(f"{self.name}_gain", gain)
+        net.history.record(f"{self.name}_gain_best", better)
+        if better:
+            self._keep(net, score, gain, epoch)
         elif epoch - self.best_epoch_ >= self.patience:
             raise KeyboardInterrupt  # how a skorch callback ends training
 
@@ -52,8 +62,8 @@ class RetrievalStopping(Callback):
         """Restore the best weights."""
         net.module_.load_state_dict(self.best_weights_)
 
-    def _keep(self, net, score, epoch):
-        self.best_score_, self.best_epoch_ = score, epoch
+    def _keep(self, net, score, gain, epoch):
+        self.best_score_, self.best_gain_, self.best_epoch_ = score, gain, epoch
         self.best_weights_ = {
             name: value.detach().clone() for name, value in net.module_.state_dict().items()
         }
@@ -61,6 +71,38 @@ class RetrievalStopping(Callback):
     def __getstate__(self):
         # What is held out is not part of the net: a checkpoint or a pickle is not to carry it.
         return {**self.__dict__, "score": None}
+
+
+def lower_bound(gains, confidence=0.9):
+    r"""Lower confidence bound of the mean gain over the groups, in the worst view.
+
+    .. math:: \min_v \; \bar g_v - t_{n - 1} \, s_v / \sqrt n
+
+    Parameters
+    ----------
+    gains : ndarray of shape (n_views, n_groups)
+        What was gained, group by group.
+    confidence : float, default=0.9
+        Of Student's t, one-sided.
+
+    Returns
+    -------
+    float
+        The bound; with a single group its gain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.deep.callbacks import lower_bound
+    >>> round(lower_bound(np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])), 2)
+    0.09
+    """
+    n_groups = gains.shape[1]
+    bound = gains.mean(axis=1)
+    if n_groups > 1:
+        error = gains.std(axis=1, ddof=1) / np.sqrt(n_groups)
+        bound = bound - student_t.ppf(confidence, n_groups - 1) * error
+    return float(bound.min())
 
 
 class CollapseAlarm(Callback):

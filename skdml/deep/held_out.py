@@ -1,4 +1,9 @@
-"""What training stops on: classes it is not shown, or rows, or tuples, and their score."""
+"""What training stops on: classes it is not shown, or rows, or tuples, and their score.
+
+A score is an array of shape (n_views, n_groups): one row for each way to look, a column for each
+class. Stopping asks for a gain over the start that holds in every view, and holds across classes:
+see `RetrievalStopping`.
+"""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -11,7 +16,7 @@ SCORINGS = {"map_at_r": map_at_r, "recall_at_1": recall_at_k}
 # Held-out points are compared all against all after every epoch: a few hundred tell as much as
 # all of them.
 MAX_QUERIES = 1000
-MAX_GALLERY = 2000
+MAX_GALLERY = 1000
 
 # With fewer classes left to train on, nothing general can be learned about strangers.
 MIN_CLASSES_LEFT = 3
@@ -50,31 +55,63 @@ def hold_out(data, fraction, rng, *, supervision, distance, scoring):
         train, held = _split_rows(codes, fraction, rng)
         score = PairScore(data.points(held), codes[held], distance)
     else:
-        train, held, gallery = split_labels(codes, fraction, rng)
-        score = RetrievalScore(data, held, gallery, distance, scoring)
+        train, held, gallery, strangers = split_labels(codes, fraction, rng)
+        options = {"strangers": strangers, "distance": distance, "scoring": scoring}
+        score = RetrievalScore(data, held, gallery, **options)
     if len(held) == 0 or (supervision == "pairs" and len(np.unique(codes[held])) < 2):
         return np.arange(len(codes)), None
     return train, score
 
 
 class RetrievalScore:
-    """Retrieval among held-out classes, or of held-out rows among the training rows."""
+    """Retrieval of held-out points, class by class.
 
-    def __init__(self, data, queries, gallery, distance, scoring):
+    Held-out classes are looked for in two views: among themselves, and among themselves and the
+    training rows. The first alone rewards a network that merely spreads what it does not know; the
+    second alone one that merely draws its own classes away. Held-out rows of known classes have
+    one view, among the training rows.
+
+    Parameters
+    ----------
+    data : ArrayDataset or LabelledDataset
+        The training data.
+    queries, gallery : ndarray of int
+        Rows held out, and training rows to look among.
+    strangers : bool
+        Whether the queries are of classes that are not trained on.
+    distance : str
+        The base distance.
+    scoring : str or callable
+        The measure.
+    """
+
+    def __init__(self, data, queries, gallery, *, strangers, distance, scoring):
         self.queries, self.labels = data.points(queries), data.targets[queries]
-        self.gallery = None
-        if gallery is not None:
-            self.gallery, self.gallery_labels = data.points(gallery), data.targets[gallery]
-        self.scoring = SCORINGS.get(scoring, scoring) if isinstance(scoring, str) else scoring
-        self.options = {"metric": distance} if isinstance(scoring, str) else {}
-        self.name = scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
+        self.gallery, self.gallery_labels = data.points(gallery), data.targets[gallery]
+        self.strangers = strangers
+        self.distance = distance
+        self.scoring = scoring
+        self.name = getattr(scoring, "__name__", "score") if callable(scoring) else scoring
 
     def __call__(self, embed):
-        """Score an embedding."""
-        sets = [embed(self.queries), self.labels]
-        if self.gallery is not None:
-            sets += [embed(self.gallery), self.gallery_labels]
-        return float(self.scoring(*sets, **self.options))
+        """Score an embedding: ndarray of shape (n_views, n_classes)."""
+        queries, gallery = (
+            (embed(self.queries), self.labels),
+            (embed(self.gallery), self.gallery_labels),
+        )
+        if callable(self.scoring):
+            return np.array([[self.scoring(*queries, *(() if self.strangers else gallery))]])
+        measure, options = SCORINGS[self.scoring], {"metric": self.distance, "average": None}
+        if not self.strangers:
+            return self._by_class([measure(*queries, *gallery, **options)])
+        both = [np.concatenate(parts) for parts in zip(queries, gallery, strict=True)]
+        among_both = measure(*queries, *both, **options, reference_includes_queries=True)
+        return self._by_class([measure(*queries, **options), among_both])
+
+    def _by_class(self, views):
+        found = ~np.isnan(views[0])
+        codes = np.unique(self.labels[found], return_inverse=True)[1]
+        return np.array([np.bincount(codes, v[found]) / np.bincount(codes) for v in views])
 
 
 class PairScore:
@@ -86,11 +123,10 @@ class PairScore:
         self.points, self.same, self.distance = points, same, distance
 
     def __call__(self, embed):
-        """Score an embedding."""
+        """Score an embedding: ndarray of shape (1, 1)."""
         Z = embed(self.points)
-        return float(
-            roc_auc_score(self.same, -paired_base_distance(Z[::2], Z[1::2], self.distance))
-        )
+        distance = paired_base_distance(Z[::2], Z[1::2], self.distance)
+        return np.array([[roc_auc_score(self.same, -distance)]])
 
 
 class OrderScore:
@@ -102,10 +138,11 @@ class OrderScore:
         self.points, self.distance = points, distance
 
     def __call__(self, embed):
-        """Score an embedding."""
+        """Score an embedding: ndarray of shape (1, 1)."""
         Z = embed(self.points)
         positive = paired_base_distance(Z[::3], Z[1::3], self.distance)
-        return float((positive < paired_base_distance(Z[::3], Z[2::3], self.distance)).mean())
+        negative = paired_base_distance(Z[::3], Z[2::3], self.distance)
+        return np.array([[(positive < negative).mean()]])
 
 
 def split_labels(codes, fraction, rng):
@@ -126,22 +163,23 @@ def split_labels(codes, fraction, rng):
 
     Returns
     -------
-    train, queries : ndarray of int
-        Rows to train on, and rows to look for.
-    gallery : ndarray of int or None
-        Training rows to look among; None where the queries are looked for among themselves.
+    train, queries, gallery : ndarray of int
+        Rows to train on, held-out rows to look for, and training rows to look among.
+    strangers : bool
+        Whether the queries are of classes that are not trained on.
     """
     repeated = np.flatnonzero(np.bincount(codes) >= 2)
     n_held = max(2, round(fraction * len(repeated)))
     if len(repeated) >= n_held + MIN_CLASSES_LEFT:
         held = np.isin(codes, rng.choice(repeated, n_held, replace=False))
         queries = rng.permutation(np.flatnonzero(held))[:MAX_QUERIES]
+        train = np.flatnonzero(~held)
         if np.bincount(codes[queries]).max() >= 2:
-            return np.flatnonzero(~held), np.sort(queries), None
+            return train, queries, rng.permutation(train)[:MAX_GALLERY], True
     train, queries = _split_rows(codes, fraction, rng)
     gallery = rng.permutation(train)[:MAX_GALLERY]
     found = np.isin(codes[queries], codes[gallery])
-    return train, queries[found][:MAX_QUERIES], np.sort(gallery)
+    return train, queries[found][:MAX_QUERIES], gallery, False
 
 
 def _split_rows(codes, fraction, rng):

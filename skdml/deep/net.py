@@ -99,7 +99,7 @@ class EmbeddingNet(NeuralNet):
         names = {"train_loss": "loss", "active_share": "active_share", "spread": "spread"}
         names |= {"dur": "seconds"}
         if stopping := self.callback(RetrievalStopping):
-            names |= {stopping.score.name: stopping.score.name}
+            names |= {key: key for key in (stopping.name, f"{stopping.name}_gain")}
         return {
             name: np.array([epoch.get(key, np.nan) for epoch in self.history])
             for key, name in names.items()
