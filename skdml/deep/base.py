@@ -49,8 +49,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         The network. None builds a `ResidualEmbedder` for tables and a `ConvEmbedder` for images of
         shape (channels, height, width). A class or a function is called with ``module__*``; where
         it has parameters `n_features` (or `input_shape`) and `n_components`, it is given these. An
-        instance is copied, never trained in place, and keeps its weights. A module with a method
-        ``initialize_from(X)`` is shown a batch of training points before training.
+        instance is copied, never trained in place, and keeps its weights. A network that is built
+        here and has a method ``initialize_from(X)`` is shown training points before training.
     loss : {"contrastive", "triplet"}, class or torch.nn.Module, default="triplet"
         Called ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there
         are tuples, or a miner that the loss does not run itself. Losses of
@@ -72,7 +72,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     n_per_class : int, default=4
         K: samples of a class that a batch keeps together, at least 2.
     batch_size : int, default=128
-        P x K, samples a batch; with tuples, tuples a batch.
+        P x K, samples a batch; with tuples, tuples a batch. A batch holds two classes at least.
     max_epochs : int, default=100
         Epochs at most.
     lr : float, default=3e-4
@@ -238,7 +238,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     net = self._build(data, seed, former, score, path)
                     net.notify("on_train_begin", X=data, y=None)
                 else:
-                    net = self._go_on(state, score)
+                    net = self._go_on(state, score, path)
                 n_left = self.max_epochs - len(net.history)
                 interrupted = net.run(data, self._sampler(data, train, seed, net), n_left)
             self._keep(net)
@@ -320,7 +320,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.check_net_params(module=module, criterion=criterion, optimizer=self.optimizer)
         given = {f"module__{name}": value for name, value in module_given.items()}
         given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
-        given |= self._net_params
+        given |= copy.deepcopy({k: v for k, v in self._net_params.items()})
         if former is not None:  # its network is built
             module = former.module_
             given = {k: v for k, v in given.items() if not k.startswith("module__")}
@@ -328,7 +328,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             _own(module),
             _own(criterion),
             normalize=self.normalize,
-            miner=None if "miner" in criterion_given else self.miner,
+            miner=None if "miner" in criterion_given else self._miner(),
             supervision=self.supervision,
             optimizer=self.optimizer,
             lr=self.lr,
@@ -339,8 +339,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             verbose=self.verbose,
             **given,
         ).initialize()
-        self.check_callback_params([name for name, _ in net.callbacks_])
-        self._start(net, data, seed, new=former is None)
+        self.check_callback_params(net.callback_names())
+        self._start(net, data, seed, new=not isinstance(module, torch.nn.Module))
         return net
 
     def _module(self):
@@ -363,7 +363,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             )
         width = self.n_components or min(DEFAULT_WIDTH, int(np.prod(shape)))
         shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
-        taken = accepted_names(module) or ()
+        taken, _ = accepted_names(module)
         return module, {name: value for name, value in shapes.items() if name in taken}
 
     def _criterion(self):
@@ -380,11 +380,25 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     "its own. Set it there, or give the class."
                 )
             return loss, {}
+        if not callable(loss):
+            raise ValueError(
+                f"loss={loss!r} is no loss: give one of {sorted(LOSSES)}, a torch.nn.Module, or its "
+                "class."
+            )
+        taken, _ = accepted_names(loss)
         given = {"distance": self.distance, "miner": self.miner}
         if self.margin is not None:
+            if "margin" not in taken:
+                raise ValueError(
+                    f"margin={self.margin} was given, but {loss.__name__} has no margin. What it has "
+                    "is set by criterion__*."
+                )
             given["margin"] = self.margin
-        taken = accepted_names(loss) or ()
         return loss, {name: value for name, value in given.items() if name in taken}
+
+    def _miner(self):
+        """Return what mines for a loss that does not; a loss learns from all that there is anyway."""
+        return None if self.miner in (None, "all") else get_miner(self.miner, self.distance)
 
     def _loss(self):
         return self.loss
@@ -414,9 +428,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 f"n_components={self.n_components}, but the module gives embeddings of width {width}."
             )
 
-    def _go_on(self, state, score):
+    def _go_on(self, state, score, path):
         """Return the net of a training that was killed, ready for its next epoch."""
         net = state["net"]
+        net.verbose = self.verbose
+        net.callback(SaveState).path = path  # the folder may have moved
         set_generators(state["generators"], net.device)
         if stopping := net.callback(RetrievalStopping):
             stopping.score = score
@@ -431,6 +447,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.best_score_ = stopping.best_score_ if stopping else np.nan
         self.n_components_ = net.width(self.feature_shape_)
         net.drop_callbacks(RetrievalStopping, SaveState)
+        net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net
 
     def _hold_out(self, data, seed):

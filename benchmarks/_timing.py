@@ -1,0 +1,46 @@
+"""Times of rival functions, measured in turns, so that all meet the same disturbances."""
+
+import statistics
+import time
+
+
+def take_turns(functions, repeats):
+    """Time functions in turns, each turn in the reverse order of the last.
+
+    Parameters
+    ----------
+    functions : dict of {str: callable}
+        What to time; each is called without arguments, and once more than that to warm up.
+    repeats : int
+        How many turns.
+
+    Returns
+    -------
+    dict of {str: list of float}
+        Seconds of each function, turn by turn.
+    """
+    names = list(functions)
+    seconds = {name: [] for name in names}
+    for turn in range(repeats + 1):
+        for name in names:
+            start = time.perf_counter()
+            functions[name]()
+            if turn:  # the first turn warms up
+                seconds[name].append(time.perf_counter() - start)
+        names.reverse()
+    return seconds
+
+
+def medians(seconds):
+    """Return the median of each function: a dict of {name: seconds}."""
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def median_ratio(seconds, name, baseline):
+    """Return how many times the baseline a function takes: the median over the turns.
+
+    Within a turn both ran on an equally busy machine, so this is steadier than the ratio of two
+    medians.
+    """
+    pairs = zip(seconds[name], seconds[baseline], strict=True)
+    return statistics.median(a / b for a, b in pairs)

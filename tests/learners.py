@@ -1,0 +1,14 @@
+"""The learners that keep the contract: one line here puts a learner through test_contract.py."""
+
+import skdml
+
+
+def make_learners():
+    """All learners, unfitted, with the fewest steps that let them learn something."""
+    return [
+        skdml.MahalanobisMetric(),
+        skdml.MahalanobisMetric(within_class=True),
+        skdml.DeepEmbedder(max_epochs=2),
+        skdml.DeepSiameseEmbedder(max_epochs=2),
+        skdml.DeepTripletEmbedder(max_epochs=2),
+    ]
