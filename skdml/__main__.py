@@ -147,13 +147,13 @@ def digits_in_uneven_light(seed, n_samples=3000):
     -------
     X : ndarray of shape (n_samples, 64)
         Pictures of 8 x 8 pixels.
-    y : ndarray of shape (n_samples,)
-        Digit + 10 x turn.
+    y : ndarray of str, shape (n_samples,)
+        Digit and turn.
     """
     images, digit = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8)
     X = np.concatenate([np.rot90(images, turn, axes=(1, 2)) for turn in range(4)])
-    y = np.concatenate([digit + 10 * turn for turn in range(4)])
+    y = np.concatenate([[f"{d} at {90 * turn}°" for d in digit] for turn in range(4)])
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(X), n_samples, replace=False)
     side = np.linspace(-1, 1, 8)
@@ -272,7 +272,8 @@ def draw(path, results, unseen, best):
         below.hist(distance[~same], bins, **options)
         rate = equal_error_rate(same, distance)
         below.set(title=f"equal error rate {rate:.3f}", xlabel="distance", yticks=[])
-    axes[0, 0].legend(title="class", fontsize="small", ncols=2)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(shown), fontsize="small")
     axes[1, 0].legend()
     figure.savefig(path, dpi=120)
 
@@ -281,8 +282,8 @@ def main(argv=None):
     """Run the demonstration; see ``python -m skdml --help``."""
     parser = argparse.ArgumentParser(
         prog="python -m skdml",
-        description="Compare learned distances with Euclid: on held-out rows (k-NN accuracy, AMI of "
-        "k-means clusters) and on classes that were never seen in training (recall@1, MAP@R, and "
+        description="Compare learned distances with Euclid: on held-out rows (k-NN accuracy, AMI of"
+        " k-means clusters) and on classes that were never seen in training (recall@1, MAP@R, and "
         "verification by AUC and equal error rate). Without --data: on scikit-learn's digits, and "
         "on those digits turned and unevenly lit. Writes a picture and the best model.",
     )

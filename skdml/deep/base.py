@@ -320,7 +320,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.check_net_params(module=module, criterion=criterion, optimizer=self.optimizer)
         given = {f"module__{name}": value for name, value in module_given.items()}
         given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
-        given |= copy.deepcopy({k: v for k, v in self._net_params.items()})
+        given |= copy.deepcopy(self._net_params)  # ready-made parts, too, are copied
         if former is not None:  # its network is built
             module = former.module_
             given = {k: v for k, v in given.items() if not k.startswith("module__")}
@@ -484,9 +484,15 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         return Path(self.checkpoint) / f"{name}.fit"
 
     def _device(self):
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=self.device)
+        except (AssertionError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device={self.device!r} cannot be used here: {error}. Give a torch device, or 'auto'."
+            ) from error
+        return self.device
 
     @contextlib.contextmanager
     def _seeded(self, state=None):
@@ -507,6 +513,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             ("patience", 1),
         ]:
             check_scalar(getattr(self, name), name, Integral, min_val=low)
+        for name in ("normalize", "early_stopping", "warm_start"):
+            check_scalar(getattr(self, name), name, (bool, np.bool_))
+        check_scalar(self.verbose, "verbose", Integral)
         if self.n_components is not None:
             check_scalar(self.n_components, "n_components", Integral, min_val=1)
         check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
@@ -518,6 +527,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             max_val=1,
             include_boundaries="neither",
         )
+        if not callable(self.optimizer):
+            raise ValueError(
+                f"optimizer={self.optimizer!r} is no optimizer: give a class, as torch.optim.AdamW."
+            )
         if self.supervision not in self._supervisions:
             raise ValueError(
                 f"supervision={self.supervision!r} is unknown to {type(self).__name__}; choose one "
@@ -531,6 +544,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         check_distance(self.distance)
         get_miner(self.miner, self.distance)
         widest = {"euclidean": 2.0, "sqeuclidean": 4.0}.get(self.distance, np.inf)
+        if self.margin is not None:
+            check_scalar(self.margin, "margin", Real)
         if self.normalize and self.margin is not None and self.margin > widest:
             raise ValueError(
                 f"margin={self.margin} cannot be reached: with normalize=True no two points are "

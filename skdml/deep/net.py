@@ -76,15 +76,25 @@ class EmbeddingNet(NeuralNet):
         if interrupted:
             self.history.pop()
         self.notify("on_train_end", X=dataset, y=None)
+        if not all(torch.isfinite(weight).all() for weight in self.module_.parameters()):
+            raise ValueError(
+                "Training diverged: weights of the network are no longer finite. Try a smaller lr, "
+                "and see that what a Dataset gives is finite."
+            )
         return interrupted
 
     def callback(self, kind):
         """Return the callback of a class, or None."""
         return next((cb for _, cb in self.callbacks_ if isinstance(cb, kind)), None)
 
+    def callback_names(self):
+        """Return the names of all callbacks, those that were set to None included."""
+        return [name for name, _ in self._uniquely_named_callbacks()]
+
     def drop_callbacks(self, *kinds):
         """Remove callbacks that have done their work."""
         self.callbacks_ = [(name, cb) for name, cb in self.callbacks_ if not isinstance(cb, kinds)]
+        self.callbacks = [entry for entry in self.callbacks if not _is_callback(entry, kinds)]
 
     def map(self):
         """Return the network as it is now as a `NetworkMap`."""
@@ -110,7 +120,7 @@ class EmbeddingNet(NeuralNet):
         options = {
             "batch_sampler": self.sampler_,
             "collate_fn": dataset.collate,
-            "generator": torch.Generator(),  # a loader otherwise draws from the global one
+            "generator": _generator(),
         }
         return DataLoader(dataset, **options | self.get_params_for("iterator_train"))
 

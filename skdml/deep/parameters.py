@@ -7,6 +7,14 @@ from torch.utils.data import DataLoader
 
 PREFIXES = ("module", "criterion", "optimizer", "iterator_train", "callbacks")
 
+# skorch reads one parameter that no optimizer has. The others are not for the user: the sampler
+# makes the batches, and the net knows its weights.
+MORE = {"optimizer": {"param_groups"}}
+OURS = {
+    "optimizer": {"params"},
+    "iterator_train": {"dataset", "batch_size", "shuffle", "sampler", "drop_last"},
+}
+
 
 class NetParametersMixin:
     """``module__*``, ``optimizer__*`` and the like, kept beside the parameters of the estimator.
@@ -63,7 +71,8 @@ class NetParametersMixin:
             If there is an unknown parameter, or one for an instance that is built already.
         """
         owner = type(self).__name__
-        targets = {"module": module, "criterion": criterion}
+        targets = {"module": module, "criterion": criterion, "optimizer": optimizer}
+        targets["iterator_train"] = DataLoader
         for name in self._net_params:
             prefix, _, rest = name.partition("__")
             if prefix not in PREFIXES or not rest:
@@ -79,13 +88,10 @@ class NetParametersMixin:
                     f"{type(target).__name__} was given: built anew with this parameter it would "
                     "lose its weights. Give the class, or set the parameter on the instance."
                 )
-            if prefix == "iterator_train":
-                valid = accepted_names(DataLoader)
-            elif prefix == "optimizer":
-                valid = accepted_names(optimizer, ["param_groups"])
-            else:
-                valid = accepted_names(target) if target else None
-            self._check_known(name, valid)
+            if target := targets.get(prefix):
+                valid, takes_any = accepted_names(target)
+                if not takes_any:
+                    self._check_known(name, {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set()))
 
     def check_callback_params(self, names):
         """Refuse parameters for callbacks that are not there.
@@ -106,36 +112,35 @@ class NetParametersMixin:
 
     def _check_known(self, name, valid):
         prefix, _, rest = name.partition("__")
-        if valid is not None and rest.partition("__")[0] not in valid:
+        if rest.partition("__")[0] not in valid:
             raise ValueError(
                 f"{type(self).__name__} has no parameter {name!r}. Those that begin with {prefix}__ "
                 f"are {sorted(f'{prefix}__{one}' for one in valid)}."
             )
 
 
-def accepted_names(target, more=()):
+def accepted_names(target):
     """Return the names of the keyword parameters of a class or function.
 
     Parameters
     ----------
     target : callable
         A class, or a function.
-    more : iterable of str, default=()
-        Further names.
 
     Returns
     -------
-    list of str or None
-        The names; None where it takes any.
+    names : list of str
+        The names.
+    takes_any : bool
+        Whether there is a ``**`` that takes others, too.
 
     Examples
     --------
     >>> from skdml.deep.parameters import accepted_names
     >>> accepted_names(lambda margin, power=1: None)
-    ['margin', 'power']
+    (['margin', 'power'], False)
     """
     parameters = inspect.signature(target).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in parameters if p.kind in kinds] + list(more)
+    names = [p.name for p in parameters if p.kind in kinds]
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)

@@ -1,0 +1,85 @@
+"""``python -m skdml``: its tables, files and messages, with learners made quick."""
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.preprocessing import FunctionTransformer
+
+import skdml.__main__ as demo
+from skdml import DeepTripletEmbedder
+
+
+@pytest.fixture
+def quick_learners(monkeypatch):
+    def learners(seed):
+        deep = DeepTripletEmbedder(max_epochs=2, random_state=seed)
+        return {"Euclid": FunctionTransformer(), "DeepTripletEmbedder": deep}
+
+    monkeypatch.setattr(demo, "learners", learners)
+
+
+def write_table(path, n_classes=6, n_rows=20):
+    rng = np.random.default_rng(0)
+    lines = ["a,b,colour,kind"]
+    for kind in range(n_classes):
+        for _ in range(n_rows):
+            a, b = rng.normal(kind, 0.2, size=2)
+            empty = "" if rng.random() < 0.05 else f"{a:.4f}"
+            lines.append(f"{empty},{b:.4f},{rng.choice(['red', 'blue'])},k{kind}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_own_table_gives_scores_model_and_picture(tmp_path, quick_learners, capsys):
+    write_table(tmp_path / "mine.csv")
+    demo.main(["--data", str(tmp_path / "mine.csv"), "--target", "kind", "--out", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert "mine.csv: 120 rows, 6 classes, 3 of them unseen" in printed.out
+    for column in ("k-NN acc.", "AMI", "recall@1", "MAP@R", "AUC", "EER"):
+        assert column in printed.out
+    assert "DeepTripletEmbedder ..." in printed.err
+    assert (tmp_path / "unseen.png").read_bytes().startswith(b"\x89PNG")
+    model = joblib.load(tmp_path / "model.joblib")
+    X, y, _ = demo.read_table(tmp_path / "mine.csv", "kind")
+    assert model.score(X, y) > 0.9
+
+
+def test_two_classes_leave_none_unseen(tmp_path, quick_learners, capsys):
+    write_table(tmp_path / "two.csv", n_classes=2)
+    demo.main(["--data", str(tmp_path / "two.csv"), "--target", "kind", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "too few classes to leave any unseen" in out
+    assert "MAP@R" not in out
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("a,b\n1,2\n", ["--target", "kind"], "no column 'kind'"),
+        ("a,kind\n", ["--target", "kind"], "0 rows"),
+        ("a,kind\n1,2\n1\n", ["--target", "kind"], "rows of another length: [3]"),
+        ("a,kind\n1,2\n", [], "come together"),
+        (None, ["--target", "kind"], "No such file"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, content, arguments, message, capsys):
+    path = tmp_path / "bad.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as refusal:
+        demo.main(["--data", str(path), *arguments, "--out", str(tmp_path)])
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_light_is_a_nuisance_of_planes():
+    X, y = demo.digits_in_uneven_light(0, n_samples=50)
+    assert X.shape == (50, 64)
+    assert {name.split(" at ")[1] for name in y} == {"0°", "90°", "180°", "270°"}
+    side = np.linspace(-1, 1, 8)
+    plane = np.stack([np.ones(64), *(axis.ravel() for axis in np.meshgrid(side, side))], axis=1)
+    rest = X - X @ plane @ np.linalg.pinv(plane)
+    dark = demo.load_digits().data
+    turned = np.concatenate([np.rot90(dark.reshape(-1, 8, 8), t, axes=(1, 2)) for t in range(4)])
+    clean = turned.reshape(-1, 64)
+    clean = clean - clean @ plane @ np.linalg.pinv(plane)
+    assert all(abs(clean - one).max(axis=1).min() < 1e-9 for one in rest)
