@@ -76,8 +76,13 @@ def pairwise_base_distance(A, B=None, distance="euclidean"):
         A = _directions(A)
         B = None if B is None else _directions(B)
     # Differences, not the quicker |a|² - 2ab + |b|²: equal points are then exactly 0 apart.
-    D = cdist(A, A if B is None else B, metric=_SCIPY_NAME[distance])
-    return _from_chord(D, distance).astype(A.dtype, copy=False)
+    B = A if B is None else B
+    D = cdist(A, B, metric=_SCIPY_NAME[distance])
+    if distance == "cosine":
+        D /= 2
+    elif distance == "angular":
+        D = _angle(D, cdist(A, -B))
+    return D.astype(A.dtype, copy=False)
 
 
 def paired_base_distance(A, B, distance="euclidean"):
@@ -105,13 +110,18 @@ def paired_base_distance(A, B, distance="euclidean"):
     check_distance(distance)
     if distance in ("angular", "cosine"):
         A, B = _directions(A), _directions(B)
-    difference = A - B
     if distance == "manhattan":
-        return abs(difference).sum(axis=1)
-    squared = np.einsum("ij,ij->i", difference, difference)
-    return _from_chord(
-        squared if distance in ("cosine", "sqeuclidean") else np.sqrt(squared), distance
-    )
+        return abs(A - B).sum(axis=1)
+    squared = _squared_length(A - B)
+    if distance == "cosine":
+        return squared / 2
+    if distance == "angular":
+        return _angle(np.sqrt(squared), np.sqrt(_squared_length(A + B)))
+    return squared if distance == "sqeuclidean" else np.sqrt(squared)
+
+
+def _squared_length(A):
+    return np.einsum("ij,ij->i", A, A)
 
 
 _SCIPY_NAME = {
@@ -125,16 +135,17 @@ _SCIPY_NAME = {
 
 def _directions(A):
     # A zero vector has no direction. It gets one of its own, orthogonal to all others, so that
-    # the angular distance stays a metric.
-    return np.hstack([normalize(A), ~A.any(axis=1, keepdims=True)], dtype=A.dtype, casting="unsafe")
+    # the angular distance stays a metric. The largest entry is divided out first: squares of very
+    # small or large entries are no floats.
+    largest = abs(A).max(axis=1, keepdims=True)
+    A = normalize(A / np.where(largest > 0, largest, 1))
+    return np.hstack([A, largest == 0], dtype=A.dtype, casting="unsafe")
 
 
-def _from_chord(D, distance):
-    # By the chord of the unit sphere, not by the cosine: where directions are nearly equal the
-    # cosine has lost half of the digits.
-    if distance == "cosine":
-        return D / 2
-    return 2 / np.pi * np.arcsin(np.minimum(D / 2, 1)) if distance == "angular" else D
+def _angle(chord, antichord):
+    # By |u - v| and |u + v| of unit vectors (Kahan): the cosine has lost half of the digits where
+    # directions are nearly equal or opposite.
+    return 2 / np.pi * np.arctan2(chord, antichord)
 
 
 class LearnedDistance:
@@ -251,6 +262,8 @@ class LearnedDistance:
         return paired_base_distance(*self._embed_sets(X, Y), self.distance)
 
     def _embed_point(self, x):
+        if x.dtype.hasobject:  # its bytes would be addresses
+            x = x.astype(np.float64)
         key = x.dtype.char, x.tobytes()
         z = self._cache.get(key)
         if z is None:

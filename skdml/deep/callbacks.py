@@ -106,10 +106,11 @@ def lower_bound(gains, confidence=0.9):
 
 
 class CollapseAlarm(Callback):
-    """Warn, once, when all points have met or the loss stands at the margin.
+    """Warn, once, when all points have met, the loss stands at the margin or is not finite.
 
     A loss over triplets or pairs that are all of distance 0 is exactly the margin; hard negatives
-    and a high learning rate lead there, and no gradient leads out again.
+    and a high learning rate lead there, and no gradient leads out again. A loss that is not finite
+    ends training.
 
     Parameters
     ----------
@@ -135,6 +136,9 @@ class CollapseAlarm(Callback):
     def on_epoch_end(self, net, **kwargs):
         """Look at the spread and the loss of the epoch."""
         spread, loss = net.history[-1, "spread"], net.history[-1, "train_loss"]
+        if not np.isfinite(loss):
+            self._warn(net, f"the loss is {loss}")
+            raise KeyboardInterrupt  # how a skorch callback ends training
         if self.first_spread_ is None:
             self.first_spread_ = spread
         margin = getattr(net.criterion_, "margin", None)
@@ -150,6 +154,9 @@ class CollapseAlarm(Callback):
             seen = f"the loss stood at the margin {margin:g} for {self.n_epochs} epochs"
         else:
             return
+        self._warn(net, seen)
+
+    def _warn(self, net, seen):
         self.warned_ = True
         warnings.warn(
             f"The embedding collapsed by epoch {len(net.history)}: {seen}. Try a smaller lr, "

@@ -54,17 +54,29 @@ def _read_dataset(learner, dataset, y, reset):
             f"{name} requires y to be passed, but the target y is None. The labels of a Dataset "
             "are given beside it, so that batches can be drawn by class before it is read."
         )
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{name} reads the items of a Dataset in an order of its own, so it needs one with "
+            f"__len__; a {type(dataset).__name__} has none."
+        )
     y = np.asarray(y)
     if y.shape != (len(dataset),):
         raise ValueError(
             f"{name} needs a label for each of the {len(dataset)} items of the Dataset; got y of "
             f"shape {y.shape}."
         )
+    codes = _codes(y)
     shape = tuple(point_of(dataset[0]).shape)
+    if not shape:
+        raise ValueError(
+            "An item of the Dataset has to be a point, or a tuple that begins with one; the first "
+            "item gives a single number."
+        )
     check_feature_shape(learner, shape, reset=reset)
     if reset:
         learner.n_features_in_ = shape[0]
-    return LabelledDataset(dataset, _codes(y))
+        vars(learner).pop("feature_names_in_", None)  # of an earlier table
+    return LabelledDataset(dataset, codes)
 
 
 def _read_tuples(learner, tuples, y, reset):

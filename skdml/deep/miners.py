@@ -138,7 +138,6 @@ class Miner:
         a, p, n : tuple of int64 Tensors of shape (t,)
             Rows of the anchors, columns of the positives and of the negatives.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def __call__(self, embeddings, labels, ref_emb=None, ref_labels=None):

@@ -231,7 +231,8 @@ class Standardize(nn.Module):
     def initialize_from(self, X):
         """Take mean and deviation from points, shape (n, ...)."""
         shared = [0, *(i for i, side in enumerate(self.location.shape, 1) if side == 1)]
-        variance, mean = torch.var_mean(X, dim=shared, correction=0)
+        # In float64, where the variance of a constant float32 column is exactly zero.
+        variance, mean = torch.var_mean(X.double(), dim=shared, correction=0)
         self.location.copy_(mean.reshape_as(self.location))
         deviation = variance.sqrt().reshape_as(self.scale)
         self.scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))

@@ -94,7 +94,11 @@ class EmbeddingNet(NeuralNet):
     def drop_callbacks(self, *kinds):
         """Remove callbacks that have done their work."""
         self.callbacks_ = [(name, cb) for name, cb in self.callbacks_ if not isinstance(cb, kinds)]
-        self.callbacks = [entry for entry in self.callbacks if not _is_callback(entry, kinds)]
+        self.callbacks = [  # entries are callbacks, or (name, callback)
+            entry
+            for entry in self.callbacks
+            if not isinstance(entry[1] if isinstance(entry, tuple) else entry, kinds)
+        ]
 
     def map(self):
         """Return the network as it is now as a `NetworkMap`."""
@@ -117,10 +121,13 @@ class EmbeddingNet(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""
+        # The seeds of worker processes, another one for each epoch. A loader would draw it itself,
+        # but only while it is read.
+        seed = torch.randint(2**62, ()).item()
         options = {
             "batch_sampler": self.sampler_,
             "collate_fn": dataset.collate,
-            "generator": _generator(),
+            "generator": torch.Generator().manual_seed(seed),
         }
         return DataLoader(dataset, **options | self.get_params_for("iterator_train"))
 

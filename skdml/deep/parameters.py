@@ -88,10 +88,11 @@ class NetParametersMixin:
                     f"{type(target).__name__} was given: built anew with this parameter it would "
                     "lose its weights. Give the class, or set the parameter on the instance."
                 )
-            if target := targets.get(prefix):
+            if target is not None:
                 valid, takes_any = accepted_names(target)
                 if not takes_any:
-                    self._check_known(name, {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set()))
+                    valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
+                    self._check_known(name, valid)
 
     def check_callback_params(self, names):
         """Refuse parameters for callbacks that are not there.

@@ -19,7 +19,7 @@ class ClassBalancedBatches:
     batch_size : int
         P x K: samples a batch, give or take one group.
     n_per_class : int, default=4
-        K: samples of a class that stay together, at least 2.
+        K: samples of a class that stay together, at least 2; half of a batch at most.
     rows : ndarray of int, default=None
         The samples to draw from; None stands for all.
     seed : int, default=0
@@ -42,8 +42,8 @@ class ClassBalancedBatches:
     def __init__(self, codes, batch_size, n_per_class=4, *, rows=None, seed=0):
         self.rows = np.arange(len(codes)) if rows is None else np.asarray(rows)
         self.codes = np.asarray(codes)[self.rows]
-        self.n_per_class = n_per_class
-        self.n_groups = max(2, batch_size // n_per_class)
+        self.n_per_class = max(2, min(n_per_class, batch_size // 2))
+        self.n_groups = max(2, batch_size // self.n_per_class)
         self.seed = seed
         self.epoch = 0
         check_labels_teach(self.codes)

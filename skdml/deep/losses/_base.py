@@ -1,6 +1,7 @@
 """What the losses over pairs and triplets share."""
 
 import math
+from abc import ABC, abstractmethod
 from functools import cached_property
 from numbers import Real
 
@@ -70,7 +71,7 @@ class _Batch:
         return self.matrix[i, j]
 
 
-class PairwiseLoss(torch.nn.Module):
+class PairwiseLoss(torch.nn.Module, ABC):
     """Base of the losses over pairs or triplets of a batch.
 
     :meth:`forward` checks, mines and measures distances; a subclass says what a loss is, twice:
@@ -99,20 +100,20 @@ class PairwiseLoss(torch.nn.Module):
         self.miner = get_miner(miner, distance)
         self.active_share = torch.tensor(0.0)
 
+    @abstractmethod
     def compute_dense(self, distance, same, different):
         """Loss over all tuples of two masks: (value, weights, active tuples, used tuples)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, measure, indices):
         """Loss over listed tuples: (value, active tuples, used tuples).
 
         ``measure(i, j)`` gives the distances of listed pairs.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def adapt(self, indices, shape):
         """Turn given or mined tuples into those of this loss: (indices, None) or (None, masks)."""
-        raise NotImplementedError
 
     def reduce(self, total, active, used):
         """Apply the reduction to a sum over tuples of which some are active."""
