@@ -183,7 +183,7 @@ class LearnedDistance:
     >>> X, _ = load_iris(return_X_y=True)
     >>> d = MahalanobisMetric().fit(X).get_metric()
     >>> round(d(X[0], X[100]), 2)
-    6.66
+    3.87
     >>> d(X[:3], X[:5]).shape
     (3, 5)
     >>> d.paired(X[:3], X[3:6]).shape
