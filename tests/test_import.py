@@ -20,7 +20,11 @@ def test_import_leaves_torch_alone():
 
 def test_without_torch_linear_works_and_deep_says_what_to_install():
     done = run(
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch': raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
         "import numpy as np, skdml\n"
         "skdml.MahalanobisMetric().fit(np.random.default_rng(0).normal(size=(9, 2)))\n"
         "try: skdml.DeepTripletEmbedder\n"

@@ -272,6 +272,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 net = self._build(data, seed) if first else copy.deepcopy(self.net_)
                 if first:
                     net.notify("on_train_begin", X=data, y=None)
+                torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
                 net.run(data, self._sampler(data, np.arange(len(data)), seed, net), 1)
             self._keep(net)
         return self
@@ -358,8 +359,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             return module, {}
         if not callable(module):
             raise ValueError(
-                f"module={module!r} is no network: give a torch.nn.Module, its class, or a function "
-                "that returns one."
+                f"module={module!r} is no network: give a torch.nn.Module, its class, or a "
+                "function that returns one."
             )
         width = self.n_components or min(DEFAULT_WIDTH, int(np.prod(shape)))
         shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
@@ -382,22 +383,22 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             return loss, {}
         if not callable(loss):
             raise ValueError(
-                f"loss={loss!r} is no loss: give one of {sorted(LOSSES)}, a torch.nn.Module, or its "
-                "class."
+                f"loss={loss!r} is no loss: give one of {sorted(LOSSES)}, a torch.nn.Module, or "
+                "its class."
             )
         taken, _ = accepted_names(loss)
         given = {"distance": self.distance, "miner": self.miner}
         if self.margin is not None:
             if "margin" not in taken:
                 raise ValueError(
-                    f"margin={self.margin} was given, but {loss.__name__} has no margin. What it has "
-                    "is set by criterion__*."
+                    f"margin={self.margin} was given, but the loss {loss!r} takes none. Its own "
+                    "parameters are set by criterion__*."
                 )
             given["margin"] = self.margin
         return loss, {name: value for name, value in given.items() if name in taken}
 
     def _miner(self):
-        """Return what mines for a loss that does not; a loss learns from all that there is anyway."""
+        """Return what mines for a loss that does not; from all it learns of itself."""
         return None if self.miner in (None, "all") else get_miner(self.miner, self.distance)
 
     def _loss(self):
@@ -425,7 +426,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         width = net.width(self.feature_shape_)
         if self.n_components not in (None, width):
             raise ValueError(
-                f"n_components={self.n_components}, but the module gives embeddings of width {width}."
+                f"n_components={self.n_components}, but the module gives embeddings of width "
+                f"{width}."
             )
 
     def _go_on(self, state, score, path):
@@ -490,7 +492,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             torch.empty(0, device=self.device)
         except (AssertionError, RuntimeError, TypeError) as error:
             raise ValueError(
-                f"device={self.device!r} cannot be used here: {error}. Give a torch device, or 'auto'."
+                f"device={self.device!r} cannot be used here: {error}. Give a torch device, or "
+                "'auto'."
             ) from error
         return self.device
 

@@ -67,7 +67,8 @@ class EmbeddingNet(NeuralNet):
         """
         self.sampler_ = sampler
         try:
-            self.fit_loop(dataset, epochs=n_epochs)
+            for _ in range(n_epochs):
+                self.fit_loop(dataset, epochs=1)
         except KeyboardInterrupt:  # how callbacks end training, too, but after a whole epoch
             pass
         finally:
@@ -121,9 +122,9 @@ class EmbeddingNet(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""
-        # The seeds of worker processes, another one for each epoch. A loader would draw it itself,
-        # but only while it is read.
-        seed = torch.randint(2**62, ()).item()
+        # A loader without a generator draws from the global one. This one decides the seeds of
+        # worker processes, others in each epoch.
+        seed = torch.initial_seed() + len(self.history)
         options = {
             "batch_sampler": self.sampler_,
             "collate_fn": dataset.collate,

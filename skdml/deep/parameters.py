@@ -115,8 +115,8 @@ class NetParametersMixin:
         prefix, _, rest = name.partition("__")
         if rest.partition("__")[0] not in valid:
             raise ValueError(
-                f"{type(self).__name__} has no parameter {name!r}. Those that begin with {prefix}__ "
-                f"are {sorted(f'{prefix}__{one}' for one in valid)}."
+                f"{type(self).__name__} has no parameter {name!r}. Those that begin with "
+                f"{prefix}__ are {sorted(f'{prefix}__{one}' for one in valid)}."
             )
 
 
