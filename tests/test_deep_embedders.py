@@ -234,3 +234,16 @@ def test_batches_show_every_sample_and_can_always_compare():
             n = np.bincount(codes[batch])
             assert (n > 0).sum() >= 2
             assert n.max() >= 2
+
+
+@pytest.mark.parametrize("learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
+def test_net_parameters_reach_the_net_and_survive_clone(learner):
+    params = {"module__n_hidden": 7, "optimizer__weight_decay": 0.5, "criterion__reduction": "mean"}
+    net = clone(learner(max_epochs=1, **params))
+    assert net.get_params()["module__n_hidden"] == 7
+    with pytest.raises(ValueError, match="iterator_train__generator"):
+        clone(net).set_params(iterator_train__drop_last=True).fit(X, y)
+    net.fit(X, y)
+    assert net.net_.module_.branch[1].out_features == 7
+    assert net.net_.optimizer_.param_groups[0]["weight_decay"] == 0.5
+    assert net.net_.criterion_.reduction == "mean"
