@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.base import clone
 from sklearn.datasets import load_iris, make_blobs
 from skorch.callbacks import Callback
 from torch.utils.data import Dataset
