@@ -421,6 +421,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         """Show a new network some training points, and see what it makes of them."""
         rows = np.random.default_rng(seed).permutation(len(data))[:MAX_POINTS]
         points = next(batches_of_points(data.points(np.sort(rows)), MAX_POINTS)).to(net.device)
+        if not torch.isfinite(points).all():
+            raise ValueError(
+                "Points have to be finite; the Dataset gives some with NaN or infinity. Leave them "
+                "out, or fill in what is missing."
+            )
         if new and hasattr(net.module_, "initialize_from"):
             net.module_.initialize_from(points)
         width = net.width(self.feature_shape_)

@@ -41,14 +41,19 @@ class RetrievalStopping(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Score the start."""
-        self.start_ = self.score(net.map().embed)
+        self.start_ = self._values(net)
         self.start_score_ = float(self.start_[0].mean())
         self._keep(net, self.start_score_, gain=0.0, epoch=0)
 
     def on_epoch_end(self, net, **kwargs):
         """Score the net as it is, keep it if it is the best, stop if there was none for long."""
-        values, epoch = self.score(net.map().embed), len(net.history)
-        score, gain = float(values[0].mean()), lower_bound(values - self.start_)
+        epoch = len(net.history)
+        try:
+            values = self._values(net)
+        except FloatingPointError:  # training diverged: no weights are worse than these
+            score, gain = np.nan, -np.inf
+        else:
+            score, gain = float(values[0].mean()), lower_bound(values - self.start_)
         better = gain > self.best_gain_
         net.history.record(self.name, score)
         net.history.record(f"{self.name}_gain", gain)
@@ -61,6 +66,15 @@ class RetrievalStopping(Callback):
     def on_train_end(self, net, **kwargs):
         """Restore the best weights."""
         net.module_.load_state_dict(self.best_weights_)
+
+    def _values(self, net):
+        def embed(points):
+            Z = net.map().embed(points)
+            if not np.isfinite(Z).all():
+                raise FloatingPointError("The network gives embeddings that are not finite.")
+            return Z
+
+        return self.score(embed)
 
     def _keep(self, net, score, gain, epoch):
         self.best_score_, self.best_gain_, self.best_epoch_ = score, gain, epoch

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from skdml.deep.callbacks import RetrievalStopping
 from skdml.deep.data import batches_of_points
-from skdml.deep.miners import get_miner
 
 # Points that pass through the network at once where no gradient is kept.
 POINTS_AT_ONCE = 2048
@@ -32,7 +31,7 @@ class EmbeddingNet(NeuralNet):
         ``indices_tuple=`` as a third argument where there are mined indices or tuples.
     normalize : bool, default=False
         Whether embeddings are brought to unit length.
-    miner : str, callable or None, default=None
+    miner : callable or None, default=None
         What chooses the pairs and triplets for a criterion that does not mine by itself.
     supervision : {"labels", "pairs", "triplets"}, default="labels"
         What a batch holds: samples, or the points of tuples one after the other.
@@ -154,7 +153,7 @@ class EmbeddingNet(NeuralNet):
             a, b = torch.arange(len(embeddings), device=embeddings.device).view(-1, 2).T
             same = targets == 1
             return a[same], b[same], a[~same], b[~same]
-        return None if self.miner is None else get_miner(self.miner)(embeddings, targets)
+        return None if self.miner is None else self.miner(embeddings, targets)
 
     def _record(self, embeddings):
         active = getattr(self.criterion_, "active_share", np.nan)
@@ -166,6 +165,18 @@ class EmbeddingNet(NeuralNet):
         with warnings.catch_warnings():  # a net from a GPU is at home on a CPU
             warnings.simplefilter("ignore", DeviceWarning)
             super().__setstate__(state)
+        # skorch pickles the optimizer apart from the callbacks, so that a scheduler comes back with
+        # an optimizer of its own, and would set a learning rate that nobody reads.
+        for _, callback in self.callbacks_:
+            if scheduler := getattr(callback, "lr_scheduler_", None):
+                scheduler.optimizer = self.optimizer_
+
+    def __deepcopy__(self, memo):
+        # Part by part, not by skorch's pickling: that asks for a network whose class can be
+        # imported, which one defined in a function cannot.
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
 
 class NetworkMap:
