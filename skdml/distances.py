@@ -6,11 +6,11 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch, check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length
 
-METRIC_DISTANCES = ("angular", "euclidean", "manhattan")
-"""The base distances that keep the triangle inequality."""
-
-BASE_DISTANCES = (*METRIC_DISTANCES, "cosine", "sqeuclidean")
+BASE_DISTANCES = ("euclidean", "sqeuclidean", "cosine", "angular", "manhattan")
 """The names `distance=` takes."""
+
+METRIC_DISTANCES = ("euclidean", "angular", "manhattan")
+"""Those that keep the triangle inequality."""
 
 # A point-by-point caller (a ball tree, DBSCAN) comes back to the same rows again and again. The
 # rows it has embedded are kept, and forgotten, oldest first, beyond this many.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-DISTANCES = ("euclidean", "sqeuclidean", "cosine", "angular", "manhattan")
+from skdml.distances import BASE_DISTANCES as DISTANCES
 
 # Elements of a distance matrix worked on at a time. 2**19 floats stay in a processor's cache, so
 # that the several passes of a loss over a block cost little more than one pass over memory.
@@ -18,9 +18,14 @@ _CANCELLED = 1e-4
 
 def check_distance(distance):
     """Return the name of a distance, or raise a ValueError that lists the valid ones."""
-    if distance not in DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {distance!r}")
-    return distance
+    return check_choice("distance", distance, DISTANCES)
+
+
+def check_choice(name, value, choices):
+    """Return the value, or raise a ValueError that lists the choices."""
+    if isinstance(value, bool) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+    return value
 
 
 def row_blocks(rows, columns):

@@ -8,7 +8,12 @@ from numbers import Real
 import torch
 from torch.autograd.function import once_differentiable
 
-from skdml.deep._pairwise import check_distance, paired_distance, pairwise_distance
+from skdml.deep._pairwise import (
+    check_choice,
+    check_distance,
+    paired_distance,
+    pairwise_distance,
+)
 from skdml.deep.miners import AllTripletsMiner, Miner, get_miner, label_masks
 
 REDUCTIONS = ("active", "mean", "sum")
@@ -27,13 +32,6 @@ def check_margin(margin, distance, *, zero):
     if not (number and math.isfinite(margin) and 0 <= margin <= largest and (zero or margin > 0)):
         raise ValueError(f"margin must be {allowed}; got {margin!r}")
     return float(margin)
-
-
-def check_choice(name, value, choices):
-    """Return the value, or raise a ValueError that lists the choices."""
-    if isinstance(value, bool) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-    return value
 
 
 class _Weighted(torch.autograd.Function):
