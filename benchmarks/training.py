@@ -12,14 +12,13 @@ from sklearn.datasets import load_digits, make_classification
 from benchmarks._timing import median_ratio, medians, take_turns
 from skdml import DeepTripletEmbedder
 from skdml.deep.losses import TripletLoss
-from skdml.deep.modules import ResidualEmbedder
+from skdml.deep.modules import MAX_POINTS, ResidualEmbedder
 from skdml.deep.net import POINTS_AT_ONCE
 from skdml.deep.samplers import ClassBalancedBatches
 
 FIT_GOAL = 1.15
 TRANSFORM_GOAL = 1.10
 WIDTH = 64
-N_FIT_INIT = 2048
 PARAMS = {"batch_size": 128, "n_per_class": 4}
 LR = 3e-4
 
@@ -57,7 +56,7 @@ def plain_loop(X, y, epochs):
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     torch.manual_seed(seed_of_fit())
     network = ResidualEmbedder(n_features=X.shape[1], n_components=WIDTH)
-    first = np.random.default_rng(seed_of_fit()).permutation(len(X))[:N_FIT_INIT]
+    first = np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_POINTS]
     network.initialize_from(X[np.sort(first)])
     loss = TripletLoss()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
