@@ -65,19 +65,89 @@ def pinv_sqrt(covariance, n_samples):
         rows = _root_of_inverse(correlation, std, size)
         L = np.zeros((len(rows), len(covariance)))
         L[:, varies] = rows
-    largest = np.take_along_axis(L, abs(L).argmax(axis=1)[:, None], axis=1)
-    return L * np.sign(largest) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return with_positive_peak(L)
 
 
 def _root_of_inverse(correlation, std, size):
     values, axes = eigh(correlation)
     kept = numerical_range(values, size)
-    root, axes = np.sqrt(values[kept]), axes[:, kept]
-    turn, s, principal = svd((axes * root).T * std, full_matrices=False)
+    deviation, axes = np.sqrt(values[kept]), axes[:, kept]
+    turn, s, principal = svd((axes * deviation).T * std, full_matrices=False)
     if kept.all():
         # The exact inverse, turned to the principal axes. Dividing those by s would be the same
         # but for rounding: with columns of 1e6 and 1e-6 the smallest s has few digits left.
-        return turn.T @ ((axes / root).T / std)
+        return turn.T @ ((axes / deviation).T / std)
     # Off its range a singular matrix has many inverses; this is the one of Moore and Penrose.
     kept = numerical_range(s, size)
     return principal[kept] / s[kept, None]
+
+
+def root(M, n_components=None):
+    """L with LᵀL = M, or as near to M as a matrix with fewer rows can get.
+
+    Parameters
+    ----------
+    M : ndarray of shape (n_features, n_features)
+        Symmetric matrix; eigenvalues below 0 count as 0.
+    n_components : int, default=None
+        How many rows L has: the leading axes of M. None keeps all.
+
+    Returns
+    -------
+    ndarray of shape (n_components, n_features)
+        The eigenvectors of M, each times the root of its eigenvalue, by decreasing eigenvalue;
+        the largest entry of each row is positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._psd import root
+    >>> root(np.diag([4.0, 0.0, 9.0]), 2)
+    array([[0., 0., 3.],
+           [2., 0., 0.]])
+    """
+    values, axes = eigh((M + M.T) / 2)
+    kept = slice(None, None if n_components is None else -n_components - 1, -1)
+    return with_positive_peak((axes * np.sqrt(np.maximum(values, 0)))[:, kept].T)
+
+
+def project_psd(M):
+    """Nearest positive semi-definite matrix, in the Frobenius norm.
+
+    Parameters
+    ----------
+    M : ndarray of shape (n_features, n_features)
+        Symmetric matrix.
+
+    Returns
+    -------
+    ndarray of shape (n_features, n_features)
+        M with its negative eigenvalues set to 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._psd import project_psd
+    >>> project_psd(np.diag([4.0, -1.0]))
+    array([[4., 0.],
+           [0., 0.]])
+    """
+    L = root(M)
+    return L.T @ L
+
+
+def with_positive_peak(L):
+    """Turn the sign of each row so that its largest entry is positive: axes have no sign.
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_components, n_features)
+        Rows.
+
+    Returns
+    -------
+    ndarray of shape (n_components, n_features)
+        The rows, without -0.0.
+    """
+    largest = np.take_along_axis(L, abs(L).argmax(axis=1)[:, None], axis=1)
+    return L * np.where(largest < 0, -1.0, 1.0) + 0.0  # + 0.0 turns -0.0 into 0.0

@@ -1,16 +1,38 @@
-"""What all linear learners share: f(x) = L x, with L kept in `components_`."""
+"""What all linear learners share: f(x) = L x, with L kept in `components_`; and what `fit` reads."""
 
-from numbers import Integral
+from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils import check_array
+from scipy.sparse import issparse
+from sklearn.utils import check_array, check_random_state, check_scalar
+from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdml.base import MetricLearner
+from skdml.base import MetricLearner, check_tuples
+from skdml.constraints import (
+    check_same,
+    draw_pairs,
+    draw_quadruplets,
+    draw_triplets,
+    encode_labels,
+)
 from skdml.distances import LearnedDistance
 
 FLOATS = [np.float64, np.float32]
 """The dtypes kept as they are; all others become the first."""
+
+# The range of each scalar parameter, by its name, which means the same in every learner:
+# (type, whether None will do, lower bound, upper bound, which bounds are in the range).
+_RANGES = {
+    "max_iter": (Integral, False, 1, None, "left"),
+    "tol": (Real, False, 0, None, "left"),
+    "n_neighbors": (Integral, False, 1, None, "left"),
+    "n_constraints": (Integral, True, 1, None, "left"),
+    "batch_size": (Integral, False, 1, None, "left"),
+    "verbose": (Integral, True, None, None, "neither"),
+    "warm_start": ((bool, np.bool_), False, None, None, "neither"),
+}
 
 
 class LinearMetricLearner(MetricLearner):
@@ -18,7 +40,13 @@ class LinearMetricLearner(MetricLearner):
 
     A learner implements `fit`, which sets `components_`, the matrix L of shape (n_components,
     n_features). f does not subtract a mean, since no distance would change.
+
+    A learner that takes sparse X in `fit` says so by ``_sparse = True``; one that learns from
+    tuples names in ``_supervisions`` what its parameter `supervision` may be.
     """
+
+    _sparse = False
+    _supervisions = ("labels",)
 
     @property
     def _n_features_out(self):
@@ -29,8 +57,8 @@ class LinearMetricLearner(MetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Points.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Points. Sparse where `fit` takes sparse points, too.
 
         Returns
         -------
@@ -38,8 +66,7 @@ class LinearMetricLearner(MetricLearner):
             X Lᵀ; float32 for points of float32, else float64.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=FLOATS)
-        return _apply(self.components_, X)
+        return _apply(self.components_, validate_data(self, X, reset=False, **self._input()))
 
     def get_metric(self):
         """Return the learned distance as a callable.
@@ -66,8 +93,135 @@ class LinearMetricLearner(MetricLearner):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self._sparse
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        supervision = getattr(self, "supervision", "labels")
+        tags.target_tags.required = supervision not in ("triplets", "quadruplets")
         return tags
+
+    # -- what fit reads --------------------------------------------------------------------------
+
+    def _check_ranges(self, **more):
+        """Refuse scalar parameters out of range; `more` are ranges as in `_RANGES`."""
+        for name, (kind, none_will_do, low, high, bounds) in (_RANGES | more).items():
+            value = getattr(self, name, None)
+            if not hasattr(self, name) or (value is None and none_will_do):
+                continue
+            limits = {"min_val": low, "max_val": high, "include_boundaries": bounds}
+            check_scalar(value, name, kind, **(limits if low is not None else {}))
+        supervision = getattr(self, "supervision", "labels")
+        if supervision not in self._supervisions:
+            raise ValueError(
+                f"supervision={supervision!r} is unknown to {type(self).__name__}; choose one of "
+                f"{list(self._supervisions)}."
+            )
+
+    def _read_labelled(self, X, y, **options):
+        """Check points and their classes: X, the codes 0, 1, ... of the classes, the classes."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        X, y = validate_data(self, X, y, **{"ensure_min_samples": 2} | self._input() | options)
+        return X, *encode_labels(y)
+
+    def _read_pairs(self, X, y, **options):
+        """Check pairs, or draw them from classes: a `Pairs`."""
+        if self.supervision == "pairs":
+            X, (first, second) = self._read_tuples(X, 2, **options)
+            return Pairs(X, first, second, check_same(y, len(first)))
+        X, codes, _ = self._read_labelled(X, y, **options)
+        n_constraints = self._n_constraints(len(codes))
+        pairs = Pairs(X, *draw_pairs(codes, n_constraints, check_random_state(self.random_state)))
+        if not pairs.same.any():
+            raise ValueError(_no_mates(codes))
+        return pairs
+
+    def _read_triplets(self, X, y):
+        """Check triplets, or draw them from classes: points, and rows of shape (n, 3)."""
+        if self.supervision == "triplets":
+            X, rows = self._read_tuples(X, 3)
+            return X, rows.T
+        return self._draw(X, y, draw_triplets)
+
+    def _read_quadruplets(self, X, y):
+        """Check quadruplets, or draw them from classes: points, and rows of shape (n, 4)."""
+        if self.supervision == "quadruplets":
+            X, rows = self._read_tuples(X, 4)
+            return X, rows.T
+        return self._draw(X, y, draw_quadruplets)
+
+    def _draw(self, X, y, draw):
+        X, codes, _ = self._read_labelled(X, y)
+        n_constraints = self._n_constraints(len(codes))
+        rows = draw(codes, n_constraints, check_random_state(self.random_state))
+        if len(rows) == 0:
+            raise ValueError(_no_mates(codes))
+        return X, rows
+
+    def _read_tuples(self, tuples, size, **options):
+        """Check tuples: their points, one after the other, and rows of shape (size, n)."""
+        tuples = check_tuples(tuples, size)
+        if tuples.ndim != 3:
+            raise ValueError(
+                f"{type(self).__name__} learns from points that are vectors: tuples of shape "
+                f"(n, {size}, n_features); got {tuples.shape}."
+            )
+        points = tuples.reshape(-1, tuples.shape[2])
+        points = validate_data(
+            self, points, **{"dtype": FLOATS, "ensure_min_samples": size} | options
+        )
+        return points, np.arange(len(points)).reshape(-1, size).T
+
+    def _n_constraints(self, n_samples):
+        # Ten constraints a row tell nearly all that more would; the cap keeps a fit on many rows
+        # quick, and is far more than the d (d + 1) / 2 numbers in M.
+        return self.n_constraints or min(10 * n_samples, 100_000)
+
+    def _read_weight(self, sample_weight, X):
+        """Check sample weights: ndarray of shape (n_samples,) in the dtype of X, ones for None."""
+        if sample_weight is None:
+            return np.ones(X.shape[0], dtype=X.dtype)
+        weight = check_array(
+            sample_weight, ensure_2d=False, dtype=X.dtype, input_name="sample_weight"
+        )
+        if weight.shape != (X.shape[0],):
+            raise ValueError(
+                f"sample_weight needs one weight for each of the {X.shape[0]} rows, shape "
+                f"({X.shape[0]},); got shape {weight.shape}."
+            )
+        if (weight < 0).any() or not weight.any():
+            raise ValueError(
+                "sample_weight must have non-negative values, with at least one non-zero weight."
+            )
+        return weight
+
+    def _input(self):
+        return {"dtype": FLOATS, "accept_sparse": "csr" if self._sparse else False}
+
+
+class Pairs(NamedTuple):
+    """Pairs of points, as indices.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_points, n_features)
+        Points.
+    first, second : ndarray of int, shape (n_pairs,)
+        The rows that make a pair.
+    same : ndarray of bool, shape (n_pairs,)
+        Whether they are of the same class.
+    """
+
+    X: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+
+    @property
+    def differences(self):
+        """The vector x - y of each pair, shape (n_pairs, n_features)."""
+        return self.X[self.first] - self.X[self.second]
 
 
 class LinearMap:
@@ -93,7 +247,7 @@ class LinearMap:
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : {array-like, sparse matrix} of shape (n, n_features)
             Points.
 
         Returns
@@ -106,7 +260,7 @@ class LinearMap:
         ValueError
             If X is not 2-D, is empty, is not finite or has another number of features.
         """
-        X = check_array(X, dtype=FLOATS, input_name="X")
+        X = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
         n_features = self.components.shape[1]
         if X.shape[1] != n_features:
             raise ValueError(
@@ -156,5 +310,55 @@ def check_n_components(n_components, limit, reason):
     return int(n_components)
 
 
+def centre_and_scale(X, weight=None):
+    """Bring points to a mean of 0 and a mean square distance of 2, whatever their unit.
+
+    Learners whose objective has a unit of its own (a margin of 1, exp(-d²)) work on such points
+    and divide their L by `scale` in the end, so that they start equally well in every unit.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Points. Sparse ones are not centred: no distance changes by that.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        The points, in the dtype they had.
+    scale : float
+        What they were divided by; 1 where all points are equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear.base import centre_and_scale
+    >>> centre_and_scale(np.array([[1000.0], [1002.0]]))
+    (array([[-1.],
+           [ 1.]]), 1.0)
+    """
+    weight = np.ones(X.shape[0]) if weight is None else weight.astype(np.float64)
+    weight = weight / weight.sum()
+    if issparse(X):
+        mean = np.asarray(X.T @ weight).ravel()
+        square = np.asarray(X.astype(np.float64).power(2).sum(axis=1)).ravel()
+        variance = float(square @ weight - mean @ mean)
+    else:
+        # By differences to a row, so that rounding leaves no variance in equal points.
+        X = X - X[0]
+        X -= (weight @ X).astype(X.dtype)
+        variance = float(weight @ np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    scale = np.sqrt(variance) if variance > 0 else 1.0
+    return X / X.dtype.type(scale), float(scale)
+
+
 def _apply(components, X):
-    return X @ components.T.astype(X.dtype, copy=False)
+    return safe_sparse_dot(X, components.T.astype(X.dtype, copy=False), dense_output=True)
+
+
+def _no_mates(codes):
+    return (
+        f"Each of the {codes.max() + 1} classes has a single sample, so no two samples are known "
+        "to be alike. Give at least one class two samples."
+    )
