@@ -1,0 +1,85 @@
+"""Which linear learners the benchmarks run, and what each result depends on."""
+
+import hashlib
+import inspect
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import NeighborhoodComponentsAnalysis
+
+import skdml.linear
+from skdml.linear import LinearMetricLearner, MahalanobisMetric
+
+EUCLID = "Euclid"
+REAL_TARGETS = {
+    "MLKR"
+}  # they learn from real numbers; codes of classes would be an arbitrary order
+
+
+class Euclid(TransformerMixin, BaseEstimator):
+    """The plain distance: points as they are."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def baselines():
+    """Return what every learner has to beat: a dict of {name: estimator}."""
+    return {
+        EUCLID: Euclid(),
+        "PCA whitened": PCA(whiten=True, random_state=0),
+        "LDA": LinearDiscriminantAnalysis(),
+        "sklearn NCA": NeighborhoodComponentsAnalysis(random_state=0),
+    }
+
+
+def learners():
+    """Return every public linear learner at its defaults: a dict of {name: estimator}."""
+    public = [getattr(skdml.linear, name) for name in skdml.linear.__all__]
+    concrete = [
+        kind
+        for kind in public
+        if inspect.isclass(kind)
+        and issubclass(kind, LinearMetricLearner)
+        and kind is not LinearMetricLearner
+    ]
+    found = {kind.__name__: seeded(kind()) for kind in concrete}
+    return found | {"Mahalanobis within": MahalanobisMetric(within_class=True)}
+
+
+def seeded(estimator):
+    """Return the estimator with a seed, if it draws anything."""
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=0)
+    return estimator
+
+
+def choose(names, among):
+    """Return those named, in the order asked for, or raise SystemExit with the list."""
+    unknown = sorted(set(names) - set(among))
+    if unknown:
+        raise SystemExit(f"Unknown: {', '.join(unknown)}. There are: {', '.join(among)}.")
+    return {name: among[name] for name in names}
+
+
+def source_hash(estimator):
+    """Hash of the files of this package that an estimator's class is made of.
+
+    Those are the file of the class and, in turn, what it imports of skdml: a result is only as old
+    as the newest of them.
+    """
+    files, todo = {}, [type(estimator).__module__]
+    while todo:
+        module = todo.pop()
+        if module.startswith("skdml.") and module not in files:
+            files[module] = Path(find_spec(module).origin).read_text(encoding="utf-8")
+            todo += re.findall(r"^from (skdml\.\S+) import", files[module], flags=re.MULTILINE)
+    text = "".join(files[module] for module in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
