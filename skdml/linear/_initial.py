@@ -125,7 +125,8 @@ def _axes_of_sparse(X, n_axes, weight):
         rmatvec=lambda u: X.T @ (side * u.ravel()) - mean * (side @ u.ravel()),
         dtype=np.float64,
     )
-    start = np.ones(min(X.shape))  # the search is not to depend on a global generator
+    # Given, so that no global generator is asked; not constant, which centring would bring to 0.
+    start = np.cos(np.arange(min(X.shape)))
     return svds(centred, k=n_axes, v0=start)[2][::-1] if n_axes > 0 else np.empty((0, X.shape[1]))
 
 
