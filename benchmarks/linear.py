@@ -1,0 +1,235 @@
+"""Seconds, memory and accuracy of the linear learners, beside the peers as released.
+
+Run ``python -m benchmarks.linear``. Each fit has a process of its own, of two threads; ours and the
+peers' take turns, and medians are shown (of fits under 50 ms: of five, after a first). ``--accuracy`` compares accuracies over ten sets instead,
+``--mnist`` fits NCA and LMNN on all of MNIST, ``--large`` shows the memory at 50 000 rows.
+"""
+
+import argparse
+import statistics
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from benchmarks._data import KINDS, TEN, load_keel, load_mnist, make_points
+from benchmarks._learners import REAL_TARGETS, choose, learners
+from benchmarks._peers import CACHE, RIVALS, contender, fit_in_process, save_fold, scratch
+
+DATA = ("wine", "vehicle", "segment", "satimage", "optdigits", "letter")
+QUICK = ("wine", "vehicle")
+MNIST = {"NCA": {"n_components": 64}, "LMNN": {"n_components": 64}}
+LARGE = ("NCA", "MLKR", "LMNN")
+LARGE_SHAPE = (50_000, 50)
+
+
+def ours():
+    """Return our learners as contenders, and the exact solver of NCA beside its default."""
+    found = {name: contender(name, estimator) for name, estimator in learners().items()}
+    if "NCA" in found:
+        nca = found["NCA"]
+        exact = nca._replace(name="NCA exact", params=nca.params | {"solver": "exact"})
+        found["NCA exact"] = exact
+    return found
+
+
+def rivals_of(name):
+    """Return the peers of a learner."""
+    return RIVALS.get(name.removesuffix(" exact"), [])
+
+
+def targets(name, fold):
+    """Return a fold with the labels as the learner wants them: real numbers for some."""
+    X, y, X_test, y_test = fold
+    if name in REAL_TARGETS:
+        return X, y.astype(float), X_test, y_test
+    return fold
+
+
+def take_turns(contenders, path, repeats, timeout, **how):
+    """Fit each contender in turns, each turn in the reverse order of the last.
+
+    Returns
+    -------
+    list of dict
+        For each contender the medians of what `fit_in_process` returns, or "error"; after an
+        error a contender takes no more turns.
+    """
+    runs = [[] for _ in contenders]
+    order = list(range(len(contenders)))
+    for _ in range(repeats):
+        for index in order:
+            if not any("error" in run for run in runs[index]):
+                runs[index] += fit_in_process(contenders[index], [path], timeout, **how)
+        order.reverse()
+    return [middle(found) for found in runs]
+
+
+def middle(runs):
+    """Return the median of each figure over the runs, or the error of one."""
+    for run in runs:
+        if "error" in run:
+            return run
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def describe(result):
+    """Return the figures of a contender as text."""
+    if "error" in result:
+        error = result["error"]
+        return f">{error.split()[1]} s" if error.startswith("over ") else f"failed: {error[:60]}"
+    text = f"{result['seconds']:9.3f} s {result['peak']:6.0f} MiB ({result['before']:.0f} before)"
+    if "accuracy" in result:
+        text += f"  {result['accuracy']:.4f}"
+    if "objective" in result:
+        text += f"  objective {result['objective']:.4f}"
+    return text
+
+
+def ratios(ours, peer, timeout):
+    """Return how many times our seconds and memory the peer takes, as text."""
+    if "error" in ours:
+        return ""
+    if "error" in peer:
+        over = peer["error"].startswith("over ")
+        return f"time x >{timeout / ours['seconds']:.1f}" if over else ""
+    time, memory = peer["seconds"] / ours["seconds"], peer["peak"] / ours["peak"]
+    return f"time x {time:.1f}, memory x {memory:.2f}"
+
+
+def print_row(label, contenders, results, timeout):
+    """Print a learner on a data set, and under it each peer with its ratios to the learner."""
+    print(f"{label:40} {describe(results[0])}", flush=True)
+    for peer, result in zip(contenders[1:], results[1:], strict=True):
+        indented = "  " + peer.name
+        print(f"{indented:40} {describe(result):48}  {ratios(results[0], result, timeout)}")
+
+
+def compare_speed(chosen, options):
+    """Print seconds and memory of ours and of the peers, on each data set."""
+    print("seconds of fit, peak MiB (and before the fit), 3-NN accuracy; x: peer / ours\n")
+    for data in options.data:
+        fold = load_keel(data, 0, options.kind)
+        shape = "{} x {}".format(*fold[0].shape)
+        for name, who in chosen.items():
+            contenders = [who, *([] if options.alone else rivals_of(name))]
+            with scratch() as folder:
+                path = save_fold(folder, data, targets(name, fold))
+                results = take_turns(
+                    contenders,
+                    path,
+                    options.repeats,
+                    options.timeout,
+                    folder=options.cache,
+                    objective=name.startswith("NCA"),
+                )
+            print_row(f"{name} {data} {shape}", contenders, results, options.timeout)
+
+
+def compare_accuracy(chosen, options):
+    """Print the mean accuracy of ours and of the peers over ten sets."""
+    folds = range(2 if options.quick else 5)
+    with scratch() as folder:
+        paths = {}
+        for data in options.data:
+            for fold in folds:
+                parts = load_keel(data, fold, options.kind)
+                for real in (False, True):
+                    labelled = targets(next(iter(REAL_TARGETS)) if real else "", parts)
+                    paths.setdefault((data, real), []).append(
+                        save_fold(folder, f"{data}-{fold}-{real}", labelled)
+                    )
+        print(f"mean 3-NN accuracy over {len(options.data)} sets, {len(folds)} folds\n")
+        for name, who in chosen.items():
+            contenders = [who, *rivals_of(name)]
+            tasks = [
+                (one, paths[data, name in REAL_TARGETS])
+                for one in contenders
+                for data in options.data
+            ]
+            found = Parallel(n_jobs=2, prefer="threads")(
+                delayed(fit_in_process)(one, files, options.timeout, folder=options.cache)
+                for one, files in tasks
+            )
+            per_set = np.array([mean_accuracy(results) for results in found])
+            print_means(contenders, per_set.reshape(len(contenders), -1), options.data)
+
+
+def mean_accuracy(results):
+    """Return the mean over the folds; NaN if one of them failed."""
+    return np.mean([result.get("accuracy", np.nan) for result in results])
+
+
+def print_means(contenders, accuracy, data):
+    """Print the mean of ours, and of each peer over the sets that both finished."""
+    finished = np.isfinite(accuracy)
+    mine = accuracy[0][finished[0]].mean() if finished[0].any() else np.nan
+    print(f"{contenders[0].name:22} {mine:.4f} on {finished[0].sum()} sets", flush=True)
+    for peer, theirs, done in zip(contenders[1:], accuracy[1:], finished[1:], strict=True):
+        both = done & finished[0]
+        if both.any():
+            a, b = accuracy[0][both].mean(), theirs[both].mean()
+            text = f"{b:.4f}, ours {a:.4f} ({100 * (a - b):+.2f} points) on {both.sum()} sets"
+        else:
+            text = "finished no set"
+        missing = [name for name, ok in zip(data, done, strict=True) if not ok]
+        print(f"  {peer.name:20} {text}{'; failed: ' if missing else ''}{' '.join(missing)}")
+
+
+def fit_alone(chosen, fold, label, options, **how):
+    """Print the figures of ours alone, on one large data set."""
+    for name, who in chosen.items():
+        with scratch() as folder:
+            path = save_fold(folder, "data", targets(name, fold))
+            (result,) = fit_in_process(who, [path], options.timeout, **how)
+        print(f"{name} {label}: {describe(result)}", flush=True)
+
+
+def parse():
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--learners", help="names, by commas; all by default")
+    parser.add_argument("--data", help=f"sets, by commas; {','.join(DATA)}")
+    parser.add_argument("--repeats", type=int, help="fits of each; 3")
+    parser.add_argument("--timeout", type=float, help="seconds of a fit; 150")
+    parser.add_argument("--kind", choices=KINDS, default="raw", help="see benchmarks/_data.py")
+    parser.add_argument("--alone", action="store_true", help="without the peers")
+    parser.add_argument("--quick", action="store_true", help="two small sets, one fit, 30 s")
+    parser.add_argument("--cache", default=CACHE, help=f"where the peers are built; {CACHE}")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--accuracy", action="store_true", help="mean accuracy over ten sets")
+    what.add_argument("--mnist", action="store_true", help="NCA and LMNN on all of MNIST")
+    what.add_argument("--large", action="store_true", help="memory at 50 000 x 50")
+    options = parser.parse_args()
+    sets = TEN.split() if options.accuracy else (QUICK if options.quick else DATA)
+    options.data = options.data.split(",") if options.data else list(sets)
+    options.repeats = options.repeats or (1 if options.quick else 3)
+    alone = options.mnist or options.large
+    options.timeout = options.timeout or (1200 if alone else 30 if options.quick else 150)
+    return options
+
+
+def main():
+    """Print the table asked for."""
+    options = parse()
+    known = ours()
+    names = options.learners.split(",") if options.learners else list(known)
+    if options.mnist:
+        names = [name for name in MNIST if name in names]
+        chosen = {
+            name: known[name]._replace(params=known[name].params | MNIST[name]) for name in names
+        }
+        X, y, X_test, y_test = load_mnist()
+        fit_alone(chosen, (X, y, X_test, y_test), "MNIST 60000 x 784", options)
+    elif options.large:
+        chosen = choose([name for name in LARGE if name in names], known)
+        X, y = make_points(*LARGE_SHAPE)
+        label = "{} x {}".format(*LARGE_SHAPE)
+        fit_alone(chosen, (X, y, X[:1], y[:1]), label, options, score=False)
+    elif options.accuracy:
+        compare_accuracy(choose([n for n in names if n != "NCA exact"], known), options)
+    else:
+        compare_speed(choose(names, known), options)
+
+
+if __name__ == "__main__":
+    main()
