@@ -1,0 +1,204 @@
+"""Splits that share no class or no point, and tuples drawn from labels."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from skdml import MahalanobisMetric
+from skdml.metrics import map_at_r
+from skdml.model_selection import (
+    ClassDisjointKFold,
+    ClassDisjointShuffleSplit,
+    PairGroupKFold,
+    make_pairs,
+    make_triplets,
+)
+
+IRIS, SPECIES = load_iris(return_X_y=True)
+NAMES = np.array(["setosa", "versicolor", "virginica"])
+
+labels = arrays(np.int64, st.integers(4, 40), elements=st.integers(-3, 6))
+some_pairs = arrays(
+    np.int64, st.tuples(st.integers(1, 40), st.just(2)), elements=st.integers(0, 25)
+)
+
+
+@given(labels, st.integers(2, 5), st.booleans())
+def test_folds_share_no_class_and_judge_each_row_once(y, n_splits, shuffle):
+    assume(len(np.unique(y)) >= n_splits)
+    splitter = ClassDisjointKFold(n_splits, shuffle=shuffle, random_state=0 if shuffle else None)
+    judged = []
+    for train, test in splitter.split(np.zeros(len(y)), y):
+        assert not set(y[train]) & set(y[test])
+        assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(len(y)))
+        judged.append(test)
+    assert len(judged) == splitter.get_n_splits() == n_splits
+    assert_array_equal(np.sort(np.concatenate(judged)), np.arange(len(y)))
+
+
+@given(labels, st.integers(0, 99))
+def test_random_splits_share_no_class(y, seed):
+    assume(len(np.unique(y)) >= 3)
+    splitter = ClassDisjointShuffleSplit(3, test_size=0.4, random_state=seed)
+    for train, test in splitter.split(np.zeros(len(y)), y):
+        assert not set(y[train]) & set(y[test])
+        assert len(train) > 0
+        assert len(test) > 0
+    again = splitter.split(np.zeros(len(y)), y)
+    for (train, _), (other, _) in zip(splitter.split(y, y), again, strict=True):
+        assert_array_equal(train, other)
+
+
+@given(some_pairs, st.integers(2, 4), st.integers(0, 9))
+def test_folds_of_pairs_share_no_point(pairs, n_splits, seed):
+    splitter = PairGroupKFold(n_splits, random_state=seed)
+    try:
+        splits = list(splitter.split(pairs))
+    except ValueError:  # too few points, which another test is about
+        assume(False)
+    tested = np.concatenate([test for _, test in splits])
+    assert len(np.unique(tested)) == len(tested)
+    for train, test in splits:
+        assert not set(pairs[train].ravel()) & set(pairs[test].ravel())
+        outside = ~np.isin(pairs, pairs[test]).any(axis=1)
+        assert set(train) <= set(np.flatnonzero(outside))
+
+
+def test_pairs_that_no_pair_joins_are_all_judged():
+    pairs = np.arange(40).reshape(20, 2)
+    splits = list(PairGroupKFold(5, random_state=0).split(pairs))
+    assert_array_equal(np.sort(np.concatenate([test for _, test in splits])), np.arange(20))
+    assert all(len(test) == 4 and len(train) == 16 for train, test in splits)
+
+
+def test_pairs_that_are_all_joined_are_cut():
+    first, second = np.triu_indices(20, k=1)
+    pairs = np.column_stack([first, second])
+    for train, test in PairGroupKFold(4, random_state=0).split(pairs):
+        assert len(test) == 10  # those among 5 points
+        assert len(train) == 105  # those among the other 15
+
+
+def test_pairs_of_points_split_as_their_indices_do():
+    indices, _ = make_pairs(IRIS, SPECIES, 60, indices=True, random_state=0)
+    distinct = np.unique(IRIS, axis=0, return_inverse=True)[1].reshape(-1)
+    by_index = list(PairGroupKFold(3, random_state=0).split(distinct[indices]))
+    by_point = list(PairGroupKFold(3, random_state=0).split(IRIS[indices]))
+    for (train, test), (other_train, other_test) in zip(by_index, by_point, strict=True):
+        assert_array_equal(train, other_train)
+        assert_array_equal(test, other_test)
+
+
+def test_groups_of_pairs_are_kept_apart():
+    rng = np.random.default_rng(0)
+    pairs, people = rng.integers(0, 1000, (80, 2)), rng.integers(0, 12, (80, 2))
+    for train, test in PairGroupKFold(3, random_state=0).split(pairs, groups=people):
+        assert not set(people[train].ravel()) & set(people[test].ravel())
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (lambda: ClassDisjointKFold(4).split(IRIS, SPECIES), "at least 4 classes; y has 3"),
+        (lambda: ClassDisjointKFold(2).split(IRIS, None), "splits by class: give y"),
+        (lambda: ClassDisjointKFold(2).split(IRIS, IRIS[:, 0]), "Unknown label type"),
+        (lambda: ClassDisjointShuffleSplit(2).split(IRIS, np.ones(150)), "at least two classes"),
+        (lambda: ClassDisjointKFold(2).split(IRIS[:9], SPECIES), "inconsistent numbers"),
+        (lambda: PairGroupKFold(2).split(IRIS), r"pairs need the shape .* got .* \(150, 4\)"),
+        (lambda: PairGroupKFold(2).split(np.empty((0, 2))), "pairs need the shape"),
+        (lambda: PairGroupKFold(5).split([[0, 1], [1, 2]]), "n_splits=5"),
+        (lambda: PairGroupKFold(2).split([[0, 1]]), "n_splits=2"),
+        (lambda: PairGroupKFold(1).split([[0, 1]]), "n_splits == 1, must be >= 2"),
+    ],
+)
+def test_splits_that_cannot_be_made_say_why(split, message):
+    with pytest.raises(ValueError, match=message):
+        list(split())
+
+
+def retrieval(estimator, X, y):
+    return map_at_r(estimator.transform(X), y)
+
+
+def test_a_grid_search_judges_by_unseen_classes():
+    y = np.arange(150) // 15  # ten classes, three of a species alike
+    search = GridSearchCV(
+        MahalanobisMetric(),
+        {"within_class": [False, True]},
+        cv=ClassDisjointKFold(3),
+        scoring=retrieval,
+        error_score="raise",
+    ).fit(IRIS, y)
+    for within_class, score in zip(
+        [False, True], search.cv_results_["mean_test_score"], strict=True
+    ):
+        learner = MahalanobisMetric(within_class=within_class)
+        by_hand = [
+            retrieval(clone(learner).fit(IRIS[train], y[train]), IRIS[test], y[test])
+            for train, test in ClassDisjointKFold(3).split(IRIS, y)
+        ]
+        assert score == pytest.approx(np.mean(by_hand))
+
+
+def test_splitters_show_their_parameters():
+    assert repr(ClassDisjointKFold(3)) == (
+        "ClassDisjointKFold(n_splits=3, shuffle=False, random_state=None)"
+    )
+    assert cross_val_score(
+        MahalanobisMetric(), IRIS, SPECIES, cv=ClassDisjointKFold(3), scoring=retrieval
+    ).tolist() == [1.0, 1.0, 1.0]
+
+
+# Tuples from labels
+
+
+@pytest.mark.parametrize("n_pairs", [2, 101, 1000])
+def test_pairs_are_of_both_kinds_and_none_is_there_twice(n_pairs):
+    rows, same = make_pairs(IRIS, NAMES[SPECIES], n_pairs, indices=True, random_state=1)
+    assert rows.shape == (n_pairs, 2)
+    assert_array_equal(SPECIES[rows[:, 0]] == SPECIES[rows[:, 1]], same == 1)
+    assert abs(same.sum() - n_pairs / 2) <= 0.5
+    assert len({tuple(sorted(pair)) for pair in rows.tolist()}) == n_pairs
+    pairs, again = make_pairs(IRIS, NAMES[SPECIES], n_pairs, random_state=1)
+    assert_array_equal(pairs, IRIS[rows])
+    assert_array_equal(again, same)
+
+
+def test_all_pairs_are_as_many_as_there_are():
+    rows, same = make_pairs(IRIS[:5], [0, 0, 0, 1, 1], 99, indices=True, random_state=0)
+    assert rows.shape == (10, 2)
+    assert same.sum() == 4
+
+
+def test_triplets_hold_a_mate_and_a_stranger():
+    rows = make_triplets(IRIS, SPECIES, 500, indices=True, random_state=0)
+    anchor, positive, negative = SPECIES[rows].T
+    assert rows.shape == (500, 3)
+    assert_array_equal(anchor, positive)
+    assert (anchor != negative).all()
+    assert (rows[:, 0] != rows[:, 1]).all()
+    assert len(np.unique(rows, axis=0)) == 500
+    assert_array_equal(make_triplets(IRIS, SPECIES, 500, random_state=0), IRIS[rows])
+
+
+def test_images_make_tuples_too():
+    images = np.arange(6 * 4.0).reshape(6, 1, 2, 2)
+    assert make_pairs(images, [0, 0, 0, 1, 1, 1], 6, random_state=0)[0].shape == (6, 2, 1, 2, 2)
+    assert make_triplets(images, [0, 0, 0, 1, 1, 1], 6, random_state=0).shape == (6, 3, 1, 2, 2)
+
+
+def test_labels_that_make_no_tuples_are_refused():
+    with pytest.raises(ValueError, match="at least two classes"):
+        make_pairs(IRIS, np.zeros(150))
+    with pytest.raises(ValueError, match="No class has two points"):
+        make_triplets(IRIS[:3], [0, 1, 2])
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        make_pairs(IRIS[:3], SPECIES)
+    with pytest.raises(ValueError, match="n_pairs == 0, must be >= 2"):
+        make_pairs(IRIS, SPECIES, 0)

@@ -1,0 +1,81 @@
+"""scikit-learn's transformers over tuples, alone and in a Pipeline."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from skdml.model_selection import make_pairs
+from skdml.preprocessing import OnTuples, TupleIndexer
+
+IRIS, SPECIES = load_iris(return_X_y=True)
+INDICES, SAME = make_pairs(IRIS, SPECIES, 40, indices=True, random_state=0)
+PAIRS = IRIS[INDICES]
+
+
+def test_indices_become_points_of_any_shape():
+    assert_array_equal(TupleIndexer(IRIS).fit_transform(INDICES), PAIRS)
+    images = IRIS.reshape(150, 1, 2, 2)
+    assert_array_equal(TupleIndexer(images).transform([[0, 1, 2]]), images[None, :3])
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([[0, 150]], "Indices have to be from 0 to 149, there being 150 points; got 0 to 150"),
+        ([[-1, 3]], "got -1 to 3"),
+        ([[0.0, 1.0]], "whole numbers of shape .* got float64"),
+        ([0, 1], r"got int64 of shape \(2,\)"),
+    ],
+)
+def test_indices_of_no_point_are_refused(X, message):
+    with pytest.raises(ValueError, match=message):
+        TupleIndexer(IRIS).transform(X)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_tuples_of_any_size_are_transformed_point_by_point(size):
+    tuples = IRIS[: 12 * size].reshape(12, size, 4)
+    scaler = OnTuples(StandardScaler()).fit(tuples)
+    by_hand = StandardScaler().fit(np.unique(tuples.reshape(-1, 4), axis=0))
+    for i in range(size):
+        assert_allclose(scaler.transform(tuples)[:, i], by_hand.transform(tuples[:, i]))
+
+
+def test_a_point_in_many_tuples_counts_once():
+    once, often = PAIRS[:3], np.concatenate([PAIRS[:3], *[PAIRS[:1]] * 9])
+    means = [OnTuples(StandardScaler()).fit(p).transformer_.mean_ for p in (once, often)]
+    assert_array_equal(*means)
+
+
+def test_width_may_change_and_the_given_transformer_stays_unfitted():
+    pca = PCA(2)
+    assert OnTuples(pca).fit_transform(PAIRS).shape == (40, 2, 2)
+    assert not hasattr(pca, "components_")
+    model = OnTuples(FunctionTransformer(lambda X: X.reshape(-1, 1, 2, 2)))
+    assert model.fit_transform(PAIRS).shape == (40, 2, 1, 2, 2)
+
+
+def test_in_a_pipeline_from_indices_on():
+    steps = make_pipeline(TupleIndexer(IRIS), OnTuples(StandardScaler()), OnTuples(PCA(2)))
+    assert_allclose(
+        clone(steps).fit_transform(INDICES, SAME),
+        make_pipeline(OnTuples(StandardScaler()), OnTuples(PCA(2))).fit_transform(PAIRS),
+    )
+
+
+def test_parameters_inside_can_be_set():
+    model = OnTuples(PCA(3)).set_params(transformer__n_components=1)
+    assert model.fit_transform(PAIRS).shape == (40, 2, 1)
+
+
+def test_what_are_no_tuples_is_refused():
+    with pytest.raises(ValueError, match=r"tuples of points, shape .* go through TupleIndexer"):
+        OnTuples(StandardScaler()).fit(INDICES)
+    with pytest.raises(NotFittedError):
+        OnTuples(StandardScaler()).transform(PAIRS)
