@@ -1,0 +1,133 @@
+"""How seconds and memory of each linear learner grow with the rows: n = 1k, 2k, ... 64k, d = 20.
+
+Run ``python -m benchmarks.scaling``, or with ``--quick`` up to 8k. Iterative learners stop after
+few iterations, so that the cost of one is what grows. Beside the exponents stand the costs that the
+class documents.
+"""
+
+import argparse
+
+import numpy as np
+
+from benchmarks._data import make_points
+from benchmarks._learners import REAL_TARGETS, choose, learners
+from benchmarks._peers import contender, fit_in_process, save_fold, scratch
+
+N_FEATURES = 20
+SMALLEST, LARGEST, QUICK = 1000, 64_000, 8000
+MAX_ITER = 5
+LEAST_SECONDS, LEAST_MIB = 0.02, 4  # less than these is mostly noise
+LAST = 4  # how many of the largest n the exponent is fitted to
+
+
+def sizes(largest):
+    """Return 1000, 2000, 4000, ... up to the largest."""
+    return [SMALLEST * 2**i for i in range(int(np.log2(largest / SMALLEST)) + 1)]
+
+
+def exponent(n, cost, least):
+    """Fit cost = c nᵉ to the largest n.
+
+    Parameters
+    ----------
+    n, cost : sequence of float
+        Rows, increasing, and what they cost.
+    least : float
+        Costs below this are left out.
+
+    Returns
+    -------
+    float
+        e, by least squares on logarithms over the last `LAST` costs; NaN if fewer than two are
+        above `least`.
+    """
+    n, cost = np.asarray(n, float), np.asarray(cost, float)
+    seen = cost >= least
+    if seen.sum() < 2:
+        return np.nan
+    return np.polyfit(np.log(n[seen][-LAST:]), np.log(cost[seen][-LAST:]), 1)[0]
+
+
+def documented(doc):
+    """Return the costs that a docstring names, as "O(...), O(...)"."""
+    found = []
+    text = " ".join((doc or "").split())
+    start = text.find("O(")
+    while start >= 0:
+        depth, end = 0, start + 1
+        while end < len(text):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+            if depth == 0:
+                break
+        found.append(text[start:end])
+        start = text.find("O(", end)
+    return ", ".join(dict.fromkeys(found))
+
+
+def measure(name, estimator, largest, timeout):
+    """Fit on more and more rows, up to the first fit that takes too long.
+
+    Returns
+    -------
+    n : list of int
+        Rows.
+    results : list of dict
+        What `fit_in_process` returns for them.
+    """
+    who = contender(name, estimator)
+    if "max_iter" in estimator.get_params():
+        who = who._replace(params=who.params | {"max_iter": MAX_ITER})
+    n, results = [], []
+    for rows in sizes(largest):
+        X, y = make_points(rows, N_FEATURES)
+        y = y.astype(float) if name in REAL_TARGETS else y
+        with scratch() as folder:
+            path = save_fold(folder, "data", (X, y, X[:1], y[:1]))
+            n.append(rows)
+            results += fit_in_process(who, [path], timeout, score=False)
+        if "error" in results[-1]:
+            break
+    return n, results
+
+
+def print_row(name, doc, n, results, all_sizes):
+    """Print a learner's seconds, its memory, and how each grows."""
+    fine = [(rows, r) for rows, r in zip(n, results, strict=True) if "error" not in r]
+    done = [rows for rows, _ in fine]
+    costs = {
+        "seconds": ([r["seconds"] for _, r in fine], LEAST_SECONDS, "{:8.3f}"),
+        "MiB": ([max(r["peak"] - r["before"], 0) for _, r in fine], LEAST_MIB, "{:8.0f}"),
+    }
+    for unit, (cost, least, form) in costs.items():
+        cells = "".join(form.format(value) for value in cost) + 8 * " " * (
+            len(all_sizes) - len(cost)
+        )
+        print(f"{name:20} {unit:8}{cells}  n^{exponent(done, cost, least):.2f}", flush=True)
+    print(f"{'':20} documented: {documented(doc) or 'nothing'}")
+    if "error" in results[-1]:
+        print(f"{'':20} stopped at n = {n[-1]}: {results[-1]['error']}")
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--learners", help="names, by commas; all by default")
+    parser.add_argument("--largest", type=int, help=f"rows; {LARGEST}")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds of a fit; 120")
+    parser.add_argument("--quick", action="store_true", help=f"up to {QUICK} rows")
+    options = parser.parse_args()
+    largest = options.largest or (QUICK if options.quick else LARGEST)
+    known = learners()
+    chosen = choose(options.learners.split(",") if options.learners else list(known), known)
+    print(
+        f"at most {MAX_ITER} iterations, {N_FEATURES} features; memory beyond that before the fit"
+    )
+    print(f"{'':29}" + "".join(f"{n // 1000:7}k" for n in sizes(largest)))
+    for name, estimator in chosen.items():
+        n, results = measure(name, estimator, largest, options.timeout)
+        print_row(name, type(estimator).__doc__, n, results, sizes(largest))
+
+
+if __name__ == "__main__":
+    main()
