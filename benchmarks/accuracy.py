@@ -118,11 +118,15 @@ def run(estimator, name, keys, options):
 def complete(chosen, sets, store, options):
     """Compute what the store lacks, small sets first; return the keys of all results."""
     size = {name: load_keel(name, 0, options.kind)[0].size for name in sets}
-    keys = {}
-    for name in sorted(sets, key=size.get):
-        for label, estimator in chosen.items():
-            base = (repr(estimator), source_hash(estimator), options.kind, options.max_rows, name)
-            keys[label, name] = [(*base, fold) for fold in range(options.folds)]
+    about = {label: (repr(one), source_hash(one)) for label, one in chosen.items()}
+    keys = {
+        (label, name): [
+            (*about[label], options.kind, options.max_rows, name, fold)
+            for fold in range(options.folds)
+        ]
+        for name in sorted(sets, key=size.get)
+        for label in chosen
+    }
     todo = [
         (chosen[label], name, missing)
         for (label, name), folds in keys.items()
@@ -250,6 +254,8 @@ def vary(chosen, settings):
         if settings.keys() <= estimator.get_params().keys():
             estimator = clone(estimator).set_params(**settings)
             varied[repr(estimator)] = estimator
+    if not varied:
+        raise SystemExit(f"No learner chosen has all of {', '.join(settings)}.")
     return varied
 
 
