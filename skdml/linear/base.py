@@ -122,7 +122,9 @@ class LinearMetricLearner(MetricLearner):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        X, y = validate_data(self, X, y, **{"ensure_min_samples": 2} | self._input() | options)
+        # In C order, so that the same rows as a data frame, or transposed, give the same bits.
+        given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
+        X, y = validate_data(self, X, y, **given)
         return X, *encode_labels(y)
 
     def _read_pairs(self, X, y, **options):
