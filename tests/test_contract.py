@@ -289,7 +289,9 @@ def test_clusters_by_callable_are_those_of_the_embeddings(learner, fitted, clust
     radius = np.median(np.sort(embeddings_apart(Z), axis=1)[:, 6])
     make = {
         "DBSCAN": lambda metric: DBSCAN(eps=radius, min_samples=7, metric=metric),
-        "HDBSCAN": lambda metric: HDBSCAN(min_cluster_size=4, metric=metric, copy=True),
+        "HDBSCAN": lambda metric: HDBSCAN(
+            min_cluster_size=4, metric=metric, algorithm="brute", copy=True
+        ),
         "OPTICS": lambda metric: OPTICS(min_samples=4, metric=metric, cluster_method="dbscan"),
         "AgglomerativeClustering": lambda metric: AgglomerativeClustering(
             5, metric=metric, linkage="average"
