@@ -14,6 +14,10 @@ _HOME = {
     "LearnedDistance": "skdml.distances",
     "check_metric_axioms": "skdml.distances",
     "MahalanobisMetric": "skdml.linear",
+    "LMNN": "skdml.linear",
+    "NCMC": "skdml.linear",
+    "NCMML": "skdml.linear",
+    "SDML": "skdml.linear",
     "DeepEmbedder": "skdml.deep",
     "DeepSiameseEmbedder": "skdml.deep",
     "DeepTripletEmbedder": "skdml.deep",
@@ -21,6 +25,10 @@ _HOME = {
 _ROOMS = ("base", "deep", "distances", "linear", "metrics")
 
 __all__ = [
+    "LMNN",
+    "NCMC",
+    "NCMML",
+    "SDML",
     "DeepEmbedder",
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
     from skdml.base import MetricLearner
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
-    from skdml.linear import MahalanobisMetric
+    from skdml.linear import LMNN, NCMC, NCMML, SDML, MahalanobisMetric
 
 
 def __getattr__(name):

@@ -8,6 +8,10 @@ def make_learners():
     return [
         skdml.MahalanobisMetric(),
         skdml.MahalanobisMetric(within_class=True),
+        skdml.LMNN(max_iter=3),
+        skdml.NCMC(),
+        skdml.NCMML(),
+        skdml.SDML(),
         skdml.DeepEmbedder(max_epochs=2),
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),
