@@ -78,7 +78,6 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.frozen import FrozenEstimator
-    from sklearn.metrics import pairwise_distances
     >>> from skdml import MahalanobisMetric
     >>> from skdml.gallery import GalleryClassifier
     >>> X, y = load_digits(return_X_y=True)
