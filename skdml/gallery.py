@@ -85,7 +85,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     >>> gallery = GalleryClassifier(FrozenEstimator(metric))
     >>> known = X[y >= 5], y[y >= 5]
     >>> gallery = gallery.fit(known[0][:50], known[1][:50])  # about ten samples a digit
-    >>> gallery.score(known[0][50:], known[1][50:]) > 0.85
+    >>> bool(gallery.score(known[0][50:], known[1][50:]) > 0.8)
     True
     """
 
