@@ -8,7 +8,7 @@ def make_learners():
     return [
         skdml.MahalanobisMetric(),
         skdml.MahalanobisMetric(within_class=True),
-        skdml.LMNN(max_iter=3),
+        skdml.LMNN(n_impostors=5, tol=0.1),
         skdml.NCMC(),
         skdml.NCMML(),
         skdml.SDML(),
