@@ -143,8 +143,8 @@ def fit_in_process(who, folds, timeout, *, folder=CACHE, score=True, objective=F
     Returns
     -------
     list of dict
-        Per fold "seconds", "before" and "peak" (MiB), "n_iter", "accuracy", "objective", or
-        "error".
+        Per fold "seconds", "cpu" (processor seconds of all threads), "before" and "peak" (MiB),
+        "n_iter", "accuracy", "objective", or "error".
     """
     job = {
         "learner": who.path,

@@ -77,7 +77,7 @@ def describe(result):
     if "error" in result:
         error = result["error"]
         return f">{error.split()[1]} s" if error.startswith("over ") else f"failed: {error[:60]}"
-    text = f"{result['seconds']:9.3f} s {result['peak']:6.0f} MiB ({result['before']:.0f} before)"
+    text = f"{result['seconds']:9.3f} s {result['cpu']:9.3f} cpu {result['peak']:6.0f} MiB ({result['before']:.0f} before)"
     if "accuracy" in result:
         text += f"  {result['accuracy']:.4f}"
     if "objective" in result:
@@ -92,8 +92,8 @@ def ratios(ours, peer, timeout):
     if "error" in peer:
         over = peer["error"].startswith("over ")
         return f"time x >{timeout / ours['seconds']:.1f}" if over else ""
-    time, memory = peer["seconds"] / ours["seconds"], peer["peak"] / ours["peak"]
-    return f"time x {time:.1f}, memory x {memory:.2f}"
+    time, cpu, memory = (peer[what] / ours[what] for what in ("seconds", "cpu", "peak"))
+    return f"time x {time:.1f} (cpu {cpu:.1f}), memory x {memory:.2f}"
 
 
 def print_row(label, contenders, results, timeout):
@@ -101,12 +101,14 @@ def print_row(label, contenders, results, timeout):
     print(f"{label:40} {describe(results[0])}", flush=True)
     for peer, result in zip(contenders[1:], results[1:], strict=True):
         indented = "  " + peer.name
-        print(f"{indented:40} {describe(result):48}  {ratios(results[0], result, timeout)}")
+        print(f"{indented:40} {describe(result):62}  {ratios(results[0], result, timeout)}")
 
 
 def compare_speed(chosen, options):
     """Print seconds and memory of ours and of the peers, on each data set."""
-    print("seconds of fit, peak MiB (and before the fit), 3-NN accuracy; x: peer / ours\n")
+    print(
+        "seconds of fit, of the processor, peak MiB (and before the fit), 3-NN accuracy; x: peer / ours\n"
+    )
     for data in options.data:
         fold = load_keel(data, 0, options.kind)
         shape = "{} x {}".format(*fold[0].shape)
