@@ -15,6 +15,7 @@ _HOME = {
     "check_metric_axioms": "skdml.distances",
     "MahalanobisMetric": "skdml.linear",
     "LMNN": "skdml.linear",
+    "NCA": "skdml.linear",
     "NCMC": "skdml.linear",
     "NCMML": "skdml.linear",
     "SDML": "skdml.linear",
@@ -26,6 +27,7 @@ _ROOMS = ("base", "deep", "distances", "linear", "metrics")
 
 __all__ = [
     "LMNN",
+    "NCA",
     "NCMC",
     "NCMML",
     "SDML",
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from skdml.base import MetricLearner
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
-    from skdml.linear import LMNN, NCMC, NCMML, SDML, MahalanobisMetric
+    from skdml.linear import LMNN, NCA, NCMC, NCMML, SDML, MahalanobisMetric
 
 
 def __getattr__(name):

@@ -3,7 +3,8 @@
 from skdml.linear.base import LinearMap, LinearMetricLearner
 from skdml.linear.covariance import MahalanobisMetric
 from skdml.linear.lmnn import LMNN
+from skdml.linear.nca import NCA
 from skdml.linear.ncm import NCMC, NCMML
 from skdml.linear.sdml import SDML
 
-__all__ = ["LMNN", "NCMC", "NCMML", "SDML", "LinearMap", "LinearMetricLearner", "MahalanobisMetric"]
+__all__ = ["LMNN", "NCA", "NCMC", "NCMML", "SDML", "LinearMap", "LinearMetricLearner", "MahalanobisMetric"]

@@ -1,0 +1,170 @@
+"""Gaussian kernels between all rows, a block of rows at a time: never an n x n array.
+
+NCA, MLKR and MCML are sums over i of a function of row i of the kernel exp(-|z_i - z_j|²), and
+their gradients are sums over pairs of weights on (z_i - z_j)(x_i - x_j)ᵀ. One pass over blocks of
+rows yields both, with three matrix products and one exp for each pair.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+_ENTRIES = 2**20
+"""About so many entries of the kernel are held by each thread: they stay in its cache."""
+
+_CHUNKS = 8
+"""Blocks are summed in at most so many runs, whatever the number of threads, so that rounding does
+not depend on it."""
+
+# By dtype: exponents below `floor` are lifted to it, because exp and products are many times
+# slower on what underflows; a row that sums to less than `least` is computed anew, relative to
+# its nearest neighbour.
+_FLOOR = {np.dtype(np.float32): -80.0, np.dtype(np.float64): -700.0}
+_LEAST = {np.dtype(np.float32): 1e-24, np.dtype(np.float64): 1e-280}
+
+
+class Block(NamedTuple):
+    """Some rows of the kernel.
+
+    Attributes
+    ----------
+    rows : slice
+        Which rows.
+    kernel : ndarray of shape (n_rows, n_samples)
+        K_ij = weight_j exp(shift_i - |z_i - z_j|²), and twins_i exp(shift_i) for i = j.
+    total : ndarray of shape (n_rows,)
+        Sums of the rows of K, all positive.
+    shift : ndarray of shape (n_rows,)
+        0, but for rows far from all others.
+    """
+
+    rows: slice
+    kernel: np.ndarray
+    total: np.ndarray
+    shift: np.ndarray
+
+
+@contextmanager
+def one_blas_thread():
+    """Let threads work on blocks: each product inside is by one thread.
+
+    Yields
+    ------
+    int
+        How many threads products had before, and blocks may have now.
+
+    Examples
+    --------
+    >>> from skdml.linear._blockwise import one_blas_thread
+    >>> with one_blas_thread() as n_threads:
+    ...     n_threads >= 1
+    True
+    """
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield max(pools, default=1)
+
+
+def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
+    """Sum over all pairs what one row of the kernel at a time decides.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_samples, n_components)
+        Embedded points. Products are in its dtype.
+    work : callable
+        ``work(block)`` -> (value, factor), arrays of shape (n_rows,). It may change
+        ``block.kernel`` in place: the weights of the pairs are then V_ij = factor_i K_ij.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the rows as neighbours, all positive.
+    twins : ndarray of shape (n_samples,), default=None
+        Weight of each row as its own neighbour; None for 0.
+    n_threads : int, default=1
+        How many threads share the blocks. The result is the same for any number.
+
+    Returns
+    -------
+    values : ndarray of float64, shape (n_samples,)
+        The values that `work` returned.
+    pull : ndarray of float64, shape (n_samples, n_components)
+        (diag(V 1) + diag(Vᵀ 1) - V - Vᵀ) Z. If V_ij is the derivative of an objective by
+        |z_i - z_j|², that by L is 2 pullᵀ X.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._blockwise import kernel_sums
+    >>> Z = np.array([[0.0], [1.0], [3.0]])
+    >>> values, pull = kernel_sums(Z, lambda block: (block.total, np.ones(len(block.total))))
+    >>> values.round(3)  # exp(-1) + exp(-9), exp(-1) + exp(-4), exp(-9) + exp(-4)
+    array([0.368, 0.386, 0.018])
+    """
+    n_samples, n_components = Z.shape
+    Z = Z - Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)  # rounding grows with |z|
+    left, right = _factors(Z, weight)
+    with_one = np.column_stack([Z, np.ones(n_samples, dtype=Z.dtype)])
+    twins = np.zeros(n_samples, dtype=Z.dtype) if twins is None else twins
+    n_rows = min(max(_ENTRIES // n_samples, 64), n_samples)
+    starts = np.arange(0, n_samples, n_rows)
+    values, pull = np.empty(n_samples), np.empty((n_samples, n_components))
+
+    def run(starts):
+        kernel = np.empty((n_rows, n_samples), dtype=Z.dtype)
+        across = np.zeros((n_samples, n_components + 1))
+        for start in starts:
+            rows = slice(start, min(start + n_rows, n_samples))
+            block = _block(kernel[: rows.stop - start], left, right, twins, rows)
+            value, factor = work(block)
+            factor = factor.astype(Z.dtype, copy=False)[:, None]
+            along = (block.kernel @ with_one).astype(np.float64) * factor
+            across += block.kernel.T @ (factor * with_one[rows])
+            values[rows] = value
+            pull[rows] = along[:, -1:] * Z[rows] - along[:, :-1]
+        return across
+
+    runs = np.array_split(starts, min(_CHUNKS, len(starts)))
+    across = sum(_map(run, runs, n_threads))
+    pull += across[:, -1:] * Z - across[:, :-1]
+    return values, pull
+
+
+def _factors(Z, weight):
+    """Two arrays whose product is -|z_i - z_j|² + log(weight_j)."""
+    square = np.einsum("ij,ij->i", Z, Z, dtype=np.float64)
+    offset = -square if weight is None else np.log(weight, dtype=np.float64) - square
+    one = np.ones(len(Z))
+    left, right = np.column_stack([2 * Z, one, -square]), np.column_stack([Z, offset, one])
+    return left.astype(Z.dtype, copy=False), right.astype(Z.dtype, copy=False)
+
+
+def _block(kernel, left, right, twins, rows):
+    """Compute rows of the kernel into an array."""
+    floor, least = _FLOOR[kernel.dtype], _LEAST[kernel.dtype]
+    own = np.arange(len(kernel)), np.arange(rows.start, rows.stop)
+    np.matmul(left[rows], right.T, out=kernel)
+    np.maximum(kernel, floor, out=kernel)
+    np.exp(kernel, out=kernel)
+    kernel[own] = twins[rows]
+    total, shift = kernel.sum(axis=1), np.zeros(len(kernel), dtype=kernel.dtype)
+    far = np.flatnonzero(~((total > least) & (total < 1 / least)))
+    if len(far):
+        exponent = left[rows][far] @ right.T
+        exponent[np.arange(len(far)), own[1][far]] = -np.inf
+        shift[far] = -exponent.max(axis=1)
+        exponent += shift[far, None]
+        kernel[far] = np.exp(np.maximum(exponent, floor, out=exponent), out=exponent)
+        kernel[far, own[1][far]] = twins[rows][far] * np.exp(np.minimum(shift[far], -floor))
+        total[far] = kernel[far].sum(axis=1)
+    return Block(rows, kernel, total, shift)
+
+
+def _map(function, items, n_threads):
+    """Apply a function to items by threads; results come in the order of the items."""
+    if n_threads == 1 or len(items) == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(min(n_threads, len(items))) as pool:
+        yield from pool.map(function, items)
