@@ -19,6 +19,8 @@ _HOME = {
     "NCMC": "skdml.linear",
     "NCMML": "skdml.linear",
     "SDML": "skdml.linear",
+    "ITML": "skdml.linear",
+    "LSML": "skdml.linear",
     "DeepEmbedder": "skdml.deep",
     "DeepSiameseEmbedder": "skdml.deep",
     "DeepTripletEmbedder": "skdml.deep",
@@ -26,7 +28,9 @@ _HOME = {
 _ROOMS = ("base", "deep", "distances", "linear", "metrics")
 
 __all__ = [
+    "ITML",
     "LMNN",
+    "LSML",
     "NCA",
     "NCMC",
     "NCMML",
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     from skdml.base import MetricLearner
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
-    from skdml.linear import LMNN, NCA, NCMC, NCMML, SDML, MahalanobisMetric
+    from skdml.linear import ITML, LMNN, LSML, NCA, NCMC, NCMML, SDML, MahalanobisMetric
 
 
 def __getattr__(name):

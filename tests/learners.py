@@ -13,6 +13,8 @@ def make_learners():
         skdml.NCMC(),
         skdml.NCMML(),
         skdml.SDML(),
+        skdml.ITML(),
+        skdml.LSML(),
         skdml.DeepEmbedder(max_epochs=2),
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),

@@ -2,9 +2,22 @@
 
 from skdml.linear.base import LinearMap, LinearMetricLearner
 from skdml.linear.covariance import MahalanobisMetric
+from skdml.linear.itml import ITML
 from skdml.linear.lmnn import LMNN
+from skdml.linear.lsml import LSML
 from skdml.linear.nca import NCA
 from skdml.linear.ncm import NCMC, NCMML
 from skdml.linear.sdml import SDML
 
-__all__ = ["LMNN", "NCA", "NCMC", "NCMML", "SDML", "LinearMap", "LinearMetricLearner", "MahalanobisMetric"]
+__all__ = [
+    "ITML",
+    "LMNN",
+    "LSML",
+    "NCA",
+    "NCMC",
+    "NCMML",
+    "SDML",
+    "LinearMap",
+    "LinearMetricLearner",
+    "MahalanobisMetric",
+]

@@ -106,6 +106,8 @@ def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monito
         x, ended = stopped[-1], True
     if not (ended or stopped):
         warn_not_converged(name, max_iter)
+    if len(curve) == 1:
+        curve.append(curve[0])  # it took one iteration to see that the start is the minimum
     return x.reshape(start.shape), np.array(curve), len(curve) - 1
 
 
