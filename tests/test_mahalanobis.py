@@ -275,6 +275,63 @@ def test_failed_batch_changes_nothing(X):
     assert pickle.dumps(learner) == before
 
 
+# Weights
+
+
+@pytest.mark.parametrize("within_class", [False, True])
+def test_weights_that_are_whole_numbers_repeat_rows(within_class, rng):
+    weight = rng.integers(0, 4, size=150)
+    weighted = MahalanobisMetric(within_class=within_class).fit(IRIS, SPECIES, weight)
+    rows = np.repeat(np.arange(150), weight)
+    repeated = MahalanobisMetric(within_class=within_class).fit(IRIS[rows], SPECIES[rows])
+    assert_allclose(weighted.components_, repeated.components_, rtol=1e-9)
+    assert_allclose(weighted.covariance_, repeated.covariance_, rtol=1e-10)
+    assert_allclose(weighted.location_, repeated.location_, rtol=1e-10)
+    assert weighted.n_samples_seen_ == repeated.n_samples_seen_ == weight.sum()
+
+
+@pytest.mark.parametrize("within_class", [False, True])
+def test_batches_of_weighted_rows_equal_one_fit(within_class, rng):
+    weight, order = rng.uniform(size=150), rng.permutation(150)
+    X, y = IRIS[order], SPECIES[order]
+    whole = MahalanobisMetric(within_class=within_class).fit(X, y, weight)
+    batched = clone(whole)
+    for part in np.split(np.arange(150), [60, 110]):
+        batched.partial_fit(X[part], y[part], weight[part])
+    assert_allclose(batched.components_, whole.components_, rtol=1e-10)
+    assert batched.n_samples_seen_ == pytest.approx(weight.sum())
+
+
+def test_rows_without_weight_leave_no_trace():
+    spoilt, weight = IRIS.copy(), np.ones(150)
+    spoilt[3], weight[3] = 1e9, 0
+    kept = np.arange(150) != 3
+    expected = MahalanobisMetric().fit(IRIS[kept]).components_
+    assert_array_equal(MahalanobisMetric().fit(spoilt, sample_weight=weight).components_, expected)
+
+
+def test_other_covariances_take_no_weights(X):
+    for covariance in ("oas", "min_cov_det", EmpiricalCovariance()):
+        with pytest.raises(ValueError, match="takes no sample_weight"):
+            MahalanobisMetric(covariance).fit(X, sample_weight=np.ones(60))
+    MahalanobisMetric("oas").fit(X, sample_weight=None)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.ones(59), r"one weight for each of the 60 rows"),
+        (-np.ones(60), "non-negative values"),
+        (np.zeros(60), "at least one non-zero"),
+        (np.full(60, np.nan), "sample_weight contains NaN"),
+    ],
+)
+def test_bad_weights_are_named(weight, message, X):
+    for call in (MahalanobisMetric().fit, MahalanobisMetric().partial_fit):
+        with pytest.raises(ValueError, match=message):
+            call(X, sample_weight=weight)
+
+
 # Singular data
 
 

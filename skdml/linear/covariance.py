@@ -1,10 +1,8 @@
 """The classical Mahalanobis distance: M is the inverse of a covariance."""
 
 import warnings
-from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.covariance import OAS, LedoitWolf, MinCovDet
 from sklearn.utils import check_array
@@ -12,108 +10,17 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
 from skdml.base import unchanged_on_error
+from skdml.linear._moments import (
+    Moments,
+    centre,
+    counted,
+    mean_of,
+    merge,
+    moments_of,
+    scatter_of,
+)
 from skdml.linear._psd import pinv_sqrt
 from skdml.linear.base import FLOATS, LinearMetricLearner, check_n_components
-
-
-class Moments(NamedTuple):
-    """What is remembered of rows, class by class; without classes all rows are of one.
-
-    Attributes
-    ----------
-    classes : dict of {label: (int, ndarray of shape (n_features,))}
-        How many rows each class has, and their mean.
-    scatter : ndarray of shape (n_features, n_features)
-        Sum of (x - mean)(x - mean)ᵀ over all rows, the mean being that of the row's class.
-    """
-
-    classes: dict
-    scatter: np.ndarray
-
-    @property
-    def count(self):
-        """Number of rows."""
-        return sum(count for count, _ in self.classes.values())
-
-    @property
-    def mean(self):
-        """Mean of all rows, of shape (n_features,)."""
-        return mean_of(self.classes)
-
-
-def mean_of(classes):
-    """Mean of all rows, from the counts and means of classes.
-
-    Parameters
-    ----------
-    classes : dict of {label: (int, ndarray of shape (n_features,))}
-        Counts and means.
-
-    Returns
-    -------
-    ndarray of shape (n_features,)
-        The mean.
-    """
-    counts, means = zip(*classes.values(), strict=True)
-    # By differences, so that equal means give exactly that mean.
-    return means[0] + np.average(np.array(means) - means[0], axis=0, weights=counts)
-
-
-def centre(X, y=None):
-    """Subtract from each row the mean of its class.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Rows, float64.
-    y : ndarray of shape (n_samples,), default=None
-        Class labels; None puts all rows in one class.
-
-    Returns
-    -------
-    rows : ndarray of shape (n_samples, n_features)
-        The centred rows. A column that is constant within a class is exactly 0 there.
-    classes : dict of {label: (int, ndarray of shape (n_features,))}
-        Counts and means.
-    """
-    labels, first, codes, counts = np.unique(
-        np.zeros(len(X)) if y is None else y,
-        return_index=True,
-        return_inverse=True,
-        return_counts=True,
-    )
-    # The mean is taken of the differences to one row of the class: rounding then leaves no trace
-    # of a variance in a constant column.
-    start = X[first]
-    rows = X - start[codes]
-    member = csr_matrix((np.ones(len(X)), (codes, np.arange(len(X)))))
-    shift = (member @ rows) / counts[:, None]
-    rows -= shift[codes]
-    return rows, dict(
-        zip(labels.tolist(), zip(counts.tolist(), start + shift, strict=True), strict=True)
-    )
-
-
-def merge(a, b):
-    """Moments of two sets of rows taken together (Chan, Golub & LeVeque 1979).
-
-    Parameters
-    ----------
-    a, b : Moments
-        The moments of each set.
-
-    Returns
-    -------
-    Moments
-        Those of both.
-    """
-    classes, scatter = dict(a.classes), a.scatter + b.scatter
-    for label, (m, mean) in b.classes.items():
-        n, other = classes.get(label, (0, mean))
-        step = mean - other
-        scatter += np.outer(step, step * (n * m / (n + m)))
-        classes[label] = n + m, other + step * (m / (n + m))
-    return Moments(classes, scatter)
 
 
 def make_estimator(covariance, random_state):
@@ -267,7 +174,7 @@ class MahalanobisMetric(LinearMetricLearner):
         The centre: the mean of X, or what the covariance estimator takes for it if
         ``within_class=False``. No distance depends on it.
     n_samples_seen_ : int
-        Number of rows learned from.
+        Number of rows learned from, or the sum of their weights.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -317,7 +224,7 @@ class MahalanobisMetric(LinearMetricLearner):
         self.n_components = n_components
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Learn the distance.
 
         Parameters
@@ -326,6 +233,9 @@ class MahalanobisMetric(LinearMetricLearner):
             Points.
         y : array-like of shape (n_samples,), default=None
             Class labels, of any kind. Only read if ``within_class=True``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, >= 0: a row of weight 2 counts as two rows, one of weight 0 as
+            none. Only ``covariance="empirical"`` takes weights. None counts each row once.
 
         Returns
         -------
@@ -337,24 +247,28 @@ class MahalanobisMetric(LinearMetricLearner):
         ValueError
             If X is not 2-D, not finite, has a single row or rows that are all equal (with
             ``within_class=True``: within each class), if y is missing or continuous where it is
-            needed, or if a parameter is out of range.
+            needed, if weights are negative, all 0 or given to another covariance than the
+            empirical, or if a parameter is out of range.
         """
         with unchanged_on_error(self):
             estimator = make_estimator(self.covariance, self.random_state)
+            self._refuse_weight(sample_weight, estimator)
             data, y = self._check_rows(X, y, ensure_min_samples=2)
             check_n_components(self.n_components, min(data.shape), "min(n_samples, n_features)")
-            rows, classes = centre(data.astype(np.float64), y)
+            rows, y, weight = counted(data, y, self._read_weight(sample_weight, data))
+            rows, classes = centre(rows, y, weight)
             location, moments = mean_of(classes), None
             if estimator is None or not rows.any():
-                moments = Moments(classes, rows.T @ rows)
-                covariance = moments.scatter / len(rows)
+                moments = Moments(classes, scatter_of(rows, weight))
+                covariance = moments.scatter / moments.count
             else:
                 covariance, shift = estimate(estimator, rows)
                 location = location if self.within_class else location + shift
             L = whiten(covariance, len(rows), self.n_components, self.within_class)
-            return self._store(L.astype(data.dtype), covariance, location, len(rows), moments)
+            n_seen = sum(count for count, _ in classes.values())
+            return self._store(L.astype(data.dtype), covariance, location, n_seen, moments)
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """Learn from some more rows, for data larger than memory.
 
         However the rows are cut into batches, the result is that of one `fit` on all of them.
@@ -366,6 +280,8 @@ class MahalanobisMetric(LinearMetricLearner):
             a class); later ones may be of one row.
         y : array-like of shape (n_samples,), default=None
             Their class labels. Classes may show up in any batch.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Their weights, >= 0. None counts each row once.
 
         Returns
         -------
@@ -386,12 +302,18 @@ class MahalanobisMetric(LinearMetricLearner):
             seen = getattr(self, "_moments", None)
             data, y = self._check_rows(X, y, reset=seen is None)
             check_n_components(self.n_components, data.shape[1], "n_features")
-            rows, classes = centre(data.astype(np.float64), y)
-            moments = Moments(classes, rows.T @ rows)
-            moments = moments if seen is None else merge(seen, moments)
+            moments = moments_of(*counted(data, y, self._read_weight(sample_weight, data)))
+            moments = merge(seen, moments)
             n, covariance = moments.count, moments.scatter / moments.count
             L = whiten(covariance, n, self.n_components, self.within_class)
             return self._store(L.astype(data.dtype), covariance, moments.mean, n, moments)
+
+    def _refuse_weight(self, sample_weight, estimator):
+        if sample_weight is not None and estimator is not None:
+            raise ValueError(
+                f"covariance={self.covariance!r} takes no sample_weight; choose "
+                'covariance="empirical", or give no weights.'
+            )
 
     def _check_rows(self, X, y, **options):
         if not self.within_class:

@@ -1,0 +1,194 @@
+"""Counts, means and scatter of rows: all that learners with a closed form remember of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+
+class Moments(NamedTuple):
+    """What is remembered of rows, class by class; without classes all rows are of one.
+
+    Attributes
+    ----------
+    classes : dict of {label: (float, ndarray of shape (n_features,))}
+        How many rows each class has, or the sum of their weights, and their mean.
+    scatter : ndarray of shape (n_features, n_features)
+        Sum of (x - mean)(x - mean)ᵀ over all rows, the mean being that of the row's class.
+    """
+
+    classes: dict
+    scatter: np.ndarray
+
+    @property
+    def count(self):
+        """Number of rows, or the sum of their weights."""
+        return sum(count for count, _ in self.classes.values())
+
+    @property
+    def mean(self):
+        """Mean of all rows, of shape (n_features,)."""
+        return mean_of(self.classes)
+
+    @property
+    def between(self):
+        """Sum of (class mean - mean)(class mean - mean)ᵀ over all rows."""
+        counts, means = zip(*self.classes.values(), strict=True)
+        rows = np.array(means) - self.mean
+        return (rows.T * np.array(counts)) @ rows
+
+
+def counted(X, y, weight):
+    """Rows as moments are taken of them: of float64, without those of weight 0.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    y : ndarray of shape (n_samples,) or None
+        Class labels.
+    weight : ndarray of shape (n_samples,) or None
+        Weights of the rows, >= 0.
+
+    Returns
+    -------
+    X, y, weight : ndarray or None
+        The same; `weight` is None where all are 1, so that counts stay whole numbers.
+    """
+    if weight is None or (weight == 1).all():
+        return X.astype(np.float64), y, None
+    kept = weight > 0
+    return X[kept].astype(np.float64), None if y is None else y[kept], weight[kept].astype(float)
+
+
+def moments_of(X, y=None, weight=None):
+    """Moments of rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows, float64.
+    y : ndarray of shape (n_samples,), default=None
+        Class labels; None puts all rows in one class.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the rows, > 0; None counts each row once.
+
+    Returns
+    -------
+    Moments
+        Those of the rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._moments import moments_of
+    >>> moments = moments_of(np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 1]))
+    >>> moments.count, moments.scatter.tolist(), moments.between.round(9).tolist()
+    (3, [[2.0]], [[16.666666667]])
+    """
+    rows, classes = centre(X, y, weight)
+    return Moments(classes, scatter_of(rows, weight))
+
+
+def scatter_of(rows, weight=None):
+    """Sum of x xᵀ over rows.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        Rows.
+    weight : ndarray of shape (n_samples,), default=None
+        Their weights.
+
+    Returns
+    -------
+    ndarray of shape (n_features, n_features)
+        The sum.
+    """
+    if weight is not None:
+        rows = rows * np.sqrt(weight)[:, None]
+    return rows.T @ rows
+
+
+def mean_of(classes):
+    """Mean of all rows, from the counts and means of classes.
+
+    Parameters
+    ----------
+    classes : dict of {label: (float, ndarray of shape (n_features,))}
+        Counts and means.
+
+    Returns
+    -------
+    ndarray of shape (n_features,)
+        The mean.
+    """
+    counts, means = zip(*classes.values(), strict=True)
+    # By differences, so that equal means give exactly that mean.
+    return means[0] + np.average(np.array(means) - means[0], axis=0, weights=counts)
+
+
+def centre(X, y=None, weight=None):
+    """Subtract from each row the mean of its class.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows, float64.
+    y : ndarray of shape (n_samples,), default=None
+        Class labels; None puts all rows in one class.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the rows, > 0; None counts each row once.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_samples, n_features)
+        The centred rows. A column that is constant within a class is exactly 0 there.
+    classes : dict of {label: (float, ndarray of shape (n_features,))}
+        Counts, or sums of weights, and means.
+    """
+    labels, first, codes, counts = np.unique(
+        np.zeros(len(X)) if y is None else y,
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
+    )
+    if weight is not None:
+        counts = np.bincount(codes, weight)
+    # The mean is taken of the differences to one row of the class: rounding then leaves no trace
+    # of a variance in a constant column.
+    start = X[first]
+    rows = X - start[codes]
+    share = np.ones(len(X)) if weight is None else weight
+    member = csr_matrix((share, (codes, np.arange(len(X)))))
+    shift = (member @ rows) / counts[:, None]
+    rows -= shift[codes]
+    return rows, dict(
+        zip(labels.tolist(), zip(counts.tolist(), start + shift, strict=True), strict=True)
+    )
+
+
+def merge(a, b):
+    """Moments of two sets of rows taken together (Chan, Golub & LeVeque 1979).
+
+    Parameters
+    ----------
+    a : Moments or None
+        The moments of one set; None for no rows.
+    b : Moments
+        Those of the other.
+
+    Returns
+    -------
+    Moments
+        Those of both.
+    """
+    if a is None:
+        return b
+    classes, steps = dict(a.classes), []
+    for label, (m, mean) in b.classes.items():
+        n, other = classes.get(label, (0, mean))
+        step = mean - other
+        steps.append(step * np.sqrt(n * m / (n + m)))
+        classes[label] = n + m, other + step * (m / (n + m))
+    return Moments(classes, a.scatter + b.scatter + scatter_of(np.array(steps)))
