@@ -7,9 +7,9 @@ from torch.autograd.function import once_differentiable
 
 from skdml.distances import BASE_DISTANCES as DISTANCES
 
-# Elements of a distance matrix worked on at a time. 2**19 floats stay in a processor's cache, so
+# Elements of a distance matrix worked on at a time. 2**18 floats stay in a processor's cache, so
 # that the several passes of a loss over a block cost little more than one pass over memory.
-_BLOCK = 2**19
+_BLOCK = 2**18
 
 # Below this share of the squared norm, |x|^2 + |y|^2 - 2 x.y has lost about four of float32's
 # seven digits to cancellation, and the distances of such rows are computed by differences.
@@ -65,7 +65,7 @@ class _Euclidean(torch.autograd.Function):
         d += x_norm[:, None]
         if alone:
             d.fill_diagonal_(torch.inf)  # known to be zero, so no sign of cancellation
-        near = (d.amin(1) < _CANCELLED * x_norm).nonzero().squeeze(1) if d.numel() else []
+        near = (d.amin(1) <= _CANCELLED * x_norm).nonzero().squeeze(1) if d.numel() else []
         if not squared:
             d.sqrt_()
         if len(near):
@@ -73,7 +73,7 @@ class _Euclidean(torch.autograd.Function):
             d[near] = exact.square_() if squared else exact
         if alone:
             d.fill_diagonal_(0)
-        ctx.squared, ctx.scale, ctx.alone = squared, scale, alone
+        ctx.squared, ctx.scale, ctx.alone, ctx.touching = squared, scale, alone, len(near) > 0
         ctx.save_for_backward(x, y, None if squared else d)
         if scale != 1.0:
             d = d * scale
@@ -86,27 +86,30 @@ class _Euclidean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, y, d = ctx.saved_tensors
-        need_x, need_y = ctx.needs_input_grad[0], ctx.needs_input_grad[1] or ctx.alone
-        grad_x, grad_y, columns = torch.empty_like(x), torch.zeros_like(y), y.new_zeros(len(y), 1)
+        factor = 2 * ctx.scale if ctx.squared else 1.0
         with torch.autocast(x.device.type, enabled=False):
-            for rows in row_blocks(len(x), len(y)):
-                w = grad[rows]
-                if d is not None:
-                    # At d = 0 the root has no gradient; zero is the subgradient of least norm.
-                    w = (w / d[rows]).masked_fill_(d[rows] == 0, 0)
-                if need_x:
-                    torch.mul(w.sum(1, keepdim=True), x[rows], out=grad_x[rows]).addmm_(
-                        w, y, alpha=-1
-                    )
-                if need_y:
-                    grad_y.addmm_(w.T, x[rows], alpha=-1)
-                    columns += w.sum(0)[:, None]
-        grad_y.addcmul_(columns, y)
-        if ctx.alone:
-            grad_x += grad_y
-        if ctx.squared:
-            grad_x, grad_y = 2 * ctx.scale * grad_x, 2 * ctx.scale * grad_y
-        return grad_x if need_x else None, None if ctx.alone else grad_y, None, None
+            if ctx.alone:
+                return factor * _pull(grad, d, x, x, ctx), None, None, None
+            grad_x = factor * _pull(grad, d, x, y, ctx) if ctx.needs_input_grad[0] else None
+            other = d if d is None else d.T
+            grad_y = factor * _pull(grad.T, other, y, x, ctx) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_y, None, None
+
+
+def _pull(grad, d, x, y, ctx):
+    """Sum of W_ij (x_i - y_j) over j; among the rows of x alone, of (W_ij + W_ji) (x_i - x_j)."""
+    pull = torch.empty_like(x)
+    for rows in row_blocks(len(x), len(y)):
+        w = grad[rows] + grad.T[rows] if ctx.alone else grad[rows]
+        if d is not None:
+            # At d = 0 the root has no gradient; zero is the subgradient of least norm.
+            w = w / d[rows]
+            if ctx.alone:
+                w.diagonal(rows.start).zero_()
+            if ctx.touching:
+                w.masked_fill_(d[rows] == 0, 0)
+        torch.mul(w.sum(1, keepdim=True), x[rows], out=pull[rows]).addmm_(w, y, alpha=-1)
+    return pull
 
 
 class _Angle(torch.autograd.Function):

@@ -63,7 +63,7 @@ class _Batch:
 
     def measure(self, i, j):
         # A few pairs measured by themselves have a much cheaper gradient than a whole matrix.
-        if 4 * len(i) * self.x.shape[1] <= math.prod(self.shape):
+        if 2 * len(i) * self.x.shape[1] <= math.prod(self.shape):
             x, y = self.x.index_select(0, i), self.others.index_select(0, j)
             return paired_distance(x, y, self.distance)
         return self.matrix[i, j]

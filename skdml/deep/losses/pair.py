@@ -3,6 +3,7 @@
 import torch
 
 from skdml.deep._pairwise import row_blocks
+from skdml.deep.miners import as_number
 
 from ._base import PairwiseLoss, check_choice, check_margin
 
@@ -85,13 +86,14 @@ class ContrastiveLoss(PairwiseLoss):
 
     def compute_dense(self, distance, same, different):
         """Loss over all pairs of two masks."""
-        near = distance[same]
+        row, column = same.nonzero(as_tuple=True)
+        near = distance[row, column]
         weights = torch.empty_like(distance)
         row_sum = distance.new_zeros(len(distance))
         row_active = torch.zeros_like(row_sum)
         for rows in row_blocks(*distance.shape):
             excess = (self.margin - distance[rows]).clamp_min_(0)
-            excess.masked_fill_(~different[rows], 0)
+            excess *= as_number(different[rows], excess.dtype)
             if self.power == 1:
                 row_sum[rows] = excess.sum(1)
                 row_active[rows] = excess.sign_().sum(1)
@@ -104,7 +106,7 @@ class ContrastiveLoss(PairwiseLoss):
         one = distance.new_ones(())
         weights *= self.reduce(one, active, used)
         slope = torch.ones_like(near) if self.power == 1 else 2 * near
-        weights[same] = slope * self.reduce(one, pulled, kept)
+        weights[row, column] = slope * self.reduce(one, pulled, kept)
         value = self.reduce((near**self.power).sum(), pulled, kept)
         return value + self.reduce(row_sum.sum(), active, used), weights, active, used
 

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from skdml.deep._pairwise import row_blocks
-from skdml.deep.miners import padded_slots
+from skdml.deep.miners import as_number, padded_slots
 
 from ._base import PairwiseLoss, check_margin
 
@@ -54,7 +54,7 @@ def batch_all(distance, same, different, margin, soft=False):
     for rows in row_blocks(len(distance), distance.shape[1] * (1 if by_rank else max(1, width))):
         mask = different[rows]
         negatives = torch.where(mask, distance[rows], torch.inf)
-        row_negatives[rows] = mask.to(distance.dtype).sum(1)
+        row_negatives[rows] = as_number(mask, distance.dtype).sum(1)
         if by_rank:
             sums = _by_rank(distance[rows], negatives, reach[rows])
         else:
@@ -73,11 +73,12 @@ def _by_triplet(negatives, reach, soft):
         loss = F.softplus(slope)
         total = loss.sum((1, 2))
         active = loss.sign_().sum((1, 2))
-        slope.sigmoid_()
+        counts = slope.sigmoid_().sum(2)
     else:
         total = slope.clamp_min_(0).sum((1, 2))
-        active = slope.sign_().sum((1, 2))
-    return total, active, slope.sum(2), slope.sum(1)
+        counts = slope.sign_().sum(2)
+        active = counts.sum(1)
+    return total, active, counts, slope.sum(1)
 
 
 def _by_rank(distance, negatives, reach):
@@ -181,7 +182,8 @@ class TripletLoss(PairwiseLoss):
     def compute(self, measure, indices):
         """Loss over listed triplets."""
         a, p, n = indices
-        gap = measure(a, p) - measure(a, n) + self.margin
+        near, far = measure(torch.cat([a, a]), torch.cat([p, n])).tensor_split(2)
+        gap = near - far + self.margin
         loss = F.softplus(gap) if self.soft else gap.clamp(min=0)
         active, used = (loss > 0).sum(), torch.tensor(len(a), device=a.device)
         return self.reduce(loss.sum(), active, used), active, used
