@@ -56,13 +56,15 @@ def check_same(y, n_pairs):
     return same
 
 
-def encode_labels(y):
+def encode_labels(y, min_classes=2):
     """Return class labels as codes 0, 1, ..., and the classes; refuse what are no classes.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         Class labels of any kind.
+    min_classes : int, default=2
+        How many classes there have to be; 1 for one of several batches.
 
     Returns
     -------
@@ -74,7 +76,7 @@ def encode_labels(y):
     Raises
     ------
     ValueError
-        If y is continuous, or all of one class.
+        If y is continuous, or of too few classes.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def encode_labels(y):
     if kind not in ("binary", "multiclass"):
         raise ValueError(f"Unknown label type: {kind}. Class labels are needed in y.")
     classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
+    if len(classes) < min_classes:
         raise ValueError(
             f"A distance is learned from at least two classes; all {len(codes)} labels are of one "
             "class."

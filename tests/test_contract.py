@@ -61,7 +61,8 @@ def fitted(learner):
 
 
 def seeded(learner):
-    return clone(learner).set_params(random_state=0)
+    learner = clone(learner)
+    return learner.set_params(random_state=0) if hasattr(learner, "random_state") else learner
 
 
 def global_states():

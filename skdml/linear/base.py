@@ -116,7 +116,7 @@ class LinearMetricLearner(MetricLearner):
                 f"{list(self._supervisions)}."
             )
 
-    def _read_labelled(self, X, y, **options):
+    def _read_labelled(self, X, y, min_classes=2, **options):
         """Check points and their classes: X, the codes 0, 1, ... of the classes, the classes."""
         if y is None:
             raise ValueError(
@@ -125,7 +125,7 @@ class LinearMetricLearner(MetricLearner):
         # In C order, so that the same rows as a data frame, or transposed, give the same bits.
         given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
         X, y = validate_data(self, X, y, **given)
-        return X, *encode_labels(y)
+        return X, *encode_labels(y, min_classes)
 
     def _read_pairs(self, X, y, **options):
         """Check pairs, or draw them from classes: a `Pairs`."""
