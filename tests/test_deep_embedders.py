@@ -17,6 +17,9 @@ X, y = load_iris(return_X_y=True)
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=3, random_state=0)
 
 
+both = pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
+
+
 class Killed(Exception):
     pass
 
@@ -54,8 +57,8 @@ def test_start_is_euclid():
     [
         ({"module__hiden": 3}, "module__n_hidden"),
         ({"margn": 1}, "margin"),
-        ({"margin": -1}, "margin"),
-        ({"margin": 2.5, "distance": "cosine"}, "2"),
+        ({"margin": -1}, "margin must be a finite number .*; got -1"),
+        ({"margin": 2.5, "distance": "cosine"}, "<= 2, the largest cosine distance; got 2.5"),
         ({"margin": 2.5, "normalize": True}, "cannot be reached"),
         ({"distance": "euclid"}, "euclidean"),
         ({"miner": "harder"}, "hard"),
@@ -65,8 +68,9 @@ def test_start_is_euclid():
         ({"batch_size": 1}, "batch_size"),
     ],
 )
-def test_bad_parameters_are_refused_and_leave_nothing_behind(params, message):
-    learner = DeepTripletEmbedder(**params)
+@both
+def test_bad_parameters_are_refused_and_leave_nothing_behind(Learner, params, message):
+    learner = Learner(**params)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
     assert not [name for name in vars(learner) if name.endswith("_")]
@@ -77,15 +81,17 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(params, message):
     ("bad", "labels", "message"),
     [
         (np.where(X.max() == X, np.nan, X), y, "NaN"),
-        (X, np.zeros(150), "one class"),
-        (X, np.arange(150), "single sample"),
+        (np.where(X.max() == X, np.inf, X), y, "infinity"),
+        (X, np.zeros(150), "all 150 labels are of one class. Give samples of another"),
+        (X, np.arange(150), "150 classes has a single sample.* Give at least one class two"),
         (X[:0], y[:0], "0 sample"),
         (X, None, "requires y"),
         (X.reshape(150, 2, 2), y, "give a module"),
     ],
 )
-def test_bad_data_are_refused_and_an_earlier_fit_is_kept(bad, labels, message):
-    learner = DeepTripletEmbedder(max_epochs=1, random_state=0).fit(X, y)
+@both
+def test_bad_data_are_refused_and_an_earlier_fit_is_kept(Learner, bad, labels, message):
+    learner = Learner(max_epochs=1, random_state=0).fit(X, y)
     before = learner.transform(X)
     with pytest.raises(ValueError, match=message):
         learner.fit(bad, labels)
@@ -237,10 +243,10 @@ def test_batches_show_every_sample_and_can_always_compare():
             assert n.max() >= 2
 
 
-@pytest.mark.parametrize("learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
-def test_net_parameters_reach_the_net_and_survive_clone(learner):
+@both
+def test_net_parameters_reach_the_net_and_survive_clone(Learner):
     params = {"module__n_hidden": 7, "optimizer__weight_decay": 0.5, "criterion__reduction": "mean"}
-    net = clone(learner(max_epochs=1, **params))
+    net = clone(Learner(max_epochs=1, **params))
     assert net.get_params()["module__n_hidden"] == 7
     with pytest.raises(ValueError, match="iterator_train__generator"):
         clone(net).set_params(iterator_train__drop_last=True).fit(X, y)

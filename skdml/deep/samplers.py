@@ -147,7 +147,7 @@ def check_labels_teach(codes):
     if n_classes < 2:
         raise ValueError(
             f"A distance is learned from at least two classes; all {len(codes)} labels are of one "
-            "class."
+            "class. Give samples of another."
         )
     if counts.max() < 2:
         raise ValueError(
