@@ -15,6 +15,8 @@ _HOME = {
     "check_metric_axioms": "skdml.distances",
     "MahalanobisMetric": "skdml.linear",
     "LMNN": "skdml.linear",
+    "MCML": "skdml.linear",
+    "MLKR": "skdml.linear",
     "NCA": "skdml.linear",
     "NCMC": "skdml.linear",
     "NCMML": "skdml.linear",
@@ -31,6 +33,8 @@ __all__ = [
     "ITML",
     "LMNN",
     "LSML",
+    "MCML",
+    "MLKR",
     "NCA",
     "NCMC",
     "NCMML",
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from skdml.base import MetricLearner
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
-    from skdml.linear import ITML, LMNN, LSML, NCA, NCMC, NCMML, SDML, MahalanobisMetric
+    from skdml.linear import ITML, LMNN, LSML, MCML, MLKR, NCA, NCMC, NCMML, SDML, MahalanobisMetric
 
 
 def __getattr__(name):

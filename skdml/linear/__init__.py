@@ -5,6 +5,8 @@ from skdml.linear.covariance import MahalanobisMetric
 from skdml.linear.itml import ITML
 from skdml.linear.lmnn import LMNN
 from skdml.linear.lsml import LSML
+from skdml.linear.mcml import MCML
+from skdml.linear.mlkr import MLKR
 from skdml.linear.nca import NCA
 from skdml.linear.ncm import NCMC, NCMML
 from skdml.linear.sdml import SDML
@@ -13,6 +15,8 @@ __all__ = [
     "ITML",
     "LMNN",
     "LSML",
+    "MCML",
+    "MLKR",
     "NCA",
     "NCMC",
     "NCMML",

@@ -131,6 +131,42 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
     return values, pull
 
 
+def spread_out(L, X, weight):
+    """Scale L so that the variance along each direction that matters is 1, on average.
+
+    A kernel exp(-d²) then has the nearest few neighbours in it. How many directions matter is
+    told by the participation ratio of the variances v along the axes, (sum v)² / sum v².
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_components, n_features)
+        L.
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Points.
+    weight : ndarray of shape (n_samples,)
+        Weights of the rows.
+
+    Returns
+    -------
+    ndarray of shape (n_components, n_features)
+        A multiple of L.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._blockwise import spread_out
+    >>> spread_out(np.eye(2), np.array([[3.0, 0.0], [-3.0, 0.0]]), np.ones(2)).round(3)
+    array([[0.333, 0.   ],
+           [0.   , 0.333]])
+    """
+    Z = (X @ L.T.astype(X.dtype)).astype(np.float64)
+    covariance = np.atleast_2d(np.cov(Z.T, aweights=weight, bias=True))
+    total = covariance.trace()
+    if total <= 0:
+        return L
+    return L * np.sqrt(total / (covariance**2).sum())
+
+
 def _factors(Z, weight):
     """Two arrays whose product is -|z_i - z_j|² + log(weight_j)."""
     square = np.einsum("ij,ij->i", Z, Z, dtype=np.float64)

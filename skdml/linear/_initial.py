@@ -75,6 +75,23 @@ def start_components(learner, X, codes, scale, rng, weight=None):
     raise ValueError(f"init={init!r} is unknown; choose one of {list(INITS)}, or give an array.")
 
 
+def starts_anew(learner):
+    """Tell whether L begins with a choice of `start_components`, whose size is free.
+
+    Parameters
+    ----------
+    learner : LinearMetricLearner
+        As there.
+
+    Returns
+    -------
+    bool
+        False for an array of the user and for a warm start, which are to stay as they are.
+    """
+    goes_on = getattr(learner, "warm_start", False) and hasattr(learner, "components_")
+    return isinstance(learner.init, str) and not goes_on
+
+
 def _choose(n_components, X, codes):
     # As scikit-learn's NCA does: LDA where it has so many axes, PCA where it leaves any out.
     n_samples, n_features = X.shape

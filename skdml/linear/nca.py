@@ -9,8 +9,8 @@ from sklearn.utils import check_random_state
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_sums, one_blas_thread
-from skdml.linear._initial import start_components
+from skdml.linear._blockwise import kernel_sums, one_blas_thread, spread_out
+from skdml.linear._initial import start_components, starts_anew
 from skdml.linear._neighbors import (
     PairGraph,
     distinct_rows,
@@ -285,34 +285,6 @@ def minimize_by_batches(start, X, codes, weight, batch_size, rng, *, max_iter, n
     return L, np.array(curve), max_iter
 
 
-def spread_out(L, X, weight):
-    """Scale L so that the variance along each direction that matters is 1, on average.
-
-    That makes the nearest few neighbours the likely choices. How many directions matter is
-    told by the participation ratio of the variances v along the axes, (sum v)² / sum v².
-
-    Parameters
-    ----------
-    L : ndarray of shape (n_components, n_features)
-        L.
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points.
-    weight : ndarray of shape (n_samples,)
-        Weights of the rows.
-
-    Returns
-    -------
-    ndarray of shape (n_components, n_features)
-        A multiple of L.
-    """
-    Z = (X @ L.T.astype(X.dtype)).astype(np.float64)
-    covariance = np.atleast_2d(np.cov(Z.T, aweights=weight, bias=True))
-    total = covariance.trace()
-    if total <= 0:
-        return L
-    return L * np.sqrt(total / (covariance**2).sum())
-
-
 class NCA(LinearMetricLearner):
     """Neighbourhood components analysis: a soft nearest-neighbour rule that is right most often.
 
@@ -463,7 +435,7 @@ class NCA(LinearMetricLearner):
             X, scale = centre_and_scale(X, weight)
             rng = check_random_state(self.random_state)
             start = start_components(self, X, codes, scale, rng, weight)
-            if self._starts_anew():
+            if starts_anew(self):
                 start = spread_out(start, X, weight)
             L, self.loss_curve_, self.n_iter_ = self._solve(start, X, codes, weight, rng, n_threads)
             self.components_ = (L / scale).astype(X.dtype)
@@ -474,10 +446,6 @@ class NCA(LinearMetricLearner):
         codes, _ = encode_labels(codes)  # classes without weight are none
         order = np.argsort(codes, kind="stable")
         return X[order], codes[order], weight[order].astype(X.dtype)
-
-    def _starts_anew(self):
-        goes_on = self.warm_start and hasattr(self, "components_")
-        return isinstance(self.init, str) and not goes_on
 
     def _solve(self, start, X, codes, weight, rng, n_threads):
         solver = self.solver if self.solver != "auto" else _choose(len(codes))

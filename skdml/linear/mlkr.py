@@ -1,0 +1,206 @@
+"""Metric learning for kernel regression: L that makes a kernel smoother predict y."""
+
+from functools import partial
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from skdml.base import unchanged_on_error
+from skdml.linear._blockwise import kernel_sums, one_blas_thread, spread_out
+from skdml.linear._initial import start_components, starts_anew
+from skdml.linear._neighbors import distinct_rows
+from skdml.linear._solvers import minimize_lbfgs
+from skdml.linear.base import LinearMetricLearner, centre_and_scale
+
+
+def mlkr_loss(L, X, y, weight, n_threads=1):
+    """Mean square error of leave-one-out kernel regression (eq. 2 of the paper, over n).
+
+    Row i is predicted as the mean of the other y_j, with weights k_ij = exp(-|L x_i - L x_j|²).
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_components, n_features)
+        L.
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Points.
+    y : ndarray of shape (n_samples,)
+        Targets.
+    weight : ndarray of shape (n_samples,)
+        A row of weight w counts as w rows at one place: its w - 1 twins help to predict it.
+    n_threads : int, default=1
+        How many threads to use.
+
+    Returns
+    -------
+    loss : float
+        Mean square error.
+    gradient : ndarray of shape (n_components, n_features)
+        Its derivative by L.
+    """
+    share = weight / weight.sum(dtype=np.float64)
+
+    def work(block):
+        error = (block.kernel @ y) / block.total - y[block.rows]
+        predicted = error + y[block.rows]
+        # dŷ_i / d|z_i - z_j|² is -k_ij (y_j - ŷ_i) over the sum of k_i.
+        np.multiply(block.kernel, y - predicted[:, None], out=block.kernel)
+        return error, -2 * share[block.rows] * error / block.total
+
+    Z = X @ L.T.astype(X.dtype)
+    error, pull = kernel_sums(
+        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+    )
+    return float(share @ error**2), 2 * (X.T @ pull.astype(X.dtype)).T.astype(np.float64)
+
+
+class MLKR(LinearMetricLearner):
+    """Metric learning for kernel regression: points near each other have like targets.
+
+    MLKR (Weinberger & Tesauro [1]_) minimises the leave-one-out error of a kernel smoother,
+
+        1/n sum_i (y_i - ŷ_i)²,    ŷ_i = sum_{j != i} k_ij y_j / sum_{j != i} k_ij,
+        k_ij = exp(-|L x_i - L x_j|²).
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Rows of L, in [1, n_features]; None for n_features.
+    init : {"auto", "pca", "identity", "random"} or array-like of shape \
+            (n_components, n_features), default="auto"
+        L to begin with. "auto" is "pca" where some axes are left out, else "identity". All but an
+        array are brought to a scale at which the nearest few neighbours weigh most.
+    max_iter : int, default=100
+        Iterations at most.
+    tol : float, default=1e-4
+        The search ends when an iteration gains less than this share of the error at the start.
+    warm_start : bool, default=False
+        Whether to begin with L of the last fit.
+    random_state : int, RandomState instance or None, default=None
+        Decides ``init="random"``. All else draws nothing.
+    verbose : int, default=0
+        1 prints a line for each iteration.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        L. float32 if X is, else float64.
+    loss_curve_ : ndarray of shape (n_iter_ + 1,)
+        Mean square error at the start and after each iteration, in the square of the unit of y.
+    n_iter_ : int
+        Number of iterations.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has names that are all strings.
+
+    See Also
+    --------
+    skdml.linear.NCA : The same kernel, for classes.
+    sklearn.neighbors.KNeighborsRegressor : Predicts from neighbours in the learned distance.
+
+    Notes
+    -----
+    An iteration takes O(n² n_components + n n_features n_components) time; memory is
+    O(n (n_features + n_components)). Rows that are equal are merged to one of their weight, so
+    that neither the order of the rows nor how a weight is given matters.
+
+    References
+    ----------
+    .. [1] K. Q. Weinberger, G. Tesauro, "Metric learning for kernel regression", Proceedings of
+       the Eleventh International Conference on Artificial Intelligence and Statistics, PMLR 2,
+       612-619, 2007.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_friedman1
+    >>> from sklearn.neighbors import KNeighborsRegressor
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdml import MLKR
+    >>> X, y = make_friedman1(300, random_state=0)
+    >>> euclid = KNeighborsRegressor(3).fit(X[::2], y[::2])
+    >>> round(euclid.score(X[1::2], y[1::2]), 2)
+    0.47
+    >>> model = make_pipeline(MLKR(), KNeighborsRegressor(3)).fit(X[::2], y[::2])
+    >>> round(model.score(X[1::2], y[1::2]), 2)
+    0.8
+    """
+
+    _sparse = True
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        init="auto",
+        max_iter=100,
+        tol=1e-4,
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.init = init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the distance.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Points.
+        y : array-like of shape (n_samples,)
+            Targets, real numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How many times each row counts: weight 2 is the same as a row given twice.
+
+        Returns
+        -------
+        self : MLKR
+            The fitted learner.
+
+        Raises
+        ------
+        ValueError
+            If X is not 2-D or not finite, if y is missing or not made of finite numbers, or if a
+            parameter is out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` iterations did not suffice.
+        """
+        with unchanged_on_error(self), one_blas_thread() as n_threads:
+            self._check_ranges()
+            X, y = self._read_targets(X, y)
+            X, y, weight = _distinct(X, y, self._read_weight(sample_weight, X))
+            X, scale = centre_and_scale(X, weight)
+            rng = check_random_state(self.random_state)
+            start = start_components(self, X, None, scale, rng, weight)
+            if starts_anew(self):
+                start = spread_out(start, X, weight)
+            loss = partial(mlkr_loss, X=X, y=y, weight=weight, n_threads=n_threads)
+            options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
+            L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MLKR", **options)
+            self.components_ = (L / scale).astype(X.dtype)
+        return self
+
+    def _read_targets(self, X, y):
+        if y is None:
+            raise ValueError("MLKR requires y to be passed, but the target y is None.")
+        return validate_data(self, X, y, y_numeric=True, ensure_min_samples=2, **self._input())
+
+
+def _distinct(X, y, weight):
+    """Merge equal rows of equal targets; centre the targets, since rounding grows with them."""
+    values, codes = np.unique(y, return_inverse=True)
+    X, codes, weight = distinct_rows(X, codes, weight)
+    y = values.astype(np.float64)[codes]
+    y -= weight @ y / weight.sum()
+    return X, y.astype(X.dtype), weight.astype(X.dtype)
