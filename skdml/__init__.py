@@ -23,6 +23,7 @@ _HOME = {
     "SDML": "skdml.linear",
     "ITML": "skdml.linear",
     "LSML": "skdml.linear",
+    "RCA": "skdml.linear",
     "DeepEmbedder": "skdml.deep",
     "DeepSiameseEmbedder": "skdml.deep",
     "DeepTripletEmbedder": "skdml.deep",
@@ -38,6 +39,7 @@ __all__ = [
     "NCA",
     "NCMC",
     "NCMML",
+    "RCA",
     "SDML",
     "DeepEmbedder",
     "DeepSiameseEmbedder",
@@ -53,7 +55,19 @@ if TYPE_CHECKING:
     from skdml.base import MetricLearner
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
-    from skdml.linear import ITML, LMNN, LSML, MCML, MLKR, NCA, NCMC, NCMML, SDML, MahalanobisMetric
+    from skdml.linear import (
+        ITML,
+        LMNN,
+        LSML,
+        MCML,
+        MLKR,
+        NCA,
+        NCMC,
+        NCMML,
+        RCA,
+        SDML,
+        MahalanobisMetric,
+    )
 
 
 def __getattr__(name):

@@ -16,6 +16,7 @@ def make_learners():
         skdml.SDML(),
         skdml.ITML(),
         skdml.LSML(),
+        skdml.RCA(),
         skdml.DeepEmbedder(max_epochs=2),
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),

@@ -9,6 +9,7 @@ from skdml.linear.mcml import MCML
 from skdml.linear.mlkr import MLKR
 from skdml.linear.nca import NCA
 from skdml.linear.ncm import NCMC, NCMML
+from skdml.linear.rca import RCA
 from skdml.linear.sdml import SDML
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NCA",
     "NCMC",
     "NCMML",
+    "RCA",
     "SDML",
     "LinearMap",
     "LinearMetricLearner",

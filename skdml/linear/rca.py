@@ -1,0 +1,217 @@
+"""Relevant component analysis: the inverse of the spread within chunks."""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from skdml.base import unchanged_on_error
+from skdml.linear._moments import counted, inverse_root, merge, moments_of, relative_axes, shrink
+from skdml.linear.base import LinearMetricLearner, check_n_components
+
+
+def rca(within, total, shrinkage, n_components=None):
+    """L with LᵀL = C⁻¹, or as much of it as so many of Fisher's axes hold.
+
+    Parameters
+    ----------
+    within : Moments
+        Those of the points in chunks, by chunk.
+    total : Moments
+        Those of all points.
+    shrinkage : float
+        Share of the diagonal matrix mixed into C, the covariance within chunks.
+    n_components : int, default=None
+        How many rows; None for all.
+
+    Returns
+    -------
+    ndarray of shape (min(n_components, rank), n_features)
+        L, by principal axes of C; or Fisher's axes, the one with the largest quotient of total
+        and within-chunk variance first.
+    """
+    covariance = total.scatter / total.count
+    C = shrink(within.scatter / within.count, covariance.diagonal(), shrinkage)
+    if n_components is None:
+        # Fisher's axes would span the same, but where points are few they are not unique.
+        return inverse_root(C, len(C), "shrinkage > 0")
+    return relative_axes(covariance, C, len(C))[1][:n_components]
+
+
+class RCA(LinearMetricLearner):
+    """Relevant component analysis.
+
+    Points of a chunk are known to be of one class, whichever. Along directions in which they
+    still differ, differences tell little and count for little [1]_::
+
+        M = C⁻¹,    C = 1/n Σⱼ Σᵢ (xⱼᵢ - mⱼ)(xⱼᵢ - mⱼ)ᵀ
+
+    over the n points i in chunks j with means mⱼ. M maximises the information about X that L x
+    keeps, for a mean squared distance of 1 within chunks.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of rows of L: Fisher's axes, along which all points differ most as compared with
+        those of a chunk. None keeps all that L does, by the principal axes of C.
+    supervision : {"labels", "chunks"}, default="labels"
+        What y in `fit` says: the class of each row, each class being a chunk, or the chunk of each
+        row as an integer, a negative one for rows in no chunk.
+    shrinkage : float, default=0.3
+        In [0, 1]. Share of a diagonal matrix in C, namely of the variances of all rows, times the
+        mean quotient of a variance within chunks and one of all rows. 0 is the paper's C, and 1
+        divides each column by its standard deviation.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        L, with L C Lᵀ = I; in the dtype of X if that is a float dtype, else float64.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has names that are all strings.
+
+    See Also
+    --------
+    MahalanobisMetric : With ``within_class=True`` the same without shrinkage, by principal axes.
+
+    Notes
+    -----
+    A singular C, possible with ``shrinkage=0`` only, gives its pseudo-inverse and a UserWarning.
+    Cost: O(n d²) time, O((number of chunks) d + d²) memory between batches.
+
+    References
+    ----------
+    .. [1] N. Shental, T. Hertz, D. Weinshall & M. Pavel, "Adjustment learning and relevant
+       component analysis", ECCV 2002; equations 1 and 5.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdml import RCA
+    >>> X, y = load_wine(return_X_y=True)
+    >>> model = make_pipeline(RCA(), KNeighborsClassifier(3)).fit(X[::2], y[::2])
+    >>> round(model.score(X[1::2], y[1::2]), 2)
+    0.96
+    """
+
+    _supervisions = ("labels", "chunks")
+
+    def __init__(self, n_components=None, *, supervision="labels", shrinkage=0.3):
+        self.n_components = n_components
+        self.supervision = supervision
+        self.shrinkage = shrinkage
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the distance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Points.
+        y : array-like of shape (n_samples,)
+            Class labels of any kind, or chunks: see `supervision`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, >= 0: a row of weight 2 counts as two rows, one of weight 0 as
+            none. None counts each row once.
+
+        Returns
+        -------
+        self : RCA
+            The fitted learner.
+
+        Raises
+        ------
+        ValueError
+            If X or y is not of its kind, y is of one class, no two rows of a chunk differ, or a
+            parameter is out of range.
+        """
+        with unchanged_on_error(self):
+            return self._learn(None, *self._read(X, y, sample_weight))
+
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Learn from some more rows, for data larger than memory.
+
+        However the rows are cut into batches, the result is that of one `fit` on all of them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            More points. The first batch needs two rows that differ within a chunk.
+        y : array-like of shape (n_samples,)
+            Their class labels, or chunks. A chunk may go on in any batch, or begin in it.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Their weights. None counts each row once.
+
+        Returns
+        -------
+        self : RCA
+            The fitted learner.
+
+        Raises
+        ------
+        ValueError
+            As `fit` does.
+        """
+        with unchanged_on_error(self):
+            seen = getattr(self, "_moments", None)
+            options = {"reset": seen is None, "ensure_min_samples": 1}
+            return self._learn(seen, *self._read(X, y, sample_weight, min_classes=1, **options))
+
+    def _read(self, X, y, sample_weight, min_classes=2, **options):
+        """Check points and their chunks: X, the chunk of each row, whether in any, weights."""
+        self._check_ranges(shrinkage=(Real, False, 0, 1, "both"))
+        if self.supervision == "labels":
+            X, codes, classes = self._read_labelled(X, y, min_classes, **options)
+            chunks, chunked = classes[codes], np.ones(len(X), dtype=bool)
+        else:
+            X, chunks = validate_data(self, X, y, **self._input() | options)
+            chunks = as_chunks(chunks)
+            chunked = chunks >= 0
+        return X, chunks, chunked, self._read_weight(sample_weight, X)
+
+    def _learn(self, seen, X, chunks, chunked, weight):
+        within, total = seen or (None, None)
+        check_n_components(self.n_components, X.shape[1], "n_features")
+        total = merge(total, moments_of(*counted(X, None, weight)))
+        chunked &= weight > 0
+        if chunked.any():
+            rows = counted(X[chunked], chunks[chunked], weight[chunked])
+            within = merge(within, moments_of(*rows))
+        if within is None or not within.scatter.any():
+            raise ValueError(
+                "No two rows of one chunk differ (classes are chunks where y holds labels): there "
+                "is no spread within chunks to learn from."
+            )
+        L = rca(within, total, self.shrinkage, self.n_components)
+        self._moments = within, total
+        self.components_ = L.astype(X.dtype, copy=False)
+        return self
+
+
+def as_chunks(y):
+    """Check the chunk of each row: integers.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Chunks.
+
+    Returns
+    -------
+    ndarray of int, shape (n_samples,)
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If any is no whole number.
+    """
+    if y.dtype.kind not in "iufb" or (y != np.floor(y)).any():
+        raise ValueError(
+            "y has to hold the chunk of each row as an integer, negative for rows in no chunk; got "
+            f"{np.unique(y)[:5].tolist()}."
+        )
+    return y.astype(np.int64)
