@@ -5,7 +5,13 @@ from numbers import Integral
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import GroupKFold, GroupShuffleSplit
+from scipy.stats import t as student_t
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit, check_cv, cross_validate
+from sklearn.neighbors import KNeighborsClassifier, NeighborhoodComponentsAnalysis
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 
 from skdml.constraints import draw_pairs, draw_triplets, encode_labels
@@ -369,3 +375,141 @@ def make_triplets(X, y, n_triplets=1000, *, indices=False, random_state=None):
     if len(rows) == 0:
         raise ValueError("No class has two points, so there is no anchor with a positive.")
     return rows if indices else np.asarray(X)[rows]
+
+
+def compare_learners(
+    learners, X, y, *, cv=None, scoring=None, baselines=True, n_neighbors=3, n_jobs=None
+):
+    """Compare learned distances with Euclid and each other, fold by fold.
+
+    Parameters
+    ----------
+    learners : estimator, list of estimators, or dict of str to estimator
+        What to compare; the keys, or the names of the classes, name the rows. Learners, or
+        pipelines that end in one.
+    X : array-like of shape (n_samples, ...)
+        Points.
+    y : array-like of shape (n_samples,)
+        Their classes.
+    cv : int or splitter, default=None
+        As scikit-learn takes it, for a classifier; None is ten stratified folds. With
+        `ClassDisjointKFold` the classes judged by were never seen: give a retrieval scorer, too.
+    scoring : callable, default=None
+        ``scoring(learner, X, y)`` of a fitted learner, larger is better. None is the accuracy of
+        k-NN after it.
+    baselines : bool, default=True
+        Whether to compare with PCA (whitened), LDA and scikit-learn's NCA. Euclid always is there.
+    n_neighbors : int, default=3
+        Neighbours of the k-NN.
+    n_jobs : int, default=None
+        Processes, over the folds.
+
+    Returns
+    -------
+    pandas.DataFrame, or dict of str to list where pandas is missing
+        A row for each distance, Euclid first, with the columns "mean" and "std" of the score over
+        the folds, "gain" (the mean difference to Euclid), "p" (of no gain, two-sided, by Student's
+        t with the variance corrected for overlapping training sets; NaN for Euclid), "wins" (folds
+        better than Euclid), "fit s" (mean seconds) and "folds" (the differences, fold by fold).
+
+    References
+    ----------
+    C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skdml import MahalanobisMetric
+    >>> from skdml.model_selection import compare_learners
+    >>> X, y = load_wine(return_X_y=True)
+    >>> within = MahalanobisMetric(within_class=True)
+    >>> table = compare_learners(within, X, y, cv=5, baselines=False)
+    >>> float(table["gain"].iloc[1].round(2))
+    0.28
+    """
+    rows = {"Euclid": FunctionTransformer()}
+    if baselines:
+        rows |= {
+            "PCA": PCA(whiten=True, random_state=0),
+            "LDA": LinearDiscriminantAnalysis(),
+            "sklearn NCA": NeighborhoodComponentsAnalysis(random_state=0),
+        }
+    rows |= _named(learners)
+    cv = check_cv(10 if cv is None else cv, y, classifier=True)
+    splits = list(cv.split(X, y))
+    ratio = np.mean([len(test) / len(train) for train, test in splits])
+    columns = {name: [] for name in ("mean", "std", "gain", "p", "wins", "fit s", "folds")}
+    euclid = None
+    for learner in rows.values():
+        after = KNeighborsClassifier(n_neighbors)
+        model = learner if scoring is not None else make_pipeline(learner, after)
+        options = {"scoring": scoring, "n_jobs": n_jobs, "error_score": "raise"}
+        found = cross_validate(model, X, y, cv=splits, **options)
+        scores = found["test_score"]
+        euclid = scores if euclid is None else euclid
+        gains = scores - euclid
+        measures = (
+            scores.mean(),
+            scores.std(),
+            gains.mean(),
+            np.nan if learner is rows["Euclid"] else p_of_no_gain(gains, ratio),
+            int((gains > 0).sum()),
+            found["fit_time"].mean(),
+            gains,
+        )
+        for column, value in zip(columns.values(), measures, strict=True):
+            column.append(value)
+    try:
+        import pandas as pd
+    except ModuleNotFoundError:
+        return {"distance": list(rows), **columns}
+    return pd.DataFrame(columns, index=pd.Index(list(rows), name="distance"))
+
+
+def p_of_no_gain(gains, ratio):
+    r"""Two-sided p of a mean gain of zero over folds, by the corrected resampled t-test.
+
+    .. math:: t = \bar g \Big/ \sqrt{(1 / k + n_\mathrm{test} / n_\mathrm{train}) \, s^2}
+
+    Parameters
+    ----------
+    gains : ndarray of shape (k,)
+        The gain on each fold.
+    ratio : float
+        n_test / n_train: folds that share training rows vary less than new samples would.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 where no fold differs, NaN for a single fold.
+
+    References
+    ----------
+    C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003,
+    section 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.model_selection import p_of_no_gain
+    >>> round(p_of_no_gain(np.array([0.02, 0.03, 0.01, 0.02]), 1 / 3), 3)
+    0.049
+    """
+    if not gains.any():
+        return 1.0
+    if len(gains) < 2:
+        return np.nan
+    error = np.sqrt((1 / len(gains) + ratio) * gains.var(ddof=1))
+    return float(2 * student_t.sf(abs(gains.mean()) / max(error, 1e-300), len(gains) - 1))
+
+
+def _named(learners):
+    """Return learners by name; of two of one class, the later ones are numbered."""
+    if isinstance(learners, dict):
+        return learners
+    named = {}
+    for learner in learners if isinstance(learners, list | tuple) else [learners]:
+        kind = type(learner).__name__
+        taken = sum(name == kind or name.startswith(f"{kind}-") for name in named)
+        named[f"{kind}-{taken + 1}" if taken else kind] = learner
+    return named

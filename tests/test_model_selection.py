@@ -1,14 +1,20 @@
 """Splits that share no class or no point, and tuples drawn from labels."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import ttest_1samp
 from sklearn.base import clone
 from sklearn.datasets import load_iris
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skdml import MahalanobisMetric
 from skdml.metrics import map_at_r
@@ -16,8 +22,10 @@ from skdml.model_selection import (
     ClassDisjointKFold,
     ClassDisjointShuffleSplit,
     PairGroupKFold,
+    compare_learners,
     make_pairs,
     make_triplets,
+    p_of_no_gain,
 )
 
 IRIS, SPECIES = load_iris(return_X_y=True)
@@ -203,3 +211,69 @@ def test_labels_that_make_no_tuples_are_refused():
         make_pairs(IRIS[:3], SPECIES)
     with pytest.raises(ValueError, match="n_pairs == 0, must be >= 2"):
         make_pairs(IRIS, SPECIES, 0)
+
+
+# Comparisons
+
+
+def test_a_comparison_holds_what_cross_validation_gives():
+    within = MahalanobisMetric(within_class=True)
+    scaled = make_pipeline(StandardScaler(), within)
+    table = compare_learners({"plain": within, "scaled": scaled}, IRIS, SPECIES, cv=5)
+    assert table.index.tolist() == ["Euclid", "PCA", "LDA", "sklearn NCA", "plain", "scaled"]
+    cv = StratifiedKFold(5)
+    for name, learner in [("Euclid", FunctionTransformer()), ("plain", within), ("scaled", scaled)]:
+        model = make_pipeline(learner, KNeighborsClassifier(3))
+        scores = cross_val_score(model, IRIS, SPECIES, cv=cv)
+        assert table.loc[name, "mean"] == pytest.approx(scores.mean())
+        assert table.loc[name, "std"] == pytest.approx(scores.std())
+    difference = table.loc["plain", "folds"]
+    assert table.loc["plain", "gain"] == pytest.approx(difference.mean())
+    assert table.loc["plain", "gain"] == pytest.approx(
+        table.loc["plain", "mean"] - table.loc["Euclid", "mean"]
+    )
+    assert table.loc["plain", "wins"] == (difference > 0).sum()
+    assert np.isnan(table.loc["Euclid", "p"])
+
+
+def test_a_comparison_on_unseen_classes():
+    y = np.arange(150) // 15
+    table = compare_learners(
+        [MahalanobisMetric(), MahalanobisMetric(within_class=True)],
+        IRIS,
+        y,
+        cv=ClassDisjointKFold(3),
+        scoring=retrieval,
+        baselines=False,
+    )
+    assert table.index.tolist() == ["Euclid", "MahalanobisMetric", "MahalanobisMetric-2"]
+    by_hand = [
+        retrieval(FunctionTransformer(), IRIS[t], y[t])
+        for _, t in ClassDisjointKFold(3).split(IRIS, y)
+    ]
+    assert table.loc["Euclid", "mean"] == pytest.approx(np.mean(by_hand))
+
+
+def test_p_is_that_of_students_t_but_for_the_correction():
+    gains = np.array([0.03, -0.01, 0.02, 0.04, 0.01])
+    assert p_of_no_gain(gains, 0.0) == pytest.approx(ttest_1samp(gains, 0).pvalue)
+    wider = p_of_no_gain(gains, 1 / 4)
+    # The variance of the mean is 9/4 of what it was: as if the deviations were 3/2 as large.
+    spread = gains.mean() + (gains - gains.mean()) * np.sqrt((1 / 5 + 1 / 4) * 5)
+    assert wider == pytest.approx(ttest_1samp(spread, 0).pvalue)
+    assert p_of_no_gain(np.zeros(3), 0.5) == 1
+    assert p_of_no_gain(np.full(3, 0.1), 0.5) == pytest.approx(0, abs=1e-9)
+    assert np.isnan(p_of_no_gain(np.array([0.1]), 0.5))
+
+
+def test_a_comparison_without_pandas_is_a_dict(monkeypatch):
+    class NoPandas:
+        def find_spec(self, name, path=None, target=None):
+            if name == "pandas":
+                raise ModuleNotFoundError(name)
+
+    monkeypatch.delitem(sys.modules, "pandas", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoPandas(), *sys.meta_path])
+    table = compare_learners(MahalanobisMetric(), IRIS, SPECIES, cv=3, baselines=False)
+    assert table["distance"] == ["Euclid", "MahalanobisMetric"]
+    assert_allclose(table["gain"][1], table["folds"][1].mean())
