@@ -157,7 +157,7 @@ def fit_in_process(who, folds, timeout, *, folder=CACHE, score=True, objective=F
     try:
         command = [python_of(who.environment, folder), WORKER, json.dumps(job)]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, env=_environment()
+            command, capture_output=True, text=True, timeout=limit, env=_variables(who)
         )
         lines, error = done.stdout, done.stderr.strip()[-200:] or f"exit {done.returncode}"
     except subprocess.TimeoutExpired as stopped:
@@ -184,6 +184,9 @@ def scratch():
     return tempfile.TemporaryDirectory(prefix="skdml-benchmark-")
 
 
-def _environment():
+def _variables(who):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(THREADS))
+    variables = os.environ | dict.fromkeys(names, str(THREADS))
+    if who.environment == OURS:  # this copy of the package, even where another is installed
+        variables["PYTHONPATH"] = str(WORKER.parents[1])
+    return variables
