@@ -181,6 +181,6 @@ def discriminants(X, codes, n_components, weight=None):
     spread = np.sqrt(mass / mass.sum())[:, None] * ((means - centre) @ whiten)
     between = spread.T @ spread
     # What parts no classes would come in any order: a trace of its variance puts it in one.
-    trace = 1e-6 * (1 + np.trace(between)) / max(values[-1], np.finfo(np.float64).tiny)
+    trace = 1e-6 * (1 + np.trace(between)) / max(values[-1], np.finfo(np.float64).eps)
     turn = eigh(between + np.diag(trace * values))[1]
     return with_positive_peak((whiten @ turn[:, ::-1]).T[:n_components]) / np.sqrt(n_features)
