@@ -24,6 +24,8 @@ _HOME = {
     "ITML": "skdml.linear",
     "LSML": "skdml.linear",
     "RCA": "skdml.linear",
+    "KISSME": "skdml.linear",
+    "GMML": "skdml.linear",
     "DeepEmbedder": "skdml.deep",
     "DeepSiameseEmbedder": "skdml.deep",
     "DeepTripletEmbedder": "skdml.deep",
@@ -31,7 +33,9 @@ _HOME = {
 _ROOMS = ("base", "deep", "distances", "linear", "metrics")
 
 __all__ = [
+    "GMML",
     "ITML",
+    "KISSME",
     "LMNN",
     "LSML",
     "MCML",
@@ -56,7 +60,9 @@ if TYPE_CHECKING:
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
     from skdml.linear import (
+        GMML,
         ITML,
+        KISSME,
         LMNN,
         LSML,
         MCML,

@@ -17,6 +17,8 @@ def make_learners():
         skdml.ITML(),
         skdml.LSML(),
         skdml.RCA(),
+        skdml.KISSME(),
+        skdml.GMML(),
         skdml.DeepEmbedder(max_epochs=2),
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),

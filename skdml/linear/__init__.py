@@ -2,7 +2,9 @@
 
 from skdml.linear.base import LinearMap, LinearMetricLearner
 from skdml.linear.covariance import MahalanobisMetric
+from skdml.linear.gmml import GMML
 from skdml.linear.itml import ITML
+from skdml.linear.kissme import KISSME
 from skdml.linear.lmnn import LMNN
 from skdml.linear.lsml import LSML
 from skdml.linear.mcml import MCML
@@ -13,7 +15,9 @@ from skdml.linear.rca import RCA
 from skdml.linear.sdml import SDML
 
 __all__ = [
+    "GMML",
     "ITML",
+    "KISSME",
     "LMNN",
     "LSML",
     "MCML",

@@ -1,4 +1,4 @@
-"""Counts, means and scatter of rows and of differences: all that a closed form is made of."""
+"""Counts, means and scatter of rows: all that a learner with a closed form remembers of them."""
 
 import warnings
 from typing import NamedTuple
@@ -6,12 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse import csr_matrix
-from sklearn.utils import gen_batches
 
 from skdml.linear._psd import pinv_sqrt, with_positive_peak
-
-# Numbers in a block of differences: they fit a processor's cache.
-_BLOCK = 2**18
 
 
 class Moments(NamedTuple):
@@ -200,30 +196,6 @@ def merge(a, b):
         steps.append(step * np.sqrt(n * m / (n + m)))
         classes[label] = n + m, other + step * (m / (n + m))
     return Moments(classes, a.scatter + b.scatter + scatter_of(np.array(steps)))
-
-
-def scatter_of_differences(X, first, second, weight=None):
-    """Sum of (x - y)(x - y)ᵀ over pairs, in blocks.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Points.
-    first, second : ndarray of int, shape (n_pairs,)
-        The rows that make a pair.
-    weight : ndarray of shape (n_pairs,), default=None
-        Weights of the pairs.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_features, n_features)
-        The sum, positive semi-definite.
-    """
-    total = np.zeros((X.shape[1], X.shape[1]))
-    for block in gen_batches(len(first), max(1, _BLOCK // X.shape[1])):
-        difference = X[first[block]] - X[second[block]]
-        total += scatter_of(difference, None if weight is None else weight[block])
-    return total
 
 
 def shrink(covariance, variance, shrinkage):
