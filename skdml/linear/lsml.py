@@ -78,7 +78,7 @@ class LSML(LinearMetricLearner):
     ----------
     n_components : int, default=None
         Keep the so many leading axes of M. None keeps all n_features.
-    gamma : float, default=1.0
+    gamma : float, default=0.3
         How much the comparisons count against the prior, > 0: wᵢ is ``gamma * n_points`` over the
         number of quadruplets, n_points being the number of distinct points in them: more
         quadruplets of the same points tell little that is new.
@@ -149,7 +149,7 @@ class LSML(LinearMetricLearner):
         self,
         n_components=None,
         *,
-        gamma=1.0,
+        gamma=0.3,
         prior="identity",
         supervision="labels",
         n_constraints=None,
