@@ -352,7 +352,8 @@ def centre_and_scale(X, weight=None):
         X -= (weight @ X).astype(X.dtype)
         variance = float(weight @ np.einsum("ij,ij->i", X, X, dtype=np.float64))
     scale = np.sqrt(variance) if variance > 0 else 1.0
-    return X / X.dtype.type(scale), float(scale)
+    # scipy makes float64 of the quotient of a sparse float32 matrix.
+    return (X / X.dtype.type(scale)).astype(X.dtype, copy=False), float(scale)
 
 
 def _apply(components, X):
