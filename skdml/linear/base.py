@@ -133,11 +133,15 @@ class LinearMetricLearner(MetricLearner):
             X, (first, second) = self._read_tuples(X, 2, **options)
             return Pairs(X, first, second, check_same(y, len(first)))
         X, codes, _ = self._read_labelled(X, y, **options)
-        n_constraints = self._n_constraints(len(codes))
-        pairs = Pairs(X, *draw_pairs(codes, n_constraints, check_random_state(self.random_state)))
+        pairs = Pairs(X, *self._choose_pairs(X, codes))
         if not pairs.same.any():
             raise ValueError(_no_mates(codes))
         return pairs
+
+    def _choose_pairs(self, X, codes):
+        """Choose pairs from classes: first, second and same, as `draw_pairs` gives them."""
+        rng = check_random_state(self.random_state)
+        return draw_pairs(codes, self._n_constraints(len(codes)), rng)
 
     def _read_triplets(self, X, y):
         """Check triplets, or draw them from classes: points, and rows of shape (n, 3)."""
