@@ -4,8 +4,8 @@ from numbers import Real
 
 import numpy as np
 
+from skdml.linear._axes import relative_axes, shrink
 from skdml.linear._differences import DifferenceLearner
-from skdml.linear._moments import relative_axes, shrink
 from skdml.linear._psd import root
 
 

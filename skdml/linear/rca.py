@@ -6,7 +6,8 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from skdml.base import unchanged_on_error
-from skdml.linear._moments import counted, inverse_root, merge, moments_of, relative_axes, shrink
+from skdml.linear._axes import inverse_root, relative_axes, shrink
+from skdml.linear._moments import counted, merge, moments_of
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
 
