@@ -31,6 +31,7 @@ _HOME = {
     "ANMM": "skdml.linear",
     "LDML": "skdml.linear",
     "MMC": "skdml.linear",
+    "SCML": "skdml.linear",
     "DeepEmbedder": "skdml.deep",
     "DeepSiameseEmbedder": "skdml.deep",
     "DeepTripletEmbedder": "skdml.deep",
@@ -54,6 +55,7 @@ __all__ = [
     "NCMC",
     "NCMML",
     "RCA",
+    "SCML",
     "SDML",
     "DeepEmbedder",
     "DeepSiameseEmbedder",
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
         NCMC,
         NCMML,
         RCA,
+        SCML,
         SDML,
         MahalanobisMetric,
     )

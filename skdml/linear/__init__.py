@@ -17,6 +17,7 @@ from skdml.linear.mmc import MMC
 from skdml.linear.nca import NCA
 from skdml.linear.ncm import NCMC, NCMML
 from skdml.linear.rca import RCA
+from skdml.linear.scml import SCML
 from skdml.linear.sdml import SDML
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "NCMC",
     "NCMML",
     "RCA",
+    "SCML",
     "SDML",
     "LinearMap",
     "LinearMetricLearner",

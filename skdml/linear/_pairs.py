@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import eigh, svd
 from sklearn.utils import check_array
 
-from skdml.linear._neighbors import PairGraph
+from skdml.linear._neighbors import PairGraph, nearest_mates, nearest_strangers
 from skdml.linear._psd import numerical_range, pinv_sqrt, root, with_positive_peak
 from skdml.linear.base import centre_and_scale
 
@@ -261,3 +261,39 @@ def leading_components(L, n_components):
     """
     _, lengths, axes = svd(L, full_matrices=False)
     return with_positive_peak((lengths[:, None] * axes)[:n_components])
+
+
+def neighbor_pairs(X, codes, n_neighbors):
+    """Pairs of each point with its nearest mates, and with its nearest strangers.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes.
+    n_neighbors : int
+        How many of either kind for each point, fewer where there are not so many.
+
+    Returns
+    -------
+    first, second : ndarray of int, shape (n_pairs,)
+        Rows, ``first < second``; no pair is there twice.
+    same : ndarray of bool, shape (n_pairs,)
+        Whether a pair is of one class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._pairs import neighbor_pairs
+    >>> X, codes = np.array([[0.0], [1.0], [3.0]]), np.array([0, 0, 1])
+    >>> first, second, same = neighbor_pairs(X, codes, 1)
+    >>> first.tolist(), second.tolist(), same.tolist()
+    ([0, 0, 1], [1, 2, 2], [True, False, False])
+    """
+    mates = nearest_mates(X, codes, n_neighbors)
+    row, rank = np.nonzero(mates >= 0)
+    alike, apart = (row, mates[row, rank]), nearest_strangers(X, codes, n_neighbors)
+    kinds = [np.unique(np.sort(pairs, axis=0), axis=1) for pairs in (alike, apart)]
+    first, second = np.concatenate(kinds, axis=1)
+    return first, second, np.arange(len(first)) < kinds[0].shape[1]
