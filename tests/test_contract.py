@@ -1,5 +1,7 @@
 """What every learner keeps: scikit-learn's own checks, transform equal to d, and its users."""
 
+import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -57,6 +59,12 @@ every_supervised_learner = pytest.mark.parametrize("learner", SUPERVISED, ids=re
 
 @pytest.fixture
 def fitted(learner):
+    return copy.deepcopy(fit_once(learner))
+
+
+@functools.cache
+def fit_once(learner):
+    """Fit on X and Y for all tests of a process; each gets a copy, to do with as it likes."""
     return seeded(learner).fit(X, Y)
 
 
