@@ -5,7 +5,7 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-from skdml.distances import BASE_DISTANCES as DISTANCES
+from skdml.distances import check_distance
 
 # Elements of a distance matrix worked on at a time. 2**18 floats stay in a processor's cache, so
 # that the several passes of a loss over a block cost little more than one pass over memory.
@@ -14,18 +14,6 @@ _BLOCK = 2**18
 # Below this share of the squared norm, |x|^2 + |y|^2 - 2 x.y has lost about four of float32's
 # seven digits to cancellation, and the distances of such rows are computed by differences.
 _CANCELLED = 1e-4
-
-
-def check_distance(distance):
-    """Return the name of a distance, or raise a ValueError that lists the valid ones."""
-    return check_choice("distance", distance, DISTANCES)
-
-
-def check_choice(name, value, choices):
-    """Return the value, or raise a ValueError that lists the choices."""
-    if isinstance(value, bool) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-    return value
 
 
 def row_blocks(rows, columns):

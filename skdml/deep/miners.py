@@ -6,7 +6,8 @@ a pure function of a distance matrix, so that a loss shares its own matrix with 
 
 import torch
 
-from skdml.deep._pairwise import check_distance, pairwise_distance, row_blocks
+from skdml.deep._pairwise import pairwise_distance, row_blocks
+from skdml.distances import check_distance
 
 # Up to this many positives per anchor, comparing all negatives with each positive in turn is
 # faster than sorting the negatives once.

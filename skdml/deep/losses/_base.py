@@ -8,18 +8,21 @@ from numbers import Real
 import torch
 from torch.autograd.function import once_differentiable
 
-from skdml.deep._pairwise import (
-    check_choice,
-    check_distance,
-    paired_distance,
-    pairwise_distance,
-)
+from skdml.deep._pairwise import paired_distance, pairwise_distance
 from skdml.deep.miners import AllTripletsMiner, Miner, get_miner, label_masks
+from skdml.distances import check_distance
 
 REDUCTIONS = ("active", "mean", "sum")
 
 # The largest value of the bounded distances: beyond it a margin asks for the impossible.
 _LARGEST = {"cosine": 2.0, "angular": 1.0}
+
+
+def check_choice(name, value, choices):
+    """Return the value, or raise a ValueError that lists the choices."""
+    if isinstance(value, bool) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+    return value
 
 
 def check_margin(margin, distance, *, zero):
