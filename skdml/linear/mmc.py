@@ -106,7 +106,7 @@ class MMC(LinearMetricLearner):
         is); or a positive definite matrix. Diagonal if M is to be.
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, or pairs and whether they are the same.
-    n_neighbors : int, default=10
+    n_neighbors : int, default=20
         With labels, S is made of each point with so many nearest ones of its class, and D with so
         many nearest ones of other classes. [1]_ takes all pairs, by n_neighbors = n_samples;
         near ones tell more of who will be a neighbour.
@@ -155,7 +155,7 @@ class MMC(LinearMetricLearner):
     >>> X, y = load_iris(return_X_y=True)
     >>> model = make_pipeline(MMC(), KNeighborsClassifier(3))
     >>> round(model.fit(X[::2], y[::2]).score(X[1::2], y[1::2]), 2)
-    0.97
+    0.96
     """
 
     _supervisions = ("labels", "pairs")
@@ -168,7 +168,7 @@ class MMC(LinearMetricLearner):
         diagonal=False,
         prior="identity",
         supervision="labels",
-        n_neighbors=10,
+        n_neighbors=20,
         max_iter=1000,
         tol=1e-5,
         verbose=0,
@@ -209,7 +209,8 @@ class MMC(LinearMetricLearner):
             X, first, second, same = self._read_pairs(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             points, L0, first, second = map_by_prior(self.prior, X, first, second)
-            kept = same | told_apart(points, first, second)
+            kept = same.copy()
+            kept[~same] = told_apart(points, first[~same], second[~same])
             pairs, same = PairDistances(points, first[kept], second[kept]), same[kept]
             A = self._minimize(pairs, same, L0)
             spread = pairs(A)[0][same].mean()
