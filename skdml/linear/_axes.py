@@ -29,8 +29,8 @@ def shrink(covariance, variance, shrinkage):
     -------
     ndarray of shape (n_features, n_features)
         (1 - shrinkage) covariance + shrinkage c diag(variance), c the mean over the columns of the
-        quotient of both variances, 1 if that is 0. A column that does not vary is given the mean
-        variance of the others.
+        quotient of both variances; diag(variance) if that is 0 but for rounding. A column that
+        does not vary is given the mean variance of the others.
 
     Examples
     --------
@@ -43,7 +43,9 @@ def shrink(covariance, variance, shrinkage):
     varies = variance > 0
     unit = np.where(varies, variance, variance[varies].mean() if varies.any() else 1.0)
     c = (covariance.diagonal() / unit)[varies].mean() if varies.any() else 0.0
-    return (1 - shrinkage) * covariance + shrinkage * np.diag((c or 1.0) * unit)
+    if c < len(unit) * np.finfo(np.float64).eps:
+        return np.diag(unit)
+    return (1 - shrinkage) * covariance + shrinkage * c * np.diag(unit)
 
 
 def inverse_root(covariance, n_samples, cure):

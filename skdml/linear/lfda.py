@@ -3,13 +3,11 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.metrics import euclidean_distances
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import gen_batches
 
 from skdml.base import unchanged_on_error
 from skdml.linear._axes import check_embedding_type, embed, relative_axes, shrink
-from skdml.linear._moments import moments_of, scatter_of
+from skdml.linear._moments import scatter_of
 from skdml.linear.base import (
     LinearMetricLearner,
     _no_mates,
@@ -21,13 +19,37 @@ from skdml.linear.base import (
 _BLOCK = 2**22
 
 
-def local_scaling(X, n_neighbors):
-    """Distance of each point to its k-th neighbour, σ.
+def squared_distances(X):
+    """Squared distances of points to all others, in blocks of rows.
 
     Parameters
     ----------
     X : ndarray of shape (n, n_features)
-        Points of one class.
+        Points about 0.
+
+    Yields
+    ------
+    block : slice
+        Rows.
+    D2 : ndarray of shape (n_rows, n)
+        Their squared distances.
+    """
+    square = np.einsum("ij,ij->i", X, X)
+    for block in gen_batches(len(X), max(1, _BLOCK // len(X))):
+        D2 = X[block] @ X.T
+        D2 *= -2
+        D2 += square[block, None]
+        D2 += square
+        yield block, np.maximum(D2, 0, out=D2)
+
+
+def local_scaling(blocks, n_neighbors):
+    """Distance of each point to its k-th neighbour, σ.
+
+    Parameters
+    ----------
+    blocks : iterable of (slice, ndarray of shape (n_rows, n))
+        Squared distances of n points of one class.
     n_neighbors : int
         k, or n - 1 if that is less.
 
@@ -36,8 +58,13 @@ def local_scaling(X, n_neighbors):
     ndarray of shape (n,)
         σ.
     """
-    search = NearestNeighbors(n_neighbors=min(n_neighbors, len(X) - 1)).fit(X)
-    return search.kneighbors()[0][:, -1]
+    # At place 0 each point is its own nearest.
+    return np.sqrt(np.concatenate([_kth_smallest(D2, n_neighbors) for _, D2 in blocks]))
+
+
+def _kth_smallest(D2, k):
+    k = min(k, D2.shape[1] - 1)
+    return np.partition(D2, k, axis=1)[:, k]
 
 
 def local_scatter(X, n_neighbors):
@@ -46,7 +73,7 @@ def local_scatter(X, n_neighbors):
     Parameters
     ----------
     X : ndarray of shape (n, n_features)
-        Points of one class.
+        Points of one class, about 0.
     n_neighbors : int
         Of the local scaling σ.
 
@@ -58,11 +85,12 @@ def local_scatter(X, n_neighbors):
     total = np.zeros((X.shape[1], X.shape[1]))
     if len(X) < 2:
         return total
-    X = X - X.mean(axis=0)
-    sigma, tiny = local_scaling(X, n_neighbors), np.finfo(X.dtype).tiny
-    for block in gen_batches(len(X), max(1, _BLOCK // len(X))):
-        # Among duplicates σ is 0: they have affinity 1 to each other, and 0 to the rest.
-        A = euclidean_distances(X[block], X, squared=True)
+    # Blocks are made twice, for σ and for A, unless there is but one.
+    one = len(X) ** 2 <= _BLOCK
+    blocks = list(squared_distances(X)) if one else squared_distances(X)
+    sigma, tiny = local_scaling(blocks, n_neighbors), np.finfo(X.dtype).tiny
+    for block, A in blocks if one else squared_distances(X):
+        # Among duplicates σ may be 0: they have affinity 1 to each other, and 0 to the rest.
         with np.errstate(over="ignore"):
             A /= -np.maximum(np.outer(sigma[block], sigma), tiny)
         np.exp(A, out=A)
@@ -87,18 +115,19 @@ def local_within_and_between(X, codes, n_neighbors):
     within, between : ndarray of float64, shape (n_features, n_features)
         Local scatter within classes; that between them, positive semi-definite, too.
     """
-    n = len(X)
-    moments = moments_of(X.astype(np.float64), codes)
+    n, within = len(X), np.zeros((X.shape[1], X.shape[1]))
     # Pairs of two classes, each with the weight 1 / n: all pairs less those within classes.
-    within, between = np.zeros((2, X.shape[1], X.shape[1]))
-    between += moments.scatter + moments.between
+    between = scatter_of(_about_mean(X))
     for code in range(codes.max() + 1):
-        rows = X[codes == code]
+        rows = _about_mean(X[codes == code])
         local, size = local_scatter(rows, n_neighbors), len(rows)
         within += local / size
-        between += local * (1 / n - 1 / size)
-        between -= moments_of(rows.astype(np.float64)).scatter * (size / n)
+        between += local * (1 / n - 1 / size) - scatter_of(rows) * (size / n)
     return within / n, between / n
+
+
+def _about_mean(X):
+    return X - X.mean(axis=0, dtype=np.float64).astype(X.dtype)
 
 
 class LFDA(LinearMetricLearner):
