@@ -6,6 +6,7 @@ The learners are those that skdml.linear names, so that a new one is put to thes
 import functools
 import inspect
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,3 +211,24 @@ def test_loss_curve_begins_at_the_start_and_falls(learner):
     assert fitted.n_iter_ >= 1
     assert fitted.loss_curve_.shape == (fitted.n_iter_ + 1,)
     assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
+
+
+@every_learner
+def test_documentation_says_what_each_learner_takes(learner):
+    page = (Path(__file__).parent.parent / "docs" / "linear.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split("|") for line in page.splitlines() if line.startswith("| `")]
+    (costs, takes) = (
+        [cell.strip() for cell in row] for row in rows if row[0].strip() == f"`{name_of(learner)}`"
+    )
+    if name_of(learner) not in REAL_TARGETS | {"MahalanobisMetric"}:
+        assert costs[1] == ", ".join(learner._supervisions)
+    fit_parameters = inspect.signature(learner.fit).parameters
+    assert takes[1:5] == [
+        "yes" if there else ""
+        for there in (
+            learner.__sklearn_tags__().input_tags.sparse,
+            "sample_weight" in fit_parameters,
+            hasattr(learner, "partial_fit"),
+            hasattr(learner, "warm_start"),
+        )
+    ]
