@@ -313,9 +313,10 @@ class NCMML(_CentroidSoftmax):
 
     Notes
     -----
-    An iteration costs O(n_samples n_classes n_features) time. The logarithm is convex in M = LᵀL,
-    so that without the prior a square L has no minimum but the global one. Only directions in
-    which class means differ are learned; the others stay as they were at the start.
+    An iteration takes O(n_samples n_classes n_features) time; memory is O(n_samples n_features)
+    and at most 32 MiB for each array of probabilities. The loss is convex in M = LᵀL, so that
+    without the prior a square L has no minimum but the global one. It depends on M by what M does
+    to the differences of class means.
 
     References
     ----------
@@ -450,8 +451,9 @@ class NCMC(_CentroidSoftmax):
 
     Notes
     -----
-    An iteration costs O(n_samples n_centroids n_classes n_features) time. The centroids stay as
-    k-means finds them in the plain distance.
+    An iteration takes O(n_samples n_centroids n_classes n_features) time; memory is
+    O(n_samples n_features) and at most 32 MiB for each array of probabilities. The centroids stay
+    as k-means finds them in the plain distance.
 
     References
     ----------
