@@ -1,4 +1,4 @@
-"""How seconds and memory of each linear learner grow with the rows: n = 1k, 2k, ... 64k, d = 20.
+"""How processor seconds and memory of each linear learner grow with the rows: n = 1k, 2k, ... 64k, d = 20.
 
 Run ``python -m benchmarks.scaling``, or with ``--quick`` up to 8k. Iterative learners stop after
 few iterations, so that the cost of one is what grows. Beside the exponents stand the costs that the
@@ -92,18 +92,20 @@ def measure(name, estimator, largest, timeout):
 
 
 def print_row(name, doc, n, results, all_sizes):
-    """Print a learner's seconds, its memory, and how each grows."""
+    """Print a learner's processor seconds, its memory, and how each grows."""
     fine = [(rows, r) for rows, r in zip(n, results, strict=True) if "error" not in r]
     done = [rows for rows, _ in fine]
     costs = {
-        "seconds": ([r["seconds"] for _, r in fine], LEAST_SECONDS, "{:8.3f}"),
+        "cpu s": ([r["cpu"] for _, r in fine], LEAST_SECONDS, "{:8.3f}"),
         "MiB": ([max(r["peak"] - r["before"], 0) for _, r in fine], LEAST_MIB, "{:8.0f}"),
     }
     for unit, (cost, least, form) in costs.items():
         cells = "".join(form.format(value) for value in cost) + 8 * " " * (
             len(all_sizes) - len(cost)
         )
-        print(f"{name:20} {unit:8}{cells}  n^{exponent(done, cost, least):.2f}", flush=True)
+        e = exponent(done, cost, least)
+        growth = "too small to tell" if np.isnan(e) else f"n^{e:.2f}"
+        print(f"{name:20} {unit:8}{cells}  {growth}", flush=True)
     print(f"{'':20} documented: {documented(doc) or 'nothing'}")
     if "error" in results[-1]:
         print(f"{'':20} stopped at n = {n[-1]}: {results[-1]['error']}")
