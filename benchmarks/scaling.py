@@ -1,4 +1,4 @@
-"""How processor seconds and memory of each linear learner grow with the rows: n = 1k, 2k, ... 64k, d = 20.
+"""How processor seconds and memory of each learner grow with the rows: 1k to 64k, 20 features.
 
 Run ``python -m benchmarks.scaling``, or with ``--quick`` up to 8k. Iterative learners stop after
 few iterations, so that the cost of one is what grows. Beside the exponents stand the costs that the
