@@ -19,11 +19,9 @@ _CHUNKS = 8
 """Blocks are summed in at most so many runs, whatever the number of threads, so that rounding does
 not depend on it."""
 
-# By dtype: exponents below `floor` are lifted to it, because exp and products are many times
-# slower on what underflows; a row that sums to less than `least` is computed anew, relative to
-# its nearest neighbour.
-_FLOOR = {np.dtype(np.float32): -80.0, np.dtype(np.float64): -700.0}
-_LEAST = {np.dtype(np.float32): 1e-24, np.dtype(np.float64): 1e-280}
+# Relative to the nearest neighbour, what is below exp of this is nothing, and is lifted to it: exp
+# and products are many times slower on numbers that underflow.
+_FLOOR = {np.dtype(np.float32): -40.0, np.dtype(np.float64): -100.0}
 
 
 class Block(NamedTuple):
@@ -36,9 +34,9 @@ class Block(NamedTuple):
     kernel : ndarray of shape (n_rows, n_samples)
         K_ij = weight_j exp(shift_i - |z_i - z_j|²), and twins_i exp(shift_i) for i = j.
     total : ndarray of shape (n_rows,)
-        Sums of the rows of K, all positive.
+        Sums of the rows of K, from 1 to n_samples.
     shift : ndarray of shape (n_rows,)
-        0, but for rows far from all others.
+        What makes the largest entry of each row 1.
     """
 
     rows: slice
@@ -178,23 +176,14 @@ def _factors(Z, weight):
 
 def _block(kernel, left, right, twins, rows):
     """Compute rows of the kernel into an array."""
-    floor, least = _FLOOR[kernel.dtype], _LEAST[kernel.dtype]
-    own = np.arange(len(kernel)), np.arange(rows.start, rows.stop)
     np.matmul(left[rows], right.T, out=kernel)
-    np.maximum(kernel, floor, out=kernel)
+    with np.errstate(divide="ignore"):
+        kernel[np.arange(len(kernel)), np.arange(rows.start, rows.stop)] = np.log(twins[rows])
+    shift = -kernel.max(axis=1)
+    kernel += shift[:, None]
+    np.maximum(kernel, _FLOOR[kernel.dtype], out=kernel)
     np.exp(kernel, out=kernel)
-    kernel[own] = twins[rows]
-    total, shift = kernel.sum(axis=1), np.zeros(len(kernel), dtype=kernel.dtype)
-    far = np.flatnonzero(~((total > least) & (total < 1 / least)))
-    if len(far):
-        exponent = left[rows][far] @ right.T
-        exponent[np.arange(len(far)), own[1][far]] = -np.inf
-        shift[far] = -exponent.max(axis=1)
-        exponent += shift[far, None]
-        kernel[far] = np.exp(np.maximum(exponent, floor, out=exponent), out=exponent)
-        kernel[far, own[1][far]] = twins[rows][far] * np.exp(np.minimum(shift[far], -floor))
-        total[far] = kernel[far].sum(axis=1)
-    return Block(rows, kernel, total, shift)
+    return Block(rows, kernel, kernel.sum(axis=1), shift)
 
 
 def _map(function, items, n_threads):
