@@ -32,6 +32,7 @@ _HOME = {
     "LDML": "skdml.linear",
     "MMC": "skdml.linear",
     "SCML": "skdml.linear",
+    "DMLEig": "skdml.linear",
     "DeepEmbedder": "skdml.deep",
     "DeepSiameseEmbedder": "skdml.deep",
     "DeepTripletEmbedder": "skdml.deep",
@@ -57,6 +58,7 @@ __all__ = [
     "RCA",
     "SCML",
     "SDML",
+    "DMLEig",
     "DeepEmbedder",
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
         RCA,
         SCML,
         SDML,
+        DMLEig,
         MahalanobisMetric,
     )
 

@@ -3,6 +3,7 @@
 from skdml.linear.anmm import ANMM
 from skdml.linear.base import LinearMap, LinearMetricLearner
 from skdml.linear.covariance import MahalanobisMetric
+from skdml.linear.dmleig import DMLEig
 from skdml.linear.dmlmj import DMLMJ
 from skdml.linear.gmml import GMML
 from skdml.linear.itml import ITML
@@ -39,6 +40,7 @@ __all__ = [
     "RCA",
     "SCML",
     "SDML",
+    "DMLEig",
     "LinearMap",
     "LinearMetricLearner",
     "MahalanobisMetric",

@@ -7,10 +7,10 @@ from scipy.linalg import eigvalsh
 from scipy.linalg.lapack import dpotrf
 
 from skdml.base import unchanged_on_error
-from skdml.linear._neighbors import laplacian_product
+from skdml.linear._differences import scatter_of_differences
 from skdml.linear._psd import root
 from skdml.linear._solvers import warn_not_converged
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components
 
 # How near to singular the balance may bring P: P >= _FLOOR * inv(M0), so that M <= M0 / _FLOOR.
 _FLOOR = 0.5
@@ -31,18 +31,13 @@ def scatters(pairs):
     scale : float
         The root of what they were divided by; 1 where the points of each pair are equal.
     """
-    X, unit = centre_and_scale(pairs.X.astype(np.float64))
-
-    def scatter(chosen):
-        first, second = pairs.first[chosen], pairs.second[chosen]
-        weight = np.full(len(first), 1 / max(len(first), 1))
-        C = X.T @ laplacian_product(first, second, weight, X)
-        return (C + C.T) / 2
-
-    same, different = scatter(pairs.same), scatter(~pairs.same)
+    same, different = (
+        scatter_of_differences(pairs.X, pairs.first[kind], pairs.second[kind]) / max(kind.sum(), 1)
+        for kind in (pairs.same, ~pairs.same)
+    )
     mean = (np.trace(same) + np.trace(different)) / (2 * len(same))
     mean = mean if mean > 0 else 1.0
-    return same / mean, different / mean, unit * np.sqrt(mean)
+    return same / mean, different / mean, np.sqrt(mean)
 
 
 def balanced(prior_inverse, difference, balance_param):
