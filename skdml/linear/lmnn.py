@@ -4,19 +4,24 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
+from scipy.sparse import issparse
 from sklearn.utils import check_random_state
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._initial import start_components
+from skdml.linear._initial import start_components, starts_anew
+from skdml.linear._moments import centre, scatter_of
 from skdml.linear._neighbors import PairGraph, distinct_rows, nearest_mates, nearest_strangers
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged
 from skdml.linear.base import LinearMetricLearner, _no_mates, centre_and_scale
 
 # Steps of L-BFGS before the impostors are searched for again.
 _STEPS = 20
+# For directions without any spread within classes.
+_LEAST_SHRINKAGE = 1e-3
 
 
 class Problem(NamedTuple):
@@ -182,6 +187,38 @@ def lmnn_loss(L, problem, impostors):
     return loss / total, 2 * gradient.astype(np.float64) / total
 
 
+def halfway_start(X, codes, weight):
+    """L halfway between Euclid's and the one by which the spread within classes is a sphere.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes.
+    weight : ndarray of shape (n_samples,)
+        Weights of the rows.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_features, n_features)
+        The symmetric L with LᵀL = S^(-1/2), the geometric mean of I and S⁻¹. S is the covariance
+        within classes, shrunk to a multiple of I as Ledoit & Wolf (2004) do, so that few rows
+        leave L near Euclid's.
+    """
+    rows, _ = centre(X.astype(np.float64), codes, weight)
+    n, n_features = weight.sum(), X.shape[1]
+    S = scatter_of(rows, weight) / n
+    mean, square = S.trace() / n_features, np.vdot(S, S)
+    if mean == 0:
+        return np.eye(n_features)
+    error = (weight @ np.einsum("ij,ij->i", rows, rows) ** 2 / n - square) / n
+    spread = max(square - n_features * mean**2, np.finfo(np.float64).eps * square)
+    shrinkage = np.clip(error / spread, _LEAST_SHRINKAGE, 1)
+    values, axes = eigh((1 - shrinkage) * S + shrinkage * mean * np.eye(n_features))
+    return axes * values**-0.25 @ axes.T
+
+
 def best_scale(L, problem):
     """Find the factor of L for which the objective is least, by the nearest strangers."""
     Z = problem.embed(L)
@@ -246,7 +283,8 @@ def solve(problem, L, max_iter, tol, verbose=0):
         if verbose:
             print(f"[LMNN] round {len(curve) - 1}: {curve[-1]:.6g}", flush=True)
         nothing_new = value >= best and len(impostors.pairs) == len(known.pairs)
-        if best - promise <= tol * best or nothing_new:
+        # Where classes come to lie in a point each, the objective ends at 0: no share of that.
+        if best - promise <= tol * max(best, tol * curve[0]) or nothing_new:
             break
     else:
         warn_not_converged("LMNN", max_iter)
@@ -297,12 +335,14 @@ class LMNN(LinearMetricLearner):
         How many strangers of a row count at most, the nearest ones. It bounds time and memory.
     init : {"auto", "pca", "lda", "identity", "random"} or array-like of shape \
             (n_components, n_features), default="auto"
-        L to begin with. "auto" is "lda" where there are so many discriminant axes, else "pca" if
-        `n_components` leaves any feature out, else "identity". All but an array are then scaled to
-        where the objective is least.
+        L to begin with; it decides the target neighbours, too. "auto" keeps all features halfway
+        between "identity" and the whitening of the spread within classes (the latter shrunk,
+        M the geometric mean of both); with fewer components it is "lda" if there are so many
+        discriminant axes, else "pca". Sparse X begins with "identity" or "pca". All but an array
+        are then scaled to where the objective is least.
     max_iter : int, default=50
         Rounds at most. Each searches for impostors once and then takes up to 20 steps of L-BFGS.
-    tol : float, default=1e-3
+    tol : float, default=1e-2
         The rounds end when one promises to lower the objective by less than this share of it.
     warm_start : bool, default=False
         Whether `fit` begins with the L of an earlier fit.
@@ -368,7 +408,7 @@ class LMNN(LinearMetricLearner):
         n_impostors=20,
         init="auto",
         max_iter=50,
-        tol=1e-3,
+        tol=1e-2,
         warm_start=False,
         random_state=None,
         verbose=0,
@@ -422,17 +462,20 @@ class LMNN(LinearMetricLearner):
             X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
             encode_labels(codes)  # two classes are needed with a weight, too
             X, scale = centre_and_scale(X, weight)
-            rng = check_random_state(self.random_state)
-            start = start_components(self, X, codes, scale, rng, weight)
+            start = self._start(X, codes, weight, scale)
             problem = self._pose(X, codes, weight, start)
-            given = not isinstance(self.init, str) or (
-                self.warm_start and hasattr(self, "components_")
-            )
-            start = start if given else start * best_scale(start, problem)
+            start = start * best_scale(start, problem) if starts_anew(self) else start
             L, self.loss_curve_ = solve(problem, start, self.max_iter, self.tol, self.verbose)
             self.components_ = (L / scale).astype(X.dtype)
             self.n_iter_ = len(self.loss_curve_) - 1
         return self
+
+    def _start(self, X, codes, weight, scale):
+        rng = check_random_state(self.random_state)
+        L = start_components(self, X, codes, scale, rng, weight)
+        if starts_anew(self) and self.init == "auto" and len(L) == X.shape[1] and not issparse(X):
+            return halfway_start(X, codes, weight)
+        return L
 
     def _pose(self, X, codes, weight, start):
         Z = safe_sparse_dot(X, start.T.astype(X.dtype), dense_output=True)
