@@ -10,7 +10,7 @@ from skdml.linear._axes import check_embedding_type
 from skdml.linear._differences import scatter_of_differences
 from skdml.linear._psd import with_positive_peak
 from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
-from skdml.linear.dmlmj import neighbor_pairs
+from skdml.linear.dmlmj import in_own_order, neighbor_pairs
 
 EMBEDDING_TYPES = ("weighted", "orthonormalized")
 
@@ -165,6 +165,7 @@ class ANMM(LinearMetricLearner):
             check_embedding_type(self.embedding_type, EMBEDDING_TYPES)
             X, codes, _ = self._read_labelled(X, y)
             check_n_components(self.n_components, X.shape[1], "n_features")
+            X, codes = in_own_order(X, codes)
             points, _ = centre_and_scale(X)
             pairs = neighbor_pairs(points, codes, self.n_neighbors, self.n_impostors)
             margin = margin_matrix(points, *pairs)

@@ -16,6 +16,25 @@ from skdml.linear.base import (
 )
 
 
+def in_own_order(X, codes):
+    """Sort rows, so that ties among neighbours fall alike in whatever order the rows came.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes.
+
+    Returns
+    -------
+    X, codes : ndarray
+        The same, by the first column, then the second ..., then the class.
+    """
+    order = np.lexsort((codes, *X.T[::-1]))
+    return X[order], codes[order]
+
+
 def neighbor_pairs(X, codes, n_mates, n_strangers):
     """Pairs of each row with its nearest neighbours of its class, and with those of others.
 
@@ -188,6 +207,7 @@ class DMLMJ(LinearMetricLearner):
             check_embedding_type(self.embedding_type)
             X, codes, _ = self._read_labelled(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
+            X, codes = in_own_order(X, codes)
             points, scale = centre_and_scale(X)
             pairs = neighbor_pairs(points, codes, self.n_neighbors, self.n_neighbors)
             variance = np.var(points, axis=0, dtype=np.float64)

@@ -6,11 +6,10 @@ import numpy as np
 
 from skdml.linear._axes import relative_axes, shrink
 from skdml.linear._differences import DifferenceLearner
-from skdml.linear._psd import root
 
 
 def kissme(same, different, variance, shrinkage, contrast):
-    """M = Σ_S⁻¹ - contrast Σ_D⁻¹, both shrunk, without what would make d² negative.
+    """L with LᵀL = Σ_S⁻¹ - contrast Σ_D⁻¹, both shrunk, without what would make d² negative.
 
     Parameters
     ----------
@@ -25,15 +24,16 @@ def kissme(same, different, variance, shrinkage, contrast):
 
     Returns
     -------
-    ndarray of shape (n_features, n_features)
-        M, positive semi-definite.
+    ndarray of shape (rank of Σ_S, n_features)
+        L. Its rows are the axes v of Σ_D v = λ Σ_S v by decreasing λ, of length vᵀ Σ_S v =
+        1 - contrast / max(λ, 1).
     """
     S, D = shrink(same, variance, shrinkage), shrink(different, variance, shrinkage)
     values, axes = relative_axes(D, S, len(S))
     # In these axes Σ_S is I and Σ_D is diag(values). Where the different are no further apart than
     # the same, the paper's weight would be negative; they count as equally far apart there.
     weight = 1 - contrast / np.maximum(values, 1)
-    return (axes.T * weight) @ axes
+    return axes * np.sqrt(weight)[:, None]
 
 
 class KISSME(DifferenceLearner):
@@ -52,7 +52,8 @@ class KISSME(DifferenceLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Number of rows of L: the leading axes of M. None for n_features.
+        Number of rows of L: the axes along which Σ_D is largest as compared with Σ_S. None for
+        n_features.
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, or pairs of points and whether each is of
         one class.
@@ -69,7 +70,7 @@ class KISSME(DifferenceLearner):
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L, the root of M; in the dtype of X if that is a float dtype, else float64.
+        L, with LᵀL = M; in the dtype of X if that is a float dtype, else float64.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -114,10 +115,10 @@ class KISSME(DifferenceLearner):
         self._check_ranges(shrinkage=in_unit, contrast=in_unit)
 
     def _components(self, same, different, variance):
-        M = kissme(same, different, variance, self.shrinkage, self.contrast)
-        if not M.any():
+        L = kissme(same, different, variance, self.shrinkage, self.contrast)
+        if not L.any():
             raise ValueError(
                 "Along no direction are the different further apart than the same, so that with "
                 f"contrast={self.contrast} no distance is left; choose contrast < 1."
             )
-        return root(M, self.n_components)
+        return L[: self.n_components]

@@ -1,0 +1,210 @@
+"""KISSME against all pairs written out, however they are given, and in batches."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.linalg import eigh
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+
+from skdml import GMML, KISSME, RCA
+from skdml.linear.kissme import kissme
+
+IRIS, SPECIES = load_iris(return_X_y=True)
+LEARNERS = [KISSME(), GMML()]
+
+both = pytest.mark.parametrize("learner", LEARNERS, ids=repr)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def all_pairs(X, y):
+    """Return every pair of rows, and whether it is of one class."""
+    first, second = np.triu_indices(len(X), 1)
+    return np.stack([X[first], X[second]], axis=1), (y[first] == y[second]).astype(int)
+
+
+def literal_means(X, y):
+    """Return the mean (x - y)(x - y)ᵀ over pairs of one class, of two, and of all."""
+    sums, counts = {True: 0.0, False: 0.0}, {True: 0, False: 0}
+    for i in range(len(X)):
+        for j in range(i):
+            same = bool(y[i] == y[j])
+            sums[same] = sums[same] + np.outer(X[i] - X[j], X[i] - X[j])
+            counts[same] += 1
+    total = (sums[True] + sums[False]) / sum(counts.values())
+    return sums[True] / counts[True], sums[False] / counts[False], total
+
+
+def literal_shrunk(C, variance, shrinkage):
+    c = (C.diagonal() / variance).mean()
+    return (1 - shrinkage) * C + shrinkage * c * np.diag(variance)
+
+
+@pytest.mark.parametrize(("shrinkage", "contrast"), [(0, 0.9), (0.3, 0.9), (0.2, 0.5), (0.3, 0)])
+def test_matrix_is_the_difference_of_the_inverses(shrinkage, contrast):
+    S, D, T = literal_means(IRIS, SPECIES)
+    S, D = (literal_shrunk(C, T.diagonal() / 2, shrinkage) for C in (S, D))
+    M = KISSME(shrinkage=shrinkage, contrast=contrast).fit(IRIS, SPECIES)
+    M = M.get_mahalanobis_matrix()
+    values, axes = eigh(D, S)
+    expected = np.linalg.inv(S) - contrast * np.linalg.inv(D)
+    # Along an axis where the different are nearer than the same, D is taken for S.
+    excess = contrast * (1 / values - 1).clip(0)
+    expected += (axes * excess) @ axes.T
+    assert_allclose(M, expected, atol=1e-8 * abs(expected).max())
+
+
+def test_with_different_pairs_all_further_apart_it_is_the_papers(rng):
+    A, B = rng.normal(size=(2, 6, 4))
+    S = A.T @ A
+    D = S + B.T @ B
+    L = kissme(S, D, np.ones(4), 0, 1)
+    assert_allclose(L.T @ L, np.linalg.inv(S) - np.linalg.inv(D), atol=1e-8)
+
+
+def test_projection_leaves_a_matrix_without_negative_eigenvalues(rng):
+    A, B = rng.normal(size=(2, 6, 4))
+    S, D = A.T @ A, B.T @ B
+    L = kissme(S, D, np.ones(4), 0, 1)
+    values, axes = eigh(D, S)
+    assert values.min() < 1 < values.max()
+    kept = values > 1
+    expected = (axes[:, kept] * (1 - 1 / values[kept])) @ axes[:, kept].T
+    assert_allclose(L.T @ L, expected, atol=1e-10)
+
+
+def test_without_contrast_it_is_rca_but_for_scale():
+    d = KISSME(shrinkage=0, contrast=0).fit(IRIS, SPECIES).get_metric()(IRIS)
+    expected = RCA(shrinkage=0).fit(IRIS, SPECIES).get_metric()(IRIS)
+    assert_allclose(d, expected * d.max() / expected.max(), rtol=1e-9)
+
+
+def test_blind_by_contrast_1_to_all_but_n_classes_less_one_directions():
+    values = np.linalg.eigvalsh(
+        KISSME(shrinkage=0, contrast=1).fit(IRIS, SPECIES).get_mahalanobis_matrix()
+    )
+    assert (values > 1e-9 * values.max()).sum() == 2
+
+
+@both
+def test_labels_of_balanced_classes_equal_all_pairs(learner):
+    X, y = IRIS[::5], SPECIES[::5]
+    by_label = clone(learner).fit(X, y)
+    by_pair = clone(learner).set_params(supervision="pairs").fit(*all_pairs(X, y))
+    assert_allclose(by_pair.components_, by_label.components_, rtol=1e-9)
+    signs = all_pairs(X, y)[1] * 2 - 1
+    again = clone(by_pair).fit(all_pairs(X, y)[0], signs)
+    assert_array_equal(again.components_, by_pair.components_)
+
+
+@both
+@pytest.mark.parametrize("cuts", [[75], [20, 21, 90], list(range(60, 150, 10))])
+def test_batches_equal_one_fit(learner, cuts, rng):
+    order = rng.permutation(150)
+    X, y = IRIS[order], np.array(["a", "b", "c"])[SPECIES[order]]
+    whole, batched = clone(learner).fit(X, y), clone(learner)
+    for part in np.split(np.arange(150), cuts):
+        batched.partial_fit(X[part], y[part])
+    assert_allclose(batched.components_, whole.components_, rtol=1e-10)
+    pairs, same = all_pairs(X[:40], y[:40])
+    whole = clone(learner).set_params(supervision="pairs").fit(pairs, same)
+    batched = clone(whole).partial_fit(pairs[:400], same[:400])
+    batched.partial_fit(pairs[400:], same[400:])
+    assert_allclose(batched.components_, whole.components_, rtol=1e-10)
+
+
+@both
+def test_fit_starts_anew_and_partial_fit_goes_on(learner):
+    whole = clone(learner).fit(IRIS, SPECIES)
+    batched = clone(learner).partial_fit(IRIS * 3, SPECIES).fit(IRIS[::2], SPECIES[::2])
+    batched.partial_fit(IRIS[1::2], SPECIES[1::2])
+    assert_allclose(batched.components_, whole.components_, rtol=1e-10)
+
+
+@both
+def test_a_later_batch_may_be_of_one_class_and_the_first_may_not(learner):
+    whole = clone(learner).fit(IRIS, SPECIES)
+    batched = clone(learner).partial_fit(IRIS[:100], SPECIES[:100])
+    batched.partial_fit(IRIS[100:], SPECIES[100:])
+    assert_allclose(batched.components_, whole.components_, rtol=1e-10)
+    with pytest.raises(ValueError, match="at least two classes"):
+        clone(learner).partial_fit(IRIS[:50], SPECIES[:50])
+
+
+@both
+def test_leading_components(learner):
+    L = clone(learner).fit(IRIS, SPECIES).components_
+    two = clone(learner).set_params(n_components=2).fit(IRIS, SPECIES).components_
+    assert_allclose(two, L[:2], rtol=1e-9)
+
+
+@both
+def test_few_rows_need_no_warning(learner, rng):
+    X, y = rng.normal(size=(10, 30)), np.arange(10) % 2
+    L = clone(learner).fit(X, y).components_
+    assert L.shape == (30, 30)
+    assert np.isfinite(L).all()
+
+
+@both
+def test_singular_without_a_prior_warns(learner, rng):
+    X, y = rng.normal(size=(10, 20)), np.arange(10) % 2
+    name = {"KISSME": "shrinkage", "GMML": "reg"}[type(learner).__name__]
+    with pytest.warns(UserWarning, match=rf"rank 8 for 20 features.*{name} > 0"):
+        L = clone(learner).set_params(**{name: 0}).fit(X, y).components_
+    assert np.isfinite(L).all()
+
+
+def test_units_do_not_matter():
+    units = np.array([1e-6, 1.0, 1e3, 1e6])
+    expected = KISSME().fit(IRIS, SPECIES).get_metric()(IRIS)
+    assert_allclose(
+        KISSME().fit(IRIS * units, SPECIES).get_metric()(IRIS * units), expected, rtol=1e-6
+    )
+
+
+@both
+@pytest.mark.parametrize(
+    ("parameters", "X", "y", "message"),
+    [
+        ({}, IRIS, np.zeros(150), "at least two classes"),
+        ({}, IRIS, np.arange(150), "No two points known to be of one class differ"),
+        ({}, np.repeat(IRIS[:2], 5, axis=0), np.repeat([0, 1], 5), "No two points known to be"),
+        ({"supervision": "pairs"}, IRIS, SPECIES, "pairs need the shape"),
+        ({"supervision": "pairs"}, IRIS.reshape(75, 2, 4), np.ones(75), "Pairs of both kinds"),
+        ({"supervision": "chunks"}, IRIS, SPECIES, "supervision='chunks' is unknown"),
+        ({"n_components": 5}, IRIS, SPECIES, "n_components=5 has to be None or an int from 1 to 4"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing_behind(learner, parameters, X, y, message):
+    learner = clone(learner).set_params(**parameters)
+    for call in (learner.fit, learner.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            call(X, y)
+    assert not hasattr(learner, "n_features_in_")
+    with pytest.raises(NotFittedError):
+        learner.transform(IRIS)
+
+
+@both
+def test_another_supervision_needs_another_fit(learner):
+    learner = clone(learner).fit(IRIS, SPECIES).set_params(supervision="pairs")
+    with pytest.raises(ValueError, match="call fit to begin anew"):
+        learner.partial_fit(*all_pairs(IRIS[::5], SPECIES[::5]))
+
+
+@pytest.mark.parametrize("parameters", [{"shrinkage": -0.1}, {"contrast": 2}])
+def test_parameters_out_of_range_are_refused(parameters):
+    with pytest.raises(ValueError, match=f"{next(iter(parameters))} == "):
+        KISSME(**parameters).fit(IRIS, SPECIES)
+
+
+def test_nothing_left_is_told(rng):
+    X = np.concatenate([IRIS[:50], IRIS[:50]])
+    with pytest.raises(ValueError, match=r"choose contrast < 1"):
+        KISSME(contrast=1).fit(X, np.repeat([0, 1], 50))
