@@ -63,10 +63,19 @@ def test_scatter_is_the_mean_over_mates():
 
 @pytest.mark.parametrize("init", ["identity", "random", "lda"])
 def test_every_start_leads_to_the_same_minimum(init):
-    options = {"max_iter": 500, "tol": 1e-9, "random_state": 0}
+    options = {"alpha": 0, "max_iter": 500, "tol": 1e-9, "random_state": 0}
     learner = MCML(init=init, n_components=3, **options).fit(X, Y)
     other = MCML(init=10 * np.eye(3), **options).fit(X, Y)
     assert learner.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1], rel=1e-4)
+
+
+def test_the_prior_keeps_all_directions():
+    few = np.random.RandomState(0).normal(size=(12, 6))
+    narrow, wide = (
+        np.linalg.cond(MCML(alpha=alpha).fit(few, np.arange(12) % 2).components_)
+        for alpha in (0, 0.5)
+    )
+    assert wide < narrow / 10
 
 
 def test_loss_curve_falls():
@@ -118,6 +127,7 @@ def test_too_few_iterations_are_told():
         ({"init": "best"}, "init='best' is unknown"),
         ({"n_components": 9}, "n_components=9"),
         ({"max_iter": 0}, "max_iter == 0"),
+        ({"alpha": -1}, "alpha == -1"),
     ],
 )
 def test_parameters_out_of_range_are_refused(parameters, message):

@@ -70,7 +70,7 @@ def test_loss_and_gradient_are_those_of_metric_learn():
 
 def test_as_deep_a_minimum_as_that_of_metric_learn():
     # MLKR(init=np.eye(3), max_iter=500, tol=1e-10) of metric-learn 0.7.0 ends at 14.936.
-    learner = MLKR(init=np.eye(3), max_iter=500, tol=1e-9).fit(X, Y)
+    learner = MLKR(init=np.eye(3), alpha=0, max_iter=500, tol=1e-9).fit(X, Y)
     assert 30 * learner.loss_curve_[-1] < 14.94
     assert literal_loss(learner.components_, X, Y) == pytest.approx(learner.loss_curve_[-1])
 
@@ -103,7 +103,7 @@ def test_features_that_matter_are_found_and_help_to_predict():
 
 
 def test_loss_curve_falls():
-    learner = MLKR().fit(DATA, TARGET)
+    learner = MLKR(alpha=0).fit(DATA, TARGET)
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
     end = mlkr_loss(learner.components_, DATA, TARGET, np.ones(120))[0]
@@ -184,6 +184,7 @@ def test_targets_that_are_no_numbers_are_refused(y, message):
         ({"init": "best"}, "init='best' is unknown"),
         ({"n_components": 9}, "n_components=9"),
         ({"max_iter": 0}, "max_iter == 0"),
+        ({"alpha": -1}, "alpha == -1"),
     ],
 )
 def test_parameters_out_of_range_are_refused(parameters, message):

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from skdml.linear._initial import start_components, starts_anew
+
 _ENTRIES = 2**20
 """About so many entries of the kernel are held by each thread: they stay in its cache."""
 
@@ -127,6 +129,32 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
     across = sum(_map(run, runs, n_threads))
     pull += across[:, -1:] * Z - across[:, :-1]
     return values, pull
+
+
+def kernel_start(learner, X, codes, scale, rng, weight):
+    """Begin the search for the L of a Gaussian kernel, and tell what its rows are long by default.
+
+    Parameters
+    ----------
+    learner, X, codes, scale, rng, weight
+        As in `start_components`.
+
+    Returns
+    -------
+    start : ndarray of shape (n_components, n_features)
+        L; an array of the user or of an earlier fit as it is, any other by `spread_out`.
+    unit : float
+        Length of the rows of L at the start; of the first one if the learner goes on.
+    """
+    start = start_components(learner, X, codes, scale, rng, weight)
+    if starts_anew(learner):
+        start = spread_out(start, X, weight)
+    elif isinstance(learner.init, str):
+        return start, learner._unit * scale
+    length = np.linalg.norm(start, axis=1)
+    unit = np.sqrt((length[length > 0] ** 2).mean()) if length.any() else 1.0
+    learner._unit = unit / scale
+    return start, float(unit)
 
 
 def spread_out(L, X, weight):

@@ -10,6 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 # more here than the memory of L.
 _MEMORY = 20
 
+# What is added to a matrix, in units of what it is to be like, before its determinant is taken.
+_TRACE = 1e-9
+
 
 def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monitor=None, verbose=0):
     """Minimise a smooth function of an array by L-BFGS.
@@ -151,3 +154,51 @@ def through_components(objective):
         return value, 2 * L @ gradient
 
     return of_components
+
+
+def with_prior(objective, unit, strength):
+    """Add to an objective of L a pull toward maps that keep all angles.
+
+    The pull is the LogDet divergence of L Lᵀ from unit² I,
+
+        tr A - ln det A - n_components,    A = L Lᵀ / unit²,
+
+    for a square L that of LᵀL, too. It keeps the directions of L from growing without end where
+    the classes part, and from vanishing where few rows say nothing about them.
+
+    Parameters
+    ----------
+    objective : callable
+        ``objective(L)`` -> (value, gradient).
+    unit : float
+        Length of the rows of L that the pull is toward.
+    strength : float
+        Factor of the divergence, >= 0.
+
+    Returns
+    -------
+    callable
+        ``objective(L)`` -> (value, gradient) of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._solvers import with_prior
+    >>> objective = with_prior(lambda L: (0.0, np.zeros((2, 3))), unit=2.0, strength=1.0)
+    >>> value, gradient = objective(2 * np.eye(2, 3))
+    >>> bool(abs(value) < 1e-6), bool(abs(gradient).max() < 1e-6)
+    (True, True)
+    """
+    if strength == 0:
+        return objective
+
+    def penalised(L):
+        value, gradient = objective(L)
+        A = L @ L.T / unit**2
+        # Rows of 0, of which the principal axes of few points have some, are not to be infinite.
+        B = A + _TRACE * np.eye(len(A))
+        divergence = A.trace() - np.linalg.slogdet(B)[1] - len(A)
+        slope = 2 / unit**2 * (L - np.linalg.solve(B, L))
+        return value + strength * divergence, gradient + strength * slope
+
+    return penalised

@@ -1,6 +1,7 @@
 """Maximally collapsing metric learning: each class drawn to one point, the others sent away."""
 
 from functools import partial
+from numbers import Real
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -8,10 +9,9 @@ from sklearn.utils import check_random_state
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_sums, one_blas_thread, spread_out
-from skdml.linear._initial import start_components, starts_anew
+from skdml.linear._blockwise import kernel_start, kernel_sums, one_blas_thread
 from skdml.linear._neighbors import distinct_rows
-from skdml.linear._solvers import minimize_lbfgs
+from skdml.linear._solvers import minimize_lbfgs, with_prior
 from skdml.linear.base import LinearMetricLearner, _no_mates, centre_and_scale
 
 
@@ -135,10 +135,14 @@ class MCML(LinearMetricLearner):
 
     MCML (Globerson & Roweis [1]_) minimises the divergence from ideal neighbours,
 
-        1/n sum_i KL(q_i || p_i),    p_ij = exp(-|L x_i - L x_j|²) / sum_{k != i} exp(-|L x_i - L x_k|²),
+        1/n sum_i KL(q_i || p_i) + alpha n_components / n D(L Lᵀ, s² I),
+        p_ij = exp(-|L x_i - L x_j|²) / sum_{k != i} exp(-|L x_i - L x_k|²),
 
-    where q_ij is the same for all other rows j of the class of i, and 0 for all others. That is
-    convex in M = LᵀL.
+    where q_ij is the same for all other rows j of the class of i, and 0 for all others. For a
+    square L that is convex in M = LᵀL. D is the LogDet divergence tr A - ln det A - n_components,
+    A = L Lᵀ / s²: a pull toward Euclid, as if ``alpha * n_components`` more rows spoke for it. It
+    is no part of the paper; without it few rows in many dimensions collapse onto directions that
+    other rows do not share.
 
     Parameters
     ----------
@@ -150,6 +154,9 @@ class MCML(LinearMetricLearner):
         L to begin with. "auto" is "lda" where that has so many axes, else "pca" where some are
         left out, else "identity". All but an array are brought to a scale at which the nearest
         few neighbours are the likely choices.
+    alpha : float, default=0.5
+        Strength of the pull, >= 0; 0 for the objective of the paper. s is the length of the rows
+        of L at the start.
     max_iter : int, default=200
         Iterations at most.
     tol : float, default=1e-4
@@ -207,6 +214,7 @@ class MCML(LinearMetricLearner):
         n_components=None,
         *,
         init="auto",
+        alpha=0.5,
         max_iter=200,
         tol=1e-4,
         warm_start=False,
@@ -215,6 +223,7 @@ class MCML(LinearMetricLearner):
     ):
         self.n_components = n_components
         self.init = init
+        self.alpha = alpha
         self.max_iter = max_iter
         self.tol = tol
         self.warm_start = warm_start
@@ -250,26 +259,27 @@ class MCML(LinearMetricLearner):
             If `max_iter` iterations did not suffice.
         """
         with unchanged_on_error(self), one_blas_thread() as n_threads:
-            self._check_ranges()
+            self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, codes, _ = self._read_labelled(X, y)
             X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
             codes, _ = encode_labels(codes)  # classes without weight are none
             X, scale = centre_and_scale(X, weight)
             rng = check_random_state(self.random_state)
-            start = start_components(self, X, codes, scale, rng, weight)
-            if starts_anew(self):
-                start = spread_out(start, X, weight)
-            L, self.loss_curve_, self.n_iter_ = self._solve(start, X, codes, weight, n_threads)
+            start, unit = kernel_start(self, X, codes, scale, rng, weight)
+            loss = with_prior(
+                self._loss(X, codes, weight, n_threads),
+                unit,
+                self.alpha * len(start) / weight.sum(dtype=np.float64),
+            )
+            options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
+            L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MCML", **options)
             self.components_ = (L / scale).astype(X.dtype)
         return self
 
-    def _solve(self, start, X, codes, weight, n_threads):
+    def _loss(self, X, codes, weight, n_threads):
         mass = mass_of_mates(codes, weight)
         if not mass.any():
             raise ValueError(_no_mates(codes))
         scatter = scatter_of_mates(X, codes, share_of_choosers(mass, weight), weight)
-        loss = partial(
-            mcml_loss, X=X, codes=codes, weight=weight, scatter=scatter, n_threads=n_threads
-        )
-        options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
-        return minimize_lbfgs(loss, start, name="MCML", **options)
+        data = {"X": X, "codes": codes, "weight": weight, "scatter": scatter}
+        return partial(mcml_loss, **data, n_threads=n_threads)
