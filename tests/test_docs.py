@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/guide.md", "docs/linear.md"]
+PAGES = ["README.md", "docs/guide.md", "docs/kernels.md", "docs/linear.md"]
 
 
 def blocks(page, language):
