@@ -291,6 +291,16 @@ def _distinct(choices, draw, n_wanted, rng, n_there):
         rounds = -(-2 * missing // len(anchors))
         shuffled = np.concatenate([rng.permutation(anchors) for _ in range(rounds)])
         both = np.concatenate([found, draw(shuffled[: 2 * missing])])
-        found = both[np.sort(np.unique(both, axis=0, return_index=True)[1])]
+        found = both[np.sort(np.unique(_keys(both), return_index=True)[1])]
     found = found[:n_wanted]
     return found[np.lexsort(found.T[::-1])]
+
+
+def _keys(tuples):
+    """Number tuples of rows, equal ones alike: numbers are quicker to sort than rows."""
+    n_rows = tuples.max(initial=0) + 1
+    keys = tuples[:, 0] * n_rows + tuples[:, 1]
+    for column in tuples.T[2:]:
+        # Numbered anew, they stay far below the largest int.
+        keys = np.unique(keys, return_inverse=True)[1] * n_rows + column
+    return keys

@@ -41,9 +41,16 @@ def constrained_points(X, *rows):
     (array([[1.],
            [5.]]), array([1, 1]), array([0, 0]))
     """
-    used, place = np.unique(np.concatenate(rows), return_inverse=True)
-    points, row = np.unique(X[used], axis=0, return_inverse=True)
-    return points, *np.split(row.ravel()[place], len(rows))  # ravel: numpy 2.0 gives a column
+    used = np.zeros(len(X), dtype=bool)
+    for column in rows:
+        used[column] = True
+    used = np.flatnonzero(used)
+    used = used[np.lexsort(X[used].T[::-1])]
+    is_new = np.ones(len(used), dtype=bool)
+    is_new[1:] = (X[used[1:]] != X[used[:-1]]).any(axis=1)
+    place = np.empty(len(X), dtype=np.intp)
+    place[used] = is_new.cumsum() - 1
+    return X[used[is_new]], *(place[column] for column in rows)
 
 
 class PairDistances:
@@ -294,6 +301,6 @@ def neighbor_pairs(X, codes, n_neighbors):
     mates = nearest_mates(X, codes, n_neighbors)
     row, rank = np.nonzero(mates >= 0)
     alike, apart = (row, mates[row, rank]), nearest_strangers(X, codes, n_neighbors)
-    kinds = [np.unique(np.sort(pairs, axis=0), axis=1) for pairs in (alike, apart)]
-    first, second = np.concatenate(kinds, axis=1)
-    return first, second, np.arange(len(first)) < kinds[0].shape[1]
+    keys = [np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)]
+    first, second = np.divmod(np.concatenate(keys), len(X))
+    return first, second, np.arange(len(first)) < len(keys[0])

@@ -84,7 +84,7 @@ class LDML(LinearMetricLearner):
         draws ten for each row, 100 000 at most.
     max_iter : int, default=1000
         Iterations at most.
-    tol : float, default=1e-5
+    tol : float, default=1e-4
         Relative tolerance: iteration ends when the objective falls by less than this share of its
         value at the start, or its gradient is this share of what it was.
     random_state : int, RandomState instance or None, default=None
@@ -146,7 +146,7 @@ class LDML(LinearMetricLearner):
         supervision="labels",
         n_constraints=None,
         max_iter=1000,
-        tol=1e-5,
+        tol=1e-4,
         random_state=None,
         verbose=0,
     ):

@@ -112,7 +112,7 @@ class MMC(LinearMetricLearner):
         near ones tell more of who will be a neighbour.
     max_iter : int, default=1000
         Iterations at most.
-    tol : float, default=1e-5
+    tol : float, default=1e-4
         Relative tolerance: iteration ends when the objective falls by less than this share of its
         value at the start, or its gradient is this share of what it was.
     verbose : int, default=0
@@ -170,7 +170,7 @@ class MMC(LinearMetricLearner):
         supervision="labels",
         n_neighbors=20,
         max_iter=1000,
-        tol=1e-5,
+        tol=1e-4,
         verbose=0,
     ):
         self.n_components = n_components
