@@ -10,7 +10,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
 
-def check_same(y, n_pairs):
+def check_same(y, n_pairs, both_kinds=True):
     """Return for each pair whether its two points are the same, or raise.
 
     Parameters
@@ -19,6 +19,8 @@ def check_same(y, n_pairs):
         1 or True for pairs of the same class, 0, -1 or False for different ones.
     n_pairs : int
         How many there have to be.
+    both_kinds : bool, default=True
+        Whether to refuse pairs that are all of one kind.
 
     Returns
     -------
@@ -28,7 +30,7 @@ def check_same(y, n_pairs):
     Raises
     ------
     ValueError
-        If y is missing, of another length, holds other values, or is all of one kind.
+        If y is missing, of another length, holds other values, or is all of one kind where both are needed.
 
     Examples
     --------
@@ -50,7 +52,7 @@ def check_same(y, n_pairs):
             f"{values[:5].tolist()}."
         )
     same = y == 1
-    if same.all() or not same.any():
+    if both_kinds and (same.all() or not same.any()):
         kind = "the same" if same.any() else "different"
         raise ValueError(f"Pairs of both kinds are needed to learn from; all {n_pairs} are {kind}.")
     return same
@@ -297,7 +299,7 @@ def _distinct(choices, draw, n_wanted, rng, n_there):
 
 
 def _keys(tuples):
-    """Number tuples of rows, equal ones alike: numbers are quicker to sort than rows."""
+    """Return a number for each tuple of rows, alike for equal ones: quicker to sort."""
     n_rows = tuples.max(initial=0) + 1
     keys = tuples[:, 0] * n_rows + tuples[:, 1]
     for column in tuples.T[2:]:
