@@ -30,7 +30,8 @@ def check_same(y, n_pairs, both_kinds=True):
     Raises
     ------
     ValueError
-        If y is missing, of another length, holds other values, or is all of one kind where both are needed.
+        If y is missing, of another length, holds other values, or is all of one kind where both
+        are needed.
 
     Examples
     --------
@@ -290,9 +291,10 @@ def _distinct(choices, draw, n_wanted, rng, n_there):
         missing = n_wanted - len(found)
         if missing <= 0:
             break
-        rounds = -(-2 * missing // len(anchors))
+        n_drawn = max(2 * missing, len(anchors))
+        rounds = -(-n_drawn // len(anchors))
         shuffled = np.concatenate([rng.permutation(anchors) for _ in range(rounds)])
-        both = np.concatenate([found, draw(shuffled[: 2 * missing])])
+        both = np.concatenate([found, draw(shuffled[:n_drawn])])
         found = both[np.sort(np.unique(_keys(both), return_index=True)[1])]
     found = found[:n_wanted]
     return found[np.lexsort(found.T[::-1])]

@@ -26,6 +26,7 @@ def make_learners():
         skdml.MMC(),
         skdml.SCML(n_basis=40, max_iter=20, tol=1e-3),
         skdml.DMLEig(),
+        skdml.LEGO(),
         skdml.DeepEmbedder(max_epochs=2),
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),

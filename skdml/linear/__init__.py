@@ -9,6 +9,7 @@ from skdml.linear.gmml import GMML
 from skdml.linear.itml import ITML
 from skdml.linear.kissme import KISSME
 from skdml.linear.ldml import LDML
+from skdml.linear.lego import LEGO
 from skdml.linear.lfda import LFDA
 from skdml.linear.lmnn import LMNN
 from skdml.linear.lsml import LSML
@@ -28,6 +29,7 @@ __all__ = [
     "ITML",
     "KISSME",
     "LDML",
+    "LEGO",
     "LFDA",
     "LMNN",
     "LSML",
