@@ -77,6 +77,21 @@ def test_a_constant_column_that_moves_is_not_blown_up():
     assert net.branch[0](X).abs().max() < 10
 
 
+def test_branch_reads_standardised_features_and_channels():
+    scale = torch.tensor([1.0, 10.0, 0.1])
+    for net, X, rest in [
+        (ResidualEmbedder(3, 2, n_hidden=8), random(60, 3) * scale + 5, 0),
+        (
+            ConvEmbedder((3, 5, 7), 2, channels=(4,), n_hidden=8),
+            random(40, 3, 5, 7) * scale[:, None, None] + 5,
+            (0, 2, 3),
+        ),
+    ]:
+        read = started(net, X).branch[0](X).double()
+        assert_allclose(read.mean(rest), 0, atol=1e-4)
+        assert_allclose(read.std(rest, correction=0), 1, rtol=1e-4)
+
+
 def test_points_that_are_all_equal_give_a_finite_start():
     for net, X in [
         (ResidualEmbedder(3, 3), torch.ones(9, 3)),
