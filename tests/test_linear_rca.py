@@ -128,6 +128,14 @@ def test_weights_that_are_whole_numbers_repeat_rows(n_components, rng):
     assert_allclose(weighted.components_, repeated.components_, rtol=1e-8)
 
 
+def test_chunks_without_weight_are_no_chunks():
+    chunks, weight = np.repeat([0, 1, -1], 50), np.repeat([0, 0, 1], 50)
+    with pytest.raises(ValueError, match="No two rows of one chunk differ"):
+        RCA(supervision="chunks").fit(IRIS, chunks, weight)
+    later = RCA(supervision="chunks").partial_fit(IRIS, chunks).partial_fit(IRIS, chunks, weight)
+    assert np.isfinite(later.components_).all()
+
+
 def test_units_do_not_matter(rng):
     units = np.array([1e-6, 1.0, 1e3, 1e6])
     expected = RCA().fit(IRIS, SPECIES).get_metric()(IRIS)
