@@ -47,7 +47,7 @@ def objective_of(learner, L, X, y):
     centroids = (learner.centroids_ - X.mean(axis=0)) / scale
     owners = getattr(learner, "centroid_classes_", learner.classes_)
     loss = literal_loss(L * scale, points, y, centroids, owners, np.ones(len(X)))
-    away = L * scale - np.eye(*L.shape)
+    away = L * scale - np.eye(*L.shape) * len(L) ** 0.25
     return loss + learner.alpha / (2 * len(X)) * (away**2).sum()
 
 
@@ -114,7 +114,9 @@ def test_unlikely_classes_overflow_nowhere():
 def test_loss_curve_is_the_objective_and_never_rises(kind):
     learner = kind(random_state=0).fit(X, Y)
     scale = centre_and_scale(X)[1]
-    ends = [objective_of(learner, L, X, Y) for L in (np.eye(4) / scale, learner.components_)]
+    ends = [
+        objective_of(learner, L, X, Y) for L in (np.eye(4) * 4**0.25 / scale, learner.components_)
+    ]
     assert_allclose(learner.loss_curve_[[0, -1]], ends, rtol=1e-9)
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
     assert (np.diff(learner.loss_curve_) <= 0).all()
@@ -136,7 +138,9 @@ def test_prior_holds_where_classes_can_be_parted():
     ]
     assert sizes[0] > sizes[1] > sizes[2]
     scale = centre_and_scale(points)[1]
-    assert_allclose(NCMML(alpha=1e6).fit(points, y).components_ * scale, np.eye(30), atol=1e-4)
+    assert_allclose(
+        NCMML(alpha=1e6).fit(points, y).components_ * scale, np.eye(30) * 30**0.25, atol=1e-4
+    )
 
 
 def test_one_centroid_is_the_mean():
@@ -176,6 +180,17 @@ def test_few_components(kind, init):
     learner = kind(2, init=init, random_state=0).fit(X, Y)
     assert learner.components_.shape == (2, 4)
     assert learner.score(X, Y) > 0.95
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_start_has_the_spread_of_independent_components(sparse):
+    points = 5 + np.random.RandomState(0).normal(size=(2000, 6)) * [1, 2, 3, 4, 5, 6]
+    L = np.diag(1 / np.arange(1.0, 7))[:4]
+    given = csr_matrix(points) if sparse else points
+    Z = points @ ncm.to_softmax(L, given, np.ones(2000)).T
+    squared = ((Z[::2] - Z[1::2]) ** 2).sum(axis=1)
+    assert squared.mean() == pytest.approx(2 * 4**0.5, 0.05)
+    assert squared.std() == pytest.approx(2 * 2**0.5, 0.1)
 
 
 def test_warm_start_goes_on():

@@ -110,6 +110,30 @@ def penalised(L, start, alpha):
     return alpha / 2 * float((step * step).sum()), alpha * step
 
 
+def to_softmax(L, X, weight):
+    """Scale a map so that a softmax of its squared distances is neither flat nor hard.
+
+    The mean square distance becomes 2 sqrt(n_components). If the components are independent, the
+    square distance then varies by 2 sqrt(2), however many there are.
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_components, n_features)
+        The map.
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Points.
+    weight : ndarray of shape (n_samples,)
+        Weights of the rows.
+
+    Returns
+    -------
+    ndarray of shape (n_components, n_features)
+        The scaled map.
+    """
+    spread = centre_and_scale(safe_sparse_dot(X, L.T, dense_output=True), weight)[1]
+    return L * (len(L) ** 0.25 / spread)
+
+
 def means(X, clusters, weight):
     """Weighted mean of the rows of each cluster.
 
@@ -185,12 +209,17 @@ class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
             rng = check_random_state(self.random_state)
             points, scale = centre_and_scale(X, weight)
             clusters, owners = self._cluster(points, codes, rng)
-            start = start_components(self, points, codes, scale, rng, weight)
+            start = self._start(points, codes, scale, rng, weight)
             solution = self._solve(points, codes, clusters, owners, weight, start)
             return self._store(solution, scale, means(X, clusters, weight), owners, classes, X)
 
     def _cluster(self, points, codes, rng):
         return codes, np.arange(codes.max() + 1)
+
+    def _start(self, points, codes, scale, rng, weight):
+        start = start_components(self, points, codes, scale, rng, weight)
+        given = not isinstance(self.init, str) or (self.warm_start and hasattr(self, "components_"))
+        return start if given else to_softmax(start, points, weight)
 
     def _solve(self, points, codes, clusters, owners, weight, start):
         centroids, alpha = means(points, clusters, weight), self.alpha / float(weight.sum())
@@ -277,7 +306,8 @@ class NCMML(_CentroidSoftmax):
             (n_components, n_features), default="auto"
         L0, where the search begins and the prior has its peak. "auto" is "lda" if n_components is
         less than the number of classes, else "pca" if it is less than n_features and n_samples,
-        else "identity".
+        else "identity". All but an array are scaled to a mean square distance of
+        2 sqrt(n_components), so that the softmax is neither flat nor hard.
     max_iter : int, default=200
         Iterations of L-BFGS at most.
     tol : float, default=1e-5
@@ -414,7 +444,8 @@ class NCMC(_CentroidSoftmax):
             (n_components, n_features), default="auto"
         L0, where the search begins and the prior has its peak. "auto" is "lda" if n_components is
         less than the number of classes, else "pca" if it is less than n_features and n_samples,
-        else "identity".
+        else "identity". All but an array are scaled to a mean square distance of
+        2 sqrt(n_components), so that the softmax is neither flat nor hard.
     max_iter : int, default=200
         Iterations of L-BFGS at most.
     tol : float, default=1e-5
