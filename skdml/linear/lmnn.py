@@ -108,6 +108,24 @@ def target_neighbors(Z, codes, weight, n_neighbors):
     return np.where(second < 0, rows, second)[:, used], count[:, used]
 
 
+def reach(problem, Z):
+    """Squared distance of the farthest target neighbour, and 1; -1 for a row that has none.
+
+    Parameters
+    ----------
+    problem : Problem
+        The points.
+    Z : ndarray of shape (n_samples, n_components)
+        The points embedded.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Strangers closer than that violate a margin.
+    """
+    return np.where(problem.share > 0, 1 + problem.target_distances(Z), -1).max(axis=1)
+
+
 def find_impostors(problem, Z):
     """Strangers closer to a row than its farthest target neighbour and the margin of 1.
 
@@ -123,8 +141,8 @@ def find_impostors(problem, Z):
     Impostors
         The nearest of them, up to the bound.
     """
-    distance = np.where(problem.share > 0, problem.target_distances(Z), -1).max(axis=1)
-    radius = np.where(distance < 0, -1, np.sqrt(1 + np.maximum(distance, 0)))
+    square = reach(problem, Z)
+    radius = np.where(square < 0, -1, np.sqrt(abs(square)))
     first, second = nearest_strangers(Z, problem.codes, problem.n_impostors, radius)
     pairs = PairGraph(first, second, len(Z))
     places = np.ceil(problem.weight)[second]
@@ -272,27 +290,37 @@ def solve(problem, L, max_iter, tol, verbose=0):
     impostors = find_impostors(problem, problem.embed(L))
     curve = [lmnn_loss(L, problem, impostors)[0]]
     for _ in range(max_iter):
-        # Impostors left out can only raise the objective: what the round reaches is a promise.
         trial, promise = _descend(problem, impostors, L, tol)
-        found = find_impostors(problem, problem.embed(trial))
-        value = lmnn_loss(trial, problem, found)[0]
-        known, impostors = impostors, unite(impostors, found)
-        best = curve[-1]
+        Z = problem.embed(trial)
+        found = find_impostors(problem, Z)
+        value, best = lmnn_loss(trial, problem, found)[0], curve[-1]
         curve.append(min(value, best))
-        L = trial if value < best else L
         if verbose:
             print(f"[LMNN] round {len(curve) - 1}: {curve[-1]:.6g}", flush=True)
-        nothing_new = value >= best and len(impostors.pairs) == len(known.pairs)
+        if value < best:
+            # Strangers that have been left behind count for nothing, but are not to come back.
+            L, known = trial, None
+            impostors = unite(found, _beyond_reach(problem, impostors, Z))
+        else:
+            known, impostors = impostors, unite(impostors, found)
         # Where classes come to lie in a point each, the objective ends at 0: no share of that.
-        if best - promise <= tol * max(best, tol * curve[0]) or nothing_new:
+        converged = promise <= tol * max(curve[-1], tol * curve[0])
+        if converged or (known is not None and len(known.pairs) == len(impostors.pairs)):
             break
     else:
         warn_not_converged("LMNN", max_iter)
     return L, np.array(curve)
 
 
+def _beyond_reach(problem, impostors, Z):
+    """Pick the strangers that violate no margin."""
+    pairs, share = impostors
+    kept = pairs.squared_distances(Z) > reach(problem, Z)[pairs.first]
+    return Impostors(PairGraph(pairs.first[kept], pairs.second[kept], len(Z)), share[kept])
+
+
 def _descend(problem, impostors, L, tol):
-    """Take some steps over given impostors: L and its objective over them."""
+    """Take some steps over given impostors: L, and by how much the objective over them fell."""
     steps = []
 
     def enough(L, value):
@@ -307,7 +335,7 @@ def _descend(problem, impostors, L, tol):
         name="LMNN",
         monitor=enough,
     )
-    return L, curve[-1]
+    return L, curve[0] - curve[-1]
 
 
 class LMNN(LinearMetricLearner):
