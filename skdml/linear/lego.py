@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg.blas import dger
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import check_same, draw_pairs
@@ -289,7 +289,9 @@ class LEGO(LinearMetricLearner):
     def _go_through(self, state, X, first, second, same):
         A, lag = (np.array(part, order="F") for part in (state.A, state.lag))
         n_pairs, n_updates, square = state.n_pairs, state.n_updates, state.square
-        for block in gen_batches(len(first), max(1, _BLOCK // X.shape[1])):
+        size = max(1, _BLOCK // X.shape[1])
+        for start in range(0, len(first), size):
+            block = slice(start, start + size)
             Z = X[first[block]].astype(np.float64) - X[second[block]]
             # One sum after the other, so that rounding is the same however pairs are cut.
             sums = np.cumsum(np.append(square, np.einsum("ij,ij->i", Z, Z)))[1:]
