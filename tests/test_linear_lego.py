@@ -154,7 +154,7 @@ def test_a_batch_that_fails_changes_nothing():
     learner = LEGO(random_state=0).partial_fit(X, Y)
     before = learner.components_.copy()
     for points, labels in ((np.full_like(X, np.nan), Y), (X[:, :3], Y), (X, None)):
-        with pytest.raises(ValueError, match="NaN|features|requires y"):
+        with pytest.raises(ValueError, match=r"NaN|features|requires y"):
             learner.partial_fit(points, labels)
     assert_array_equal(learner.components_, before)
     again = LEGO(random_state=0).partial_fit(X, Y)
