@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning, ResidualEmbedder
+from skdml.deep.callbacks import lower_bound
 from skdml.deep.data import ArrayDataset
 from skdml.deep.held_out import hold_out
 from skdml.deep.losses import TripletLoss
@@ -532,6 +533,20 @@ class Plan:
 
     def __deepcopy__(self, memo):
         return self
+
+
+def test_gain_has_to_hold_in_every_view_and_across_classes():
+    gains = np.random.default_rng(0).normal(0.2, 0.3, size=(2, 4))
+    quantile = 1.6377443536962102  # 90 % of Student's t with three degrees of freedom
+    expected = min(
+        sum(view) / 4 - quantile * np.sqrt(sum((g - sum(view) / 4) ** 2 for g in view) / 3) / 2
+        for view in gains.tolist()
+    )
+    assert lower_bound(gains) == pytest.approx(expected)
+    assert lower_bound(gains[::-1]) == pytest.approx(expected)
+    assert lower_bound(np.full((1, 5), 0.1)) == pytest.approx(0.1)
+    assert lower_bound(np.array([[0.5, 0.0, 0.0, 0.0]])) < 0
+    assert lower_bound(np.array([[0.3], [0.2]])) == 0.2
 
 
 @pytest.mark.parametrize(
