@@ -83,7 +83,7 @@ def test_one_feature_without_a_prior_is_logistic_regression(rng):
     squared = np.square(x[:, 0] - x[:, 1])
     same = rng.random(400) < 1 / (1 + np.exp(squared[:, 0] - 1))
     learner = LDML(supervision="pairs", gamma=1e6, tol=1e-12).fit(x, same)
-    model = LogisticRegression(C=1e8, tol=1e-8).fit(-squared, same)
+    model = LogisticRegression(C=1e8, tol=1e-8, solver="newton-cg").fit(-squared, same)
     assert learner.get_mahalanobis_matrix()[0, 0] == pytest.approx(model.coef_[0, 0], rel=1e-3)
     assert learner.bias_ == pytest.approx(model.intercept_[0], rel=1e-3)
 
