@@ -627,6 +627,28 @@ def test_collapse_by_hard_mining(Learner):
     assert learner.get_metric()(MANY[0], MANY[60]) < 0.05
 
 
+class Shrink(nn.Module):
+    """A loss that wants all points at the origin."""
+
+    def forward(self, embeddings, labels):
+        return embeddings.square().mean()
+
+
+def test_collapse_is_seen_in_the_spread():
+    options = {"optimizer": torch.optim.SGD, "lr": 0.01, "max_epochs": 8, "early_stopping": False}
+    with pytest.warns(CollapseWarning, match=r"spread of the embeddings fell from \d") as caught:
+        DeepEmbedder(Scale(), loss=Shrink, random_state=0, **options).fit(MANY, MANY_Y)
+    assert len(caught) == 1
+
+
+def test_collapse_is_seen_in_a_loss_at_the_margin():
+    options = {"lr": 1e-30, "early_stopping": False, "random_state": 0}
+    corners, labels = np.eye(12), np.arange(12) % 3  # all equally far apart
+    DeepTripletEmbedder(max_epochs=2, **options).fit(corners, labels)
+    with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stood at the margin 0\.2"):
+        DeepTripletEmbedder(max_epochs=5, **options).fit(corners, labels)
+
+
 @both
 def test_no_warning_on_a_healthy_run(Learner):
     Learner(max_epochs=12, random_state=0).fit(MANY, MANY_Y)  # warnings are errors here
