@@ -2,9 +2,11 @@
 
 import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 # The arrays of the tests are small: threads would only get in each other's way.
 torch.set_num_threads(1)
+threadpool_limits(1)
 
 settings.register_profile("skdml", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("skdml")
