@@ -132,7 +132,14 @@ def test_a_stream_of_labels_is_repeatable_and_its_generator_runs_on():
 
     one, other = (stream(LEGO(random_state=0)) for _ in range(2))
     assert_array_equal(one.components_, other.components_)
-    assert one.n_pairs_seen_ == 2 * LEGO(random_state=0).fit(X[::2], Y[::2]).n_pairs_seen_
+    rng, by_pairs = np.random.RandomState(0), LEGO(supervision="pairs")
+    for _ in range(2):
+        drawn = draw_pairs(Y[::2], 10 * len(X[::2]), rng)
+        order = rng.permutation(len(drawn[0]))
+        first, second, same = (part[order] for part in drawn)
+        by_pairs.partial_fit(np.stack([X[::2][first], X[::2][second]], axis=1), same)
+    assert_allclose(one.get_mahalanobis_matrix(), by_pairs.get_mahalanobis_matrix(), atol=1e-10)
+    assert one.n_pairs_seen_ == by_pairs.n_pairs_seen_
     once = LEGO(random_state=0).partial_fit(X[::2], Y[::2])
     resumed = pickle.loads(pickle.dumps(once)).partial_fit(X[::2], Y[::2])
     assert_array_equal(resumed.components_, one.components_)
