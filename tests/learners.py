@@ -10,7 +10,7 @@ def make_learners():
         skdml.MahalanobisMetric(within_class=True),
         skdml.LMNN(n_impostors=5, tol=0.1),
         skdml.MCML(tol=0.01),
-        skdml.NCA(),
+        skdml.NCA(tol=0.01),
         skdml.NCMC(),
         skdml.NCMML(),
         skdml.SDML(),

@@ -170,24 +170,26 @@ def test_loss_curve_ends_at_the_objective(alpha):
     learner = NCA(init=start, alpha=alpha).fit(ALIKE, BLOB_CODES)
     order, found = np.argsort(BLOB_CODES), learner.components_
     loss = nca_loss(found, ALIKE[order], BLOB_CODES[order], np.ones(200))[0]
-    A = found @ found.T / 0.3**2
-    divergence = A.trace() - np.log(np.linalg.det(A)) - 4
+    A = found @ found.T
+    divergence = 4 * np.log(A.trace() / 4) - np.log(np.linalg.det(A))
     objective = loss + alpha * 4 / 200 * divergence
     assert objective == pytest.approx(learner.loss_curve_[-1], rel=1e-6)
 
 
-def test_the_prior_has_the_gradient_of_its_value():
+@pytest.mark.parametrize("unit", [None, 0.7])
+def test_the_prior_has_the_gradient_of_its_value(unit):
     def nothing(L):
         return 0.0, np.zeros_like(L)
 
-    prior = with_prior(nothing, unit=0.7, strength=3.0)
+    prior = with_prior(nothing, 3.0, unit)
     expected = central_differences(lambda L: prior(L)[0], L)
     assert_allclose(prior(L)[1], expected, atol=1e-6 * abs(expected).max())
     isometry = 0.7 * np.eye(2, 3)
     assert prior(isometry)[0] == pytest.approx(0, abs=1e-6)
-    assert prior(1.1 * isometry)[0] > 0.01
+    assert (prior(1.1 * isometry)[0] > 0.01) == (unit is not None)
+    assert prior(isometry * [[1.0], [1.3]])[0] > 0.01
     assert np.isfinite(prior(np.zeros((2, 3)))[0])
-    assert with_prior(nothing, 1.0, 0) is nothing
+    assert with_prior(nothing, 0) is nothing
 
 
 def test_a_strong_prior_leaves_euclid():

@@ -98,7 +98,9 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
     >>> import numpy as np
     >>> from skdml.linear._blockwise import kernel_sums
     >>> Z = np.array([[0.0], [1.0], [3.0]])
-    >>> values, pull = kernel_sums(Z, lambda block: (block.total, np.ones(len(block.total))))
+    >>> def density(block):
+    ...     return block.total * np.exp(-block.shift), 1 / block.total
+    >>> values, _ = kernel_sums(Z, density)
     >>> values.round(3)  # exp(-1) + exp(-9), exp(-1) + exp(-4), exp(-9) + exp(-4)
     array([0.368, 0.386, 0.018])
     """
@@ -132,7 +134,7 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
 
 
 def kernel_start(learner, X, codes, scale, rng, weight):
-    """Begin the search for the L of a Gaussian kernel, and tell what its rows are long by default.
+    """Begin the search for the L of a Gaussian kernel.
 
     Parameters
     ----------
@@ -141,20 +143,11 @@ def kernel_start(learner, X, codes, scale, rng, weight):
 
     Returns
     -------
-    start : ndarray of shape (n_components, n_features)
+    ndarray of shape (n_components, n_features)
         L; an array of the user or of an earlier fit as it is, any other by `spread_out`.
-    unit : float
-        Length of the rows of L at the start; of the first one if the learner goes on.
     """
     start = start_components(learner, X, codes, scale, rng, weight)
-    if starts_anew(learner):
-        start = spread_out(start, X, weight)
-    elif isinstance(learner.init, str):
-        return start, learner._unit * scale
-    length = np.linalg.norm(start, axis=1)
-    unit = np.sqrt((length[length > 0] ** 2).mean()) if length.any() else 1.0
-    learner._unit = unit / scale
-    return start, float(unit)
+    return spread_out(start, X, weight) if starts_anew(learner) else start
 
 
 def spread_out(L, X, weight):

@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_start, kernel_sums, one_blas_thread
+from skdml.linear._blockwise import kernel_start, kernel_sums, one_blas_thread, spread_out
 from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, with_prior
 from skdml.linear.base import LinearMetricLearner, _no_mates, centre_and_scale
@@ -155,8 +155,8 @@ class MCML(LinearMetricLearner):
         left out, else "identity". All but an array are brought to a scale at which the nearest
         few neighbours are the likely choices.
     alpha : float, default=0.5
-        Strength of the pull, >= 0; 0 for the objective of the paper. s is the length of the rows
-        of L at the start.
+        Strength of the pull, >= 0; 0 for the objective of the paper. s² I is Euclid
+        at a scale at which the nearest few neighbours are the likely choices.
     max_iter : int, default=200
         Iterations at most.
     tol : float, default=1e-4
@@ -265,11 +265,11 @@ class MCML(LinearMetricLearner):
             codes, _ = encode_labels(codes)  # classes without weight are none
             X, scale = centre_and_scale(X, weight)
             rng = check_random_state(self.random_state)
-            start, unit = kernel_start(self, X, codes, scale, rng, weight)
+            start = kernel_start(self, X, codes, scale, rng, weight)
             loss = with_prior(
                 self._loss(X, codes, weight, n_threads),
-                unit,
                 self.alpha * len(start) / weight.sum(dtype=np.float64),
+                unit=spread_out(np.eye(X.shape[1]), X, weight)[0, 0],
             )
             options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
             L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MCML", **options)

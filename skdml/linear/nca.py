@@ -288,14 +288,15 @@ class NCA(LinearMetricLearner):
 
     NCA (Goldberger, Roweis, Hinton & Salakhutdinov [1]_) minimises
 
-        - 1/n sum_i p_i + alpha n_components / n D(L Lᵀ, s² I),
+        - 1/n sum_i p_i + alpha n_components / n D(L Lᵀ),
         p_i = sum_{j of the class of i} p_ij,
         p_ij = exp(-|L x_i - L x_j|²) / sum_{k != i} exp(-|L x_i - L x_k|²),
 
     where p_i is the probability that row i takes over the right class from a neighbour it draws:
-    the leave-one-out accuracy of a soft nearest-neighbour rule. D is the LogDet divergence
-    tr A - ln det A - n_components, A = L Lᵀ / s²: a weak pull toward Euclid, as if
-    ``alpha * n_components`` more rows spoke for it. It is no part of the paper.
+    the leave-one-out accuracy of a soft nearest-neighbour rule. D(A) =
+    n_components ln(tr A / n_components) - ln det A is the LogDet divergence of A from the nearest
+    multiple of I: a weak pull toward Euclid in any unit, as if ``alpha * n_components`` more rows
+    spoke for it. It is no part of the paper.
 
     Parameters
     ----------
@@ -307,9 +308,8 @@ class NCA(LinearMetricLearner):
         L to begin with. "auto" is "lda" where that has so many axes, else "pca" where some are
         left out, else "identity". All but an array are brought to a scale at which the nearest
         few neighbours are the likely choices.
-    alpha : float, default=0.03
-        Strength of the pull, >= 0; 0 for the objective of the paper. s is the length of the rows
-        of L at the start.
+    alpha : float, default=0.1
+        Strength of the pull, >= 0; 0 for the objective of the paper.
     solver : {"auto", "exact", "neighbors", "sgd"}, default="auto"
         "exact" sums over all pairs, a block of rows at a time. "neighbors" sums over the
         `n_neighbors` nearest rows of each row, which are found anew as L moves. "sgd" sums over pairs within random batches. "auto" is "exact" up to 5000
@@ -383,7 +383,7 @@ class NCA(LinearMetricLearner):
         n_components=None,
         *,
         init="auto",
-        alpha=0.03,
+        alpha=0.1,
         solver="auto",
         n_neighbors=60,
         batch_size=2000,
@@ -439,9 +439,9 @@ class NCA(LinearMetricLearner):
             X, codes, weight = self._by_class(X, codes, self._read_weight(sample_weight, X))
             X, scale = centre_and_scale(X, weight)
             rng = check_random_state(self.random_state)
-            start, unit = kernel_start(self, X, codes, scale, rng, weight)
+            start = kernel_start(self, X, codes, scale, rng, weight)
             strength = self.alpha * len(start) / weight.sum(dtype=np.float64)
-            prior = partial(with_prior, unit=unit, strength=strength)
+            prior = partial(with_prior, strength=strength)
             data = X, codes, weight
             L, self.loss_curve_, self.n_iter_ = self._solve(start, data, prior, rng, n_threads)
             self.components_ = (L / scale).astype(X.dtype)
