@@ -487,6 +487,32 @@ def test_classes_are_held_out_where_there_are_enough(n_classes, strangers):
         assert np.bincount(codes[train]).min() >= 2
 
 
+def test_strangers_are_looked_for_among_themselves_and_among_all():
+    data = ArrayDataset(MANY.astype(np.float32), MANY_Y)
+    options = {"supervision": "labels", "distance": "euclidean", "scoring": "recall_at_1"}
+    train, score = hold_out(data, 0.3, np.random.default_rng(0), **options)
+    held = np.setdiff1d(np.arange(120), train)
+    expected = np.zeros((2, 2))
+    for view, among in enumerate([held, np.arange(120)]):
+        for place, one in enumerate(np.unique(MANY_Y[held])):
+            hits = []
+            for i in np.flatnonzero(one == MANY_Y):
+                others = among[among != i]
+                nearest = others[np.linalg.norm(MANY[others] - MANY[i], axis=1).argmin()]
+                hits.append(MANY_Y[nearest] == one)
+            expected[view, place] = np.mean(hits)
+    assert_allclose(score(lambda X: X), expected)
+    assert not np.array_equal(*expected)
+
+
+def test_two_rows_of_a_class_are_left_to_train_on():
+    codes = np.repeat([0, 1, 2, 3], [3, 2, 1, 10])
+    data = ArrayDataset(np.zeros((16, 2), np.float32), codes)
+    options = {"supervision": "labels", "distance": "euclidean", "scoring": "map_at_r"}
+    train, _ = hold_out(data, 0.9, np.random.default_rng(0), **options)
+    assert np.bincount(codes[train]).tolist() == [2, 2, 1, 2]
+
+
 def test_held_out_rows_are_not_trained_on():
     rows = Rows(MANY)
     trained = []
@@ -782,14 +808,17 @@ def test_checkpoint_moves_with_its_folder(tmp_path, fail_after):
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_checkpoint_does_not_carry_the_data(tmp_path, fail_after):
+    X = np.random.default_rng(0).normal(size=(4000, 20)).astype(np.float32)  # 320 kB
+    fail_after(1)
+    learner = DeepTripletEmbedder(**QUICK, callbacks=[Fail], checkpoint=tmp_path)
+    with pytest.raises(Stop):
+        learner.fit(X, np.arange(4000) % 9)
+    (state,) = tmp_path.iterdir()
+    assert state.stat().st_size < 100_000
+
+
 def test_interrupted_fit_keeps_its_checkpoint(tmp_path):
-    class CtrlC(Callback):
-        def on_batch_end(self, net, **kwargs):
-            if len(net.history) == 3 and not Fail.after:
-                raise KeyboardInterrupt
-
-        __reduce__ = None
-
     learner = DeepTripletEmbedder(max_epochs=5, random_state=0, callbacks=[Interrupt()])
     learner.set_params(checkpoint=tmp_path, early_stopping=False, batch_size=16).fit(MANY, MANY_Y)
     assert len(learner.history_["loss"]) == 2
