@@ -39,14 +39,14 @@ class Comparisons:
     Attributes
     ----------
     graph : PairGraph
-        The distinct pairs.
+        The distinct pairs, in either order the same.
     near, far : ndarray of int, shape (n_triplets,)
         The pair of anchor and positive, and that of anchor and negative.
     """
 
     def __init__(self, triplets, n_points):
-        anchors, positives, negatives = triplets.T
-        keys = np.concatenate([anchors * n_points + positives, anchors * n_points + negatives])
+        pairs = np.concatenate([triplets[:, [0, 1]], triplets[:, [0, 2]]])
+        keys = pairs.min(axis=1) * n_points + pairs.max(axis=1)
         keys, place = np.unique(keys, return_inverse=True)
         self.graph = PairGraph(*np.divmod(keys, n_points), n_points)
         self.near, self.far = np.split(place.ravel(), 2)
