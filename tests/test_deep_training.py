@@ -442,6 +442,14 @@ def test_bad_pairs_are_refused(pairs, y, message):
     assert fitted_names(learner) == []
 
 
+def test_same_pairs_draw_near_and_different_pairs_apart():
+    options = {**TO_THE_END, "supervision": "pairs", "max_epochs": 30}
+    before = DeepSiameseEmbedder(**{**options, "lr": 1e-30}).fit(PAIRS, SAME).pair_distance(PAIRS)
+    after = DeepSiameseEmbedder(**options, margin=2.0).fit(PAIRS, SAME).pair_distance(PAIRS)
+    ratio = after / np.maximum(before, 1e-12)
+    assert np.median(ratio[SAME == 1]) < np.median(ratio[SAME == 0])
+
+
 def test_pairs_stop_on_the_area_under_the_curve(seen):
     options = {**QUICK, "supervision": "pairs", "batch_size": 16, "callbacks": [Count]}
     learner = DeepSiameseEmbedder(**options).fit(PAIRS, SAME)
