@@ -985,6 +985,10 @@ def test_metric_is_independent_of_further_training():
     assert not np.allclose(learner.get_metric()(MANY), before)
     learner.fit(MANY * 2, MANY_Y)
     assert_array_equal(d(MANY), before)
+    e, before_e = learner.get_metric(), learner.get_metric()(MANY)
+    with torch.no_grad():  # as one does who trains the net himself
+        learner.net_.module_.weight.zero_()
+    assert_array_equal(e(MANY), before_e)
     assert_array_equal(pickle.loads(pickle.dumps(d))(MANY), before)
 
 
