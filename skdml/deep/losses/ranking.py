@@ -1,0 +1,283 @@
+"""Losses on the ranking that each anchor gives: FastAP, SmoothAP and the histogram loss."""
+
+import torch
+
+from skdml.deep.miners import padded_slots
+
+from ._base import check_choice
+from ._matrix import MatrixLoss, RowLoss, check_count, check_positive
+
+# Distances that have a largest value, so that bins can cover them all.
+_RANGE = {"cosine": 2.0, "angular": 1.0}
+
+
+def soft_histogram(distance, mask, n_bins, largest):
+    r"""Histogram of the masked distances of each row: each shared by the two nearest of the nodes.
+
+    .. math:: h_{ik} = \sum_j m_{ij} \max(0, 1 - |d_{ij} / \Delta - k|), \quad
+        \Delta = \mathrm{largest} / \mathrm{n\_bins}
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, m)
+        Distances in [0, largest].
+    mask : bool Tensor of shape (n, m)
+        Which to count.
+    n_bins : int
+        Number of intervals between the nodes.
+    largest : float
+        Largest distance.
+
+    Returns
+    -------
+    Tensor of shape (n, n_bins + 1)
+        The counts h, differentiable by the distances.
+    """
+    position = distance * (n_bins / largest)
+    node = position.detach().floor().clamp(0, n_bins - 1)
+    upper = torch.where(mask, position - node, 0)
+    node = node.nan_to_num(0).long()  # NaN must not index; it is in the counts all the same
+    counts = distance.new_zeros(len(distance), n_bins + 1)
+    counts = counts.scatter_add(1, node, mask.to(distance.dtype) - upper)
+    return counts.scatter_add(1, node + 1, upper)
+
+
+def fast_ap(distance, same, different, n_bins, largest):
+    r"""One minus the average precision of each row, of its histogram.
+
+    .. math:: 1 - \frac{1}{|P|} \sum_k \frac{H^+_k h^+_k}{H_k}
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, m)
+        Distances in [0, largest].
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs; each row has a positive.
+    n_bins : int
+        Number of intervals between the nodes.
+    largest : float
+        Largest distance.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Losses in [0, 1].
+    """
+    positive = soft_histogram(distance, same, n_bins, largest)
+    below = positive.cumsum(1)
+    every = below + soft_histogram(distance, different, n_bins, largest).cumsum(1)
+    precision = below / torch.where(every > 0, every, 1)
+    return 1 - (precision * positive).sum(1) / same.sum(1)
+
+
+def smooth_ap(distance, same, different, temperature):
+    r"""One minus the average precision of each row, of ranks made smooth by a sigmoid.
+
+    .. math:: 1 - \frac{1}{|P|} \sum_{p \in P}
+        \frac{1 + \sum_{j \in P, j \ne p} \sigma((d_p - d_j) / \tau)}
+        {1 + \sum_{j \in P \cup N, j \ne p} \sigma((d_p - d_j) / \tau)}
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, m)
+        Distances.
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs; each row has a positive.
+    temperature : float
+        The temperature tau.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Losses in [0, 1).
+    """
+    row, column, place, width = padded_slots(same)
+    near = distance.new_zeros(len(distance), width)
+    near = near.index_put((row, place), distance[row, column])
+    before = ((near[:, :, None] - distance[:, None, :]) / temperature).sigmoid()
+    kinds = torch.stack([same, different], 2).to(distance.dtype)
+    positives, negatives = (before @ kinds).unbind(2)
+    rank = positives + 0.5  # a positive is half before itself, by the sigmoid, and first is 1
+    precision = rank / (rank + negatives)
+    total = distance.new_zeros(len(distance)).index_add(0, row, precision[row, place])
+    return 1 - total / same.sum(1)
+
+
+class FastAPLoss(RowLoss):
+    r"""FastAP: one minus average precision, of a histogram of distances.
+
+    .. math:: L = \operatorname{mean}_i \Bigl( 1 - \frac{1}{|P(i)|}
+        \sum_k \frac{H^+_{ik} \, h^+_{ik}}{H_{ik}} \Bigr)
+
+    The range of the distance is cut by n_bins + 1 nodes, and each distance counts for the two
+    nodes beside it, in proportion. :math:`h^+` are the counts of the positives, :math:`H^+` their
+    cumulative counts from the nearest node on, and H those of all others. The mean is over the
+    anchors with a positive and a negative.
+
+    Parameters
+    ----------
+    n_bins : int, default=10
+        Number of intervals; >= 1.
+    distance : {"cosine", "angular"}, default="cosine"
+        Distance between embeddings, one that has a largest value.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    Cakir, He, Xia, Kulis, Sclaroff: Deep Metric Learning to Rank, CVPR 2019, eqs. 5 to 9.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> loss = FastAPLoss()
+    >>> loss(x, torch.tensor([0, 0, 1, 1])).item()
+    0.0
+    >>> round(loss(x, torch.tensor([0, 1, 0, 1])).item(), 4)  # a positive behind two negatives
+    0.6667
+    """
+
+    def __init__(self, n_bins=10, *, distance="cosine"):
+        super().__init__(check_choice("distance", distance, tuple(_RANGE)))
+        self.n_bins = check_count("n_bins", n_bins)
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return f"n_bins={self.n_bins}, distance={self.distance!r}"
+
+    def rows(self, distance, same, different):
+        """Losses of some anchors, of shape (rows,)."""
+        return fast_ap(distance, same, different, self.n_bins, _RANGE[self.distance])
+
+
+class SmoothAPLoss(RowLoss):
+    r"""Smooth-AP: one minus average precision, with a sigmoid in place of each comparison.
+
+    .. math:: L = \operatorname{mean}_i \Bigl( 1 - \frac{1}{|P(i)|} \sum_{p \in P(i)}
+        \frac{1 + \sum_{j \in P(i), j \ne p} \sigma((d_{ip} - d_{ij}) / \tau)}
+        {1 + \sum_{j \in P(i) \cup N(i), j \ne p} \sigma((d_{ip} - d_{ij}) / \tau)} \Bigr)
+
+    The mean is over the anchors with a positive and a negative; classes may be of any size and in
+    any order. Perfect clusters, well apart, have a loss of zero. Memory is O(B^2), and the time is
+    that times the size of the largest class.
+
+    Parameters
+    ----------
+    temperature : float, default=0.01
+        The temperature tau; > 0. The smaller, the nearer to the true ranks and the fewer pairs
+        have a gradient.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
+        Distance between embeddings.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    Brown, Xie, Kalogeiton, Zisserman: Smooth-AP: Smoothing the Path Towards Large-Scale Image
+    Retrieval, ECCV 2020, eqs. 5 to 7.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> loss = SmoothAPLoss()
+    >>> loss(x, torch.tensor([0, 0, 1, 1])).item()
+    0.0
+    >>> round(loss(x, torch.tensor([0, 1, 0, 1])).item(), 4)  # 1 - 1 / (1 + 1 + 0.5)
+    0.6
+    """
+
+    def __init__(self, temperature=0.01, *, distance="cosine"):
+        super().__init__(distance)
+        self.temperature = check_positive("temperature", temperature)
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return f"temperature={self.temperature:g}, distance={self.distance!r}"
+
+    def rows(self, distance, same, different):
+        """Losses of some anchors, of shape (rows,)."""
+        return smooth_ap(distance, same, different, self.temperature)
+
+    def work(self, same):
+        """Compare each distance with those of all positives of the anchor."""
+        return int(same.sum(1).max()) if len(same) else 1
+
+
+class HistogramLoss(MatrixLoss):
+    r"""Histogram loss: how likely a negative pair is nearer than a positive pair.
+
+    .. math:: L = \sum_k h^-_k \sum_{l \ge k} h^+_l
+
+    with the shares h of the positive and of the negative pairs of the batch at each of n_bins + 1
+    nodes; each distance counts for the two nodes beside it, in proportion. No margin is needed.
+
+    Parameters
+    ----------
+    n_bins : int, default=100
+        Number of intervals; >= 1.
+    distance : {"cosine", "angular"}, default="cosine"
+        Distance between embeddings, one that has a largest value.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors, or 0 for a loss of 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    Ustinova, Lempitsky: Learning Deep Embeddings with Histogram Loss, NIPS 2016, eqs. 1 to 5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> loss = HistogramLoss()
+    >>> loss(x, torch.tensor([0, 0, 1, 1])).item()
+    0.0
+    >>> round(loss(x, torch.tensor([0, 1, 0, 1])).item(), 2)  # no negative is farther
+    1.0
+    """
+
+    needs_same = needs_different = False
+
+    def __init__(self, n_bins=100, *, distance="cosine"):
+        super().__init__(check_choice("distance", distance, tuple(_RANGE)))
+        self.n_bins = check_count("n_bins", n_bins)
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return f"n_bins={self.n_bins}, distance={self.distance!r}"
+
+    def compute(self, distance, same, different):
+        """Likelihood over the pairs of two masks, and the number of anchors."""
+        largest = _RANGE[self.distance]
+        near, far = (
+            soft_histogram(distance, mask, self.n_bins, largest).sum(0)
+            / mask.count_nonzero().clamp(min=1)
+            for mask in (same, different)
+        )
+        value = torch.dot(far, near.flip(0).cumsum(0).flip(0))
+        return value, same.any(1).sum() * (value > 0)

@@ -1,0 +1,344 @@
+"""Losses that are a softmax over the batch: NT-Xent, SupCon, NCA and InfoNCE."""
+
+import torch
+from torch.nn import functional as F
+
+from skdml.deep._pairwise import pairwise_distance
+from skdml.distances import check_distance
+
+from ._matrix import (
+    RowLoss,
+    check_flag,
+    check_positive,
+    check_views,
+    log_sum_exp,
+    logits,
+    sum_of_rows,
+)
+
+
+def nt_xent(logit, same, different):
+    r"""Sum over the positives of each row of the cross-entropy against all negatives.
+
+    .. math:: \sum_{p} -\log \frac{e^{s_{ip}}}{e^{s_{ip}} + \sum_{n} e^{s_{in}}}
+        = \sum_{p} \operatorname{softplus}\Bigl(\log \sum_{n} e^{s_{in}} - s_{ip}\Bigr)
+
+    Parameters
+    ----------
+    logit : Tensor of shape (n, m)
+        The logits s.
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs; each row has both.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        The sums.
+    """
+    loss = F.softplus(log_sum_exp(logit, different)[:, None] - logit)
+    return torch.where(same, loss, 0).sum(1)
+
+
+def sup_con(logit, same, different):
+    r"""Mean over the positives of each row of the cross-entropy against all others.
+
+    .. math:: \frac{1}{|P(i)|} \sum_{p \in P(i)}
+        -\log \frac{e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}
+
+    Parameters
+    ----------
+    logit : Tensor of shape (n, m)
+        The logits s.
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs; each row has a positive.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        The means.
+    """
+    pulled = torch.where(same, logit, 0).sum(1) / same.sum(1)
+    return log_sum_exp(logit, same | different) - pulled
+
+
+def nca(logit, same, different):
+    r"""Negative log probability that a neighbour of each row, drawn by softmax, is a positive.
+
+    .. math:: -\log \frac{\sum_{p \in P(i)} e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}
+
+    Parameters
+    ----------
+    logit : Tensor of shape (n, m)
+        The logits s.
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs; each row has a positive.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        The negative logarithms.
+    """
+    return log_sum_exp(logit, same | different) - log_sum_exp(logit, same)
+
+
+class _SoftmaxLoss(RowLoss):
+    def __init__(self, temperature, distance):
+        super().__init__(distance)
+        self.temperature = check_positive("temperature", temperature)
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return f"temperature={self.temperature:g}, distance={self.distance!r}"
+
+
+class NTXentLoss(_SoftmaxLoss):
+    r"""Normalised temperature-scaled cross-entropy: each positive against all negatives.
+
+    .. math:: L = \frac{1}{|P|} \sum_{(i, p) \in P} -\log
+        \frac{e^{-d_{ip} / \tau}}{e^{-d_{ip} / \tau} + \sum_{n: y_n \ne y_i} e^{-d_{in} / \tau}}
+
+    P are the positive pairs whose anchor has a negative. By cosine distance this is the loss of
+    the paper, because 1 - d is the cosine. Other positives of the anchor are in no denominator.
+    Time and memory are O(B^2).
+
+    Parameters
+    ----------
+    temperature : float, default=0.07
+        The temperature tau; > 0.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
+        Distance between embeddings.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    See Also
+    --------
+    SupConLoss : Other positives are in the denominator too.
+
+    References
+    ----------
+    Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS 2016.
+    Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
+    Representations, ICML 2020, eq. 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> loss = NTXentLoss(temperature=1.0)(x, torch.tensor([0, 0, 1]))
+    >>> round(loss.item(), 4)  # log(1 + exp(-1))
+    0.3133
+    """
+
+    def __init__(self, temperature=0.07, *, distance="cosine"):
+        super().__init__(temperature, distance)
+
+    def rows(self, distance, same, different):
+        """Losses of some anchors, of shape (rows,)."""
+        return nt_xent(logits(distance, self.temperature), same, different)
+
+    def count(self, same):
+        """Divide the sum by the number of positive pairs."""
+        return int(same.count_nonzero())
+
+
+class SupConLoss(_SoftmaxLoss):
+    r"""Supervised contrastive loss: the positives of an anchor against all other points.
+
+    .. math:: L = \operatorname{mean}_i \; \frac{1}{|P(i)|} \sum_{p \in P(i)} -\log
+        \frac{e^{-d_{ip} / \tau}}{\sum_{a \ne i} e^{-d_{ia} / \tau}}
+
+    The mean is over the anchors with a positive. By cosine distance this is the loss of the paper.
+
+    Parameters
+    ----------
+    temperature : float, default=0.1
+        The temperature tau; > 0.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
+        Distance between embeddings.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan: Supervised Contrastive
+    Learning, NeurIPS 2020, eq. 2 ("out").
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> loss = SupConLoss(temperature=1.0)(x, torch.tensor([0, 0, 1]))
+    >>> round(loss.item(), 4)  # log(1 + exp(-1))
+    0.3133
+    """
+
+    needs_different = False
+
+    def __init__(self, temperature=0.1, *, distance="cosine"):
+        super().__init__(temperature, distance)
+
+    def rows(self, distance, same, different):
+        """Losses of some anchors, of shape (rows,)."""
+        return sup_con(logits(distance, self.temperature), same, different)
+
+
+class NCALoss(_SoftmaxLoss):
+    r"""Neighbourhood component analysis: a neighbour drawn by softmax is of the same class.
+
+    .. math:: L = \operatorname{mean}_i \; -\log
+        \frac{\sum_{p \in P(i)} e^{-d_{ip} / \tau}}{\sum_{a \ne i} e^{-d_{ia} / \tau}}
+
+    The mean is over the anchors with a positive.
+
+    Parameters
+    ----------
+    temperature : float, default=1.0
+        The temperature tau; > 0.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        Distance between embeddings; default "sqeuclidean", that of the paper.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    Goldberger, Roweis, Hinton, Salakhutdinov: Neighbourhood Components Analysis, NIPS 2004,
+    section 2: the objective with the logarithm.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = NCALoss()(torch.tensor([[0.0], [0.0], [1.0]]), torch.tensor([0, 0, 1]))
+    >>> round(loss.item(), 4)  # log(1 + exp(-1))
+    0.3133
+    """
+
+    needs_different = False
+
+    def __init__(self, temperature=1.0, *, distance="sqeuclidean"):
+        super().__init__(temperature, distance)
+
+    def rows(self, distance, same, different):
+        """Losses of some anchors, of shape (rows,)."""
+        return nca(logits(distance, self.temperature), same, different)
+
+
+class InfoNCELoss(torch.nn.Module):
+    r"""InfoNCE for given pairs: row i of the embeddings belongs to row i of the references.
+
+    .. math:: L = \frac{1}{n} \sum_i -\log \frac{e^{-d_{ii} / \tau}}{\sum_j e^{-d_{ij} / \tau}}
+
+    Two views of one thing, a question and its answer, an image and its caption: no labels are
+    needed. All other references are negatives.
+
+    Parameters
+    ----------
+    temperature : float, default=0.07
+        The temperature tau; > 0.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
+        Distance between embeddings and references.
+    symmetric : bool, default=True
+        The mean of both directions: references find their embeddings, too.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range; the message says which values are allowed.
+
+    References
+    ----------
+    van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, 2018,
+    eq. 4.
+    Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, ICML
+    2021, figure 3 (symmetric).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, y = torch.eye(2), torch.eye(2)
+    >>> round(InfoNCELoss(temperature=1.0)(x, ref_emb=y).item(), 4)  # log(1 + exp(-1))
+    0.3133
+    """
+
+    def __init__(self, temperature=0.07, *, distance="cosine", symmetric=True):
+        super().__init__()
+        self.temperature = check_positive("temperature", temperature)
+        self.distance = check_distance(distance)
+        self.symmetric = check_flag("symmetric", symmetric)
+        self.active_share = torch.tensor(0.0)
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return (
+            f"temperature={self.temperature:g}, distance={self.distance!r}, "
+            f"symmetric={self.symmetric}"
+        )
+
+    def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None):
+        """Compute the loss of a batch of pairs.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (n, d)
+            One side of the pairs, floating point.
+        labels, indices_tuple, ref_labels : None
+            Part of the call that all losses share; labels are not read, and there must be no
+            indices, because the pairs are given by the rows.
+        ref_emb : Tensor of shape (n, d)
+            The other side of the pairs.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss, >= 0; float64 for float64 embeddings, else float32.
+
+        Raises
+        ------
+        ValueError
+            If the two sides differ in shape, or indices are given.
+        """
+        check_views(embeddings, indices_tuple, ref_emb)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            distance = pairwise_distance(embeddings, ref_emb, self.distance)
+            value, active = self._one_way(distance)
+            if self.symmetric:
+                value = (value + self._one_way(distance.T)[0]) / 2
+        self.active_share = (active / max(1, len(embeddings))).to(value.dtype)
+        return value
+
+    def _one_way(self, distance):
+        own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+
+        def rows(distance, own, other):
+            return nca(logits(distance, self.temperature), own, other)
+
+        total, active = sum_of_rows(rows, distance, own, ~own)
+        return total / max(1, len(distance)), active
