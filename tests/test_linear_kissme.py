@@ -208,3 +208,13 @@ def test_nothing_left_is_told(rng):
     X = np.concatenate([IRIS[:50], IRIS[:50]])
     with pytest.raises(ValueError, match=r"choose contrast < 1"):
         KISSME(contrast=1).fit(X, np.repeat([0, 1], 50))
+
+
+def test_later_batches_of_pairs_may_be_of_one_kind(rng):
+    pairs, same = rng.normal(size=(60, 2, 3)), rng.permutation(60) % 2
+    order = np.argsort(same[10:], kind="stable") + 10  # all different ones, then all the same
+    learner = KISSME(supervision="pairs").partial_fit(pairs[:10], same[:10])
+    for rows in np.split(order, [np.count_nonzero(same[order] == 0)]):
+        learner.partial_fit(pairs[rows], same[rows])
+    whole = KISSME(supervision="pairs").fit(pairs, same)
+    assert_allclose(learner.components_, whole.components_, rtol=1e-9, atol=1e-10)

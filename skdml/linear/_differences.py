@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils import gen_batches
 
 from skdml.base import unchanged_on_error
 from skdml.linear._moments import Moments, merge, moments_of, scatter_of
@@ -31,7 +30,9 @@ def scatter_of_differences(X, first, second, weight=None):
         The sum, positive semi-definite.
     """
     total = np.zeros((X.shape[1], X.shape[1]))
-    for block in gen_batches(len(first), max(1, _BLOCK // X.shape[1])):
+    step = max(1, _BLOCK // X.shape[1])
+    for start in range(0, len(first), step):
+        block = slice(start, start + step)
         difference = X[first[block]] - X[second[block]]
         total += scatter_of(difference, None if weight is None else weight[block])
     return total
@@ -133,8 +134,8 @@ class DifferenceLearner(LinearMetricLearner):
         X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
             More points, or more pairs.
         y : array-like of shape (n_samples,) or (n_pairs,)
-            Their class labels. Classes may show up in any batch, the first of which needs two. Or
-            for each pair whether it is of one class; a batch needs pairs of both kinds.
+            Their class labels, or for each pair whether it is of one class. Classes may show up
+            in any batch; the first one needs two classes, or pairs of both kinds.
 
         Returns
         -------
@@ -154,8 +155,9 @@ class DifferenceLearner(LinearMetricLearner):
                     "begin anew."
                 )
             options = {"reset": seen is None, "ensure_min_samples": 1}
-            first = {} if seen is None else {"min_classes": 1}
-            return self._learn(seen, *self._read(X, y, **first, **options))
+            if seen is not None:
+                options["min_kinds"] = 1
+            return self._learn(seen, *self._read(X, y, **options))
 
     def _read(self, X, y, **options):
         """Check points or pairs: their dtype, and their sums."""
@@ -163,7 +165,6 @@ class DifferenceLearner(LinearMetricLearner):
         if self.supervision == "labels":
             X, codes, classes = self._read_labelled(X, y, **options)
             return X.dtype, moments_of(X.astype(np.float64), classes[codes])
-        options.pop("min_classes", None)
         X, first, second, same = self._read_pairs(X, y, **options)
         X = X.astype(np.float64)
         sums = [scatter_of_differences(X, first[kind], second[kind]) for kind in (same, ~same)]

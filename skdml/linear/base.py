@@ -116,7 +116,7 @@ class LinearMetricLearner(MetricLearner):
                 f"{list(self._supervisions)}."
             )
 
-    def _read_labelled(self, X, y, min_classes=2, **options):
+    def _read_labelled(self, X, y, min_kinds=2, **options):
         """Check points and their classes: X, the codes 0, 1, ... of the classes, the classes."""
         if y is None:
             raise ValueError(
@@ -125,14 +125,15 @@ class LinearMetricLearner(MetricLearner):
         # In C order, so that the same rows as a data frame, or transposed, give the same bits.
         given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
         X, y = validate_data(self, X, y, **given)
-        return X, *encode_labels(y, min_classes)
+        return X, *encode_labels(y, min_kinds)
 
-    def _read_pairs(self, X, y, **options):
+    def _read_pairs(self, X, y, min_kinds=2, **options):
         """Check pairs, or draw them from classes: a `Pairs`."""
         if self.supervision == "pairs":
             X, (first, second) = self._read_tuples(X, 2, **options)
-            return Pairs(X, first, second, check_same(y, len(first)))
-        X, codes, _ = self._read_labelled(X, y, **options)
+            same = check_same(y, len(first), both_kinds=min_kinds > 1)
+            return Pairs(X, first, second, same)
+        X, codes, _ = self._read_labelled(X, y, min_kinds, **options)
         pairs = Pairs(X, *self._choose_pairs(X, codes))
         if not pairs.same.any():
             raise ValueError(_no_mates(codes))
