@@ -120,6 +120,64 @@ def paired_base_distance(A, B, distance="euclidean"):
     return squared if distance == "sqeuclidean" else np.sqrt(squared)
 
 
+def euclidean_form(A, distance="euclidean"):
+    """Points whose Euclidean distances are ordered as their distances are.
+
+    Parameters
+    ----------
+    A : ndarray of shape (n, n_components)
+        Points, float32 or float64.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        See `pairwise_base_distance`.
+
+    Returns
+    -------
+    ndarray of shape (n, n_components) or (n, n_components + 1)
+        For "cosine" and "angular" the directions, and a last column that says which rows have
+        none, being zero. Else A itself: the Manhattan distance has no such form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.distances import euclidean_form
+    >>> euclidean_form(np.array([[3.0, 4.0], [0.0, 0.0]]), "angular")
+    array([[0.6, 0.8, 0. ],
+           [0. , 0. , 1. ]])
+    """
+    return _directions(A) if check_distance(distance) in ("angular", "cosine") else A
+
+
+def base_distance_of(estimator):
+    """Name of the base distance that goes with an estimator's embeddings.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted learner or any other transformer, a pipeline that ends in one, a search over
+        these, or one of them in a :class:`~sklearn.frozen.FrozenEstimator`.
+
+    Returns
+    -------
+    str
+        That of its `get_metric`, where it has one, else "euclidean".
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import PCA
+    >>> from skdml.distances import base_distance_of
+    >>> base_distance_of(PCA())
+    'euclidean'
+    """
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            estimator = estimator.steps[-1][1]
+        else:
+            has_metric = hasattr(estimator, "get_metric")
+            return estimator.get_metric().distance if has_metric else "euclidean"
+
+
 def _squared_length(A):
     return np.einsum("ij,ij->i", A, A)
 

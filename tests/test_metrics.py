@@ -5,10 +5,27 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import sklearn
-from numpy.testing import assert_allclose
+from joblib import parallel_config
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
+from sklearn.datasets import load_wine
+from sklearn.metrics import det_curve, ndcg_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
-from skdml.metrics import equal_error_rate, map_at_r, recall_at_k
+from skdml.metrics import (
+    equal_error_rate,
+    far_frr_curve,
+    map_at_r,
+    mean_average_precision,
+    mean_reciprocal_rank,
+    ndcg_at_k,
+    precision_at_k,
+    r_precision,
+    recall_at_k,
+    retrieval_report,
+    tar_at_far,
+    verification_report,
+)
 
 SCIPY = {
     "euclidean": "euclidean",
@@ -27,26 +44,68 @@ def rankings(Z, labels, ref, ref_labels, metric, itself):
 
 
 def literal_recall(ranking, label, k):
-    return float(label in ranking[:k]) if label in ranking else np.nan
+    return float(label in ranking[:k])
 
 
-def literal_map(ranking, label):
-    n_matches = ranking.count(label)
-    if n_matches == 0:
-        return np.nan
+def literal_precision(ranking, label, k):
+    return ranking[:k].count(label) / k
+
+
+def literal_ndcg(ranking, label, k):
+    def gain(found):
+        return sum((one == label) / np.log2(i + 1) for i, one in enumerate(found[:k], 1))
+
+    return gain(ranking) / gain(sorted(ranking, key=lambda one: one != label))
+
+
+def literal_r_precision(ranking, label):
+    return literal_precision(ranking, label, ranking.count(label))
+
+
+def literal_average_precision(ranking, label, depth=None):
     hits, total = 0, 0.0
-    for i, found in enumerate(ranking[:n_matches], 1):
+    for i, found in enumerate(ranking[:depth], 1):
         if found == label:
             hits += 1
             total += hits / i
-    return total / n_matches
+    return total / ranking.count(label)
+
+
+def literal_map_at_r(ranking, label):
+    return literal_average_precision(ranking, label, ranking.count(label))
+
+
+def literal_reciprocal_rank(ranking, label):
+    return 1 / (1 + ranking.index(label))
+
+
+AT_K = {recall_at_k: literal_recall, precision_at_k: literal_precision, ndcg_at_k: literal_ndcg}
+OTHERS = {
+    r_precision: literal_r_precision,
+    map_at_r: literal_map_at_r,
+    mean_average_precision: literal_average_precision,
+    mean_reciprocal_rank: literal_reciprocal_rank,
+}
+
+
+def each_query(literal, ranked, *args):
+    return [literal(*one, *args) if one[1] in one[0] else np.nan for one in ranked]
 
 
 def averages(values, labels):
     values, labels = np.array(values), np.array(labels)
     found = ~np.isnan(values)
     by_class = [values[found & (labels == c)].mean() for c in np.unique(labels[found])]
-    return {"query": values[found].mean(), "class": np.mean(by_class), None: values}
+    per_class = dict(zip(np.unique(labels[found]).tolist(), by_class, strict=True))
+    average = {"query": values[found].mean(), "class": np.mean(by_class)}
+    return average | {"per_class": per_class, None: values}
+
+
+def assert_same(found, expected):
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        found, expected = list(found.values()), list(expected.values())
+    assert_allclose(found, expected, rtol=1e-12)
 
 
 def cases():
@@ -75,24 +134,121 @@ def test_retrieval_is_that_of_the_loop(metric, X, labels, view):
         call = (ref, ref_labels)
     options = {"metric": metric, "reference_includes_queries": view == "includes"}
     ranked = list(rankings(Z, own, ref, ref_labels, metric, view != "reference"))
-    for average in ("query", "class", None):
-        expected = averages([literal_map(*one) for one in ranked], own)[average]
-        assert_allclose(map_at_r(Z, own, *call, **options, average=average), expected)
-        for k in (1, 4, 14):
-            expected = averages([literal_recall(*one, k) for one in ranked], own)[average]
-            found = recall_at_k(Z, own, *call, **options, average=average, k=k)
-            assert_allclose(found, expected)
+    literal = {(f, k): each_query(AT_K[f], ranked, k) for f in AT_K for k in (1, 4, 14)}
+    literal |= {(f, None): each_query(OTHERS[f], ranked) for f in OTHERS}
+    for average in ("query", "class", "per_class", None):
+        report = retrieval_report(Z, own, *call, **options, average=average, k=(1, 4, 14))
+        for (measure, k), values in literal.items():
+            at = {} if k is None else {"k": k}
+            expected = averages(values, own)[average]
+            assert_same(measure(Z, own, *call, **options, average=average, **at), expected)
+            name = measure.__name__
+            assert_same(report[name if k is None else f"{name.removesuffix('k')}{k}"], expected)
+    assert report["n_queries"] == len(Z)
+    assert report["n_without_match"] == sum(own not in ranking for ranking, own in ranked)
 
 
-def test_blocks_change_nothing():
+def many(n_classes=60):
     rng = np.random.default_rng(0)
-    Z, labels = rng.normal(size=(600, 4)), rng.integers(60, size=600)
-    ref, ref_labels = rng.normal(size=(500, 4)), rng.integers(60, size=500)
-    for call in ((), (ref, ref_labels)):
-        whole = [f(Z, labels, *call, average=None) for f in (map_at_r, recall_at_k)]
-        with sklearn.config_context(working_memory=0.05):
-            blocks = [f(Z, labels, *call, average=None) for f in (map_at_r, recall_at_k)]
-        assert_allclose(blocks, whole)
+    Z, labels = rng.normal(size=(600, 4)), rng.integers(n_classes, size=600)
+    return Z, labels, rng.normal(size=(500, 4)), rng.integers(n_classes, size=500)
+
+
+def assert_same_report(found, expected, rtol=1e-12):
+    assert list(found) == list(expected)
+    for name in expected:
+        assert_allclose(found[name], expected[name], rtol=rtol, err_msg=name)
+
+
+def test_blocks_and_threads_change_nothing():
+    Z, labels, *reference = many()
+    for call in ((), reference):
+        whole = retrieval_report(Z, labels, *call, average=None)
+        with sklearn.config_context(working_memory=0.05), parallel_config(n_jobs=2):
+            assert_same_report(retrieval_report(Z, labels, *call, average=None), whole)
+
+
+def test_where_the_points_lie_and_their_unit_change_nothing():
+    Z, labels, *_ = many(5)
+    grid = (Z * 64).round()  # shifts and units are exact, and so are ties
+    expected = retrieval_report(grid, labels, average=None)
+    for moved in (grid + 2**30, grid * 2.0**600, grid * 2.0**-600, grid.astype(np.float32)):
+        assert_same_report(retrieval_report(moved, labels, average=None), expected)
+
+
+@pytest.mark.parametrize("metric", ["manhattan", "euclidean"])
+def test_distances_that_differ_past_single_precision_are_told_apart(metric):
+    rng = np.random.default_rng(0)
+    x = np.append(0, 1 + rng.random(100) * 1e-9)[:, None]
+    labels = np.arange(101) % 3
+    ranked = rankings(x, labels.tolist(), x, labels.tolist(), metric, True)
+    expected = each_query(literal_average_precision, ranked)
+    found = mean_average_precision(x, labels, average=None, metric=metric)
+    assert_allclose(
+        found[0], expected[0]
+    )  # all others lie at one distance, but for the last digits
+
+
+def test_all_in_one_place_goes_by_place():
+    labels = np.array([0, 1, 0, 1, 1])
+    found = mean_reciprocal_rank(np.ones((5, 3)), labels, average=None)
+    assert_allclose(found, [1 / 2, 1 / 3, 1, 1 / 2, 1 / 2])
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 499])
+def test_ndcg_is_that_of_scikit_learn(k):
+    Z, labels, reference, reference_labels = many()
+    match = (labels[:, None] == reference_labels).astype(int)
+    asked = match.any(axis=1)
+    score = -cdist(Z, reference)
+    expected = ndcg_score(match[asked], score[asked], k=k)
+    assert ndcg_at_k(Z, labels, reference, reference_labels, k=k) == pytest.approx(expected)
+
+
+# By AccuracyCalculator of pytorch-metric-learning 2.9.0, with CustomKNN on Euclid's distance of
+# points that are not normalised, of the standardised wine data: all points; the even rows in the
+# odd ones; the same by its avg_of_avgs.
+WINE = {
+    ("query", False): (
+        0.9550561797752809,
+        0.7792125999088498,
+        0.7148115323609885,
+        0.8388912238717056,
+        0.9676054120063782,
+    ),
+    ("query", True): (
+        0.9775280898876404,
+        0.7836486719187223,
+        0.7195416876111559,
+        0.8415003187511164,
+        0.985393226146698,
+    ),
+    ("class", False): (
+        0.9624413145539906,
+        0.7918105425241775,
+        0.7319623353775149,
+        0.8511114048183174,
+        0.9729284644126892,
+    ),
+    ("class", True): (
+        0.980952380952381,
+        0.7938292510490786,
+        0.7331923277094244,
+        0.8514781210187589,
+        0.9876191020011902,
+    ),
+}
+
+
+@pytest.mark.parametrize(("average", "split"), WINE)
+def test_equal_to_the_accuracy_calculator(average, split):
+    X, y = load_wine(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    call = (X[::2], y[::2], X[1::2], y[1::2]) if split else (X, y)
+    report = retrieval_report(*call, average=average, k=1)
+    names = ("precision_at_1", "r_precision", "map_at_r", "mean_average_precision")
+    found = [report[name] for name in (*names, "mean_reciprocal_rank")]
+    assert_allclose(found, WINE[average, split], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +263,10 @@ def test_blocks_change_nothing():
         (lambda Z, y: map_at_r(Z * np.nan, y), "NaN"),
         (lambda Z, y: recall_at_k(Z, y, k=9), "k == 9"),
         (lambda Z, y: recall_at_k(Z, y, k=0), "k == 0"),
+        (lambda Z, y: precision_at_k(Z, y, k=9), "k == 9"),
+        (lambda Z, y: ndcg_at_k(Z, y, Z, y, k=10), "k == 10"),
+        (lambda Z, y: retrieval_report(Z, y, k=(1, 9)), "k == 9"),
+        (lambda Z, y: map_at_r(Z, y, Z[:, :1], y), "have 2 components, the reference has 1"),
         (
             lambda Z, y: map_at_r(Z, y, Z, y[::-1], reference_includes_queries=True),
             "does not begin with the queries",
@@ -148,5 +308,64 @@ def test_equal_error_rate_at_the_ends():
     assert equal_error_rate([1, 1, 0], [0.1, 0.2, 0.3]) == 0
     assert equal_error_rate([0, 0, 1], [0.1, 0.2, 0.3]) == 1
     assert equal_error_rate([0, 1, 0, 1], [0.5] * 4) == 0.5
-    with pytest.raises(ValueError, match="needs same and different pairs; all of y_true is 1"):
+    with pytest.raises(ValueError, match="needs pairs of both kinds; all 2 are the same"):
         equal_error_rate([1, 1], [0.1, 0.2])
+
+
+def pairs(ties=False):
+    rng = np.random.default_rng(1)
+    same = rng.random(400) < 0.3
+    distance = rng.normal(size=400) - same
+    return same, distance.round(1) if ties else distance
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rates_are_those_of_the_loop_and_of_scikit_learn(ties):
+    same, distance = pairs(ties)
+    far, frr, thresholds = far_frr_curve(same, distance)
+    assert_array_equal(thresholds, [-np.inf, *np.unique(distance)])
+    assert_allclose(far, [(distance[~same] <= t).mean() for t in thresholds])
+    assert_allclose(frr, [(distance[same] > t).mean() for t in thresholds], atol=1e-15)
+    theirs = dict(zip(*det_curve(same, -distance)[:2], strict=True))
+    ours = dict(zip(far, frr, strict=True))  # the smallest of those with one FAR is kept
+    for rate in theirs:
+        assert theirs[rate] >= ours[rate] - 1e-12
+    assert len(theirs) > 20
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_verification_report(ties):
+    same, distance = pairs(ties)
+    report = verification_report(same, distance, far=(0.1, 0.01, 0.001))
+    nearer = distance[same][:, None] - distance[~same]
+    auc = (nearer < 0).mean() + (nearer == 0).mean() / 2
+    assert report["roc_auc"] == pytest.approx(auc)
+    assert report["roc_auc"] == pytest.approx(roc_auc_score(same, -distance))
+    assert report["equal_error_rate"] == equal_error_rate(same, distance)
+    right = [((distance <= t) == same).mean() for t in [-9, *distance]]
+    assert report["accuracy"] == pytest.approx(max(right))
+    assert (report["n_same"], report["n_different"]) == (same.sum(), (~same).sum())
+    for far in (0.1, 0.01):
+        allowed = [t for t in [-9, *distance] if (distance[~same] <= t).mean() <= far]
+        expected = max((distance[same] <= t).mean() for t in allowed)
+        assert report[f"tar_at_far_{far}"] == pytest.approx(expected)
+        assert tar_at_far(same, distance, far) == report[f"tar_at_far_{far}"]
+    assert np.isnan(report["tar_at_far_0.001"])  # fewer than a thousand impostors
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tar_at_far([1, 0, 0], [1.0, 2.0, 3.0], 0.1), "at least 1 / 0.1 = 10 are needed"),
+        (lambda: tar_at_far([1, 0], [1.0, 2.0], 1.5), "far == 1.5"),
+        (lambda: verification_report([1, 0], [1.0, 2.0], far=-1), "far == -1"),
+        (lambda: far_frr_curve([0, 0], [1.0, 2.0]), "all 2 are different"),
+        (lambda: far_frr_curve([1, 2], [1.0, 2.0]), "has to hold 1 .same. and 0"),
+        (lambda: far_frr_curve([1, 0], [1.0, np.nan]), "NaN"),
+        (lambda: far_frr_curve([1, 0, 0], [1.0, 2.0]), "each of the 2 pairs"),
+        (lambda: far_frr_curve([1, 0], [[1.0], [2.0]]), "needs the shape"),
+    ],
+)
+def test_verification_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,6 +1,33 @@
 """How good a learned distance is: retrieval over embeddings, verification over distances."""
 
-from skdml.metrics.retrieval import map_at_r, recall_at_k
-from skdml.metrics.verification import equal_error_rate
+from skdml.metrics.retrieval import (
+    map_at_r,
+    mean_average_precision,
+    mean_reciprocal_rank,
+    ndcg_at_k,
+    precision_at_k,
+    r_precision,
+    recall_at_k,
+    retrieval_report,
+)
+from skdml.metrics.verification import (
+    equal_error_rate,
+    far_frr_curve,
+    tar_at_far,
+    verification_report,
+)
 
-__all__ = ["equal_error_rate", "map_at_r", "recall_at_k"]
+__all__ = [
+    "equal_error_rate",
+    "far_frr_curve",
+    "map_at_r",
+    "mean_average_precision",
+    "mean_reciprocal_rank",
+    "ndcg_at_k",
+    "precision_at_k",
+    "r_precision",
+    "recall_at_k",
+    "retrieval_report",
+    "tar_at_far",
+    "verification_report",
+]
