@@ -19,7 +19,7 @@ from skdml.linear.base import LinearMetricLearner, centre_and_scale
 SOLVERS = ("auto", "exact", "neighbors", "sgd")
 
 # Up to so many rows "auto" takes all pairs, and up to so many the nearest neighbours.
-_EXACT, _NEIGHBORS = 5_000, 100_000
+_EXACT, _NEIGHBORS = 5_000, 20_000
 # Iterations with the first candidates.
 _ROUND = 8
 # The first step by batches, in units of the entries of L.
@@ -313,7 +313,7 @@ class NCA(LinearMetricLearner):
     solver : {"auto", "exact", "neighbors", "sgd"}, default="auto"
         "exact" sums over all pairs, a block of rows at a time. "neighbors" sums over the
         `n_neighbors` nearest rows of each row, which are found anew as L moves. "sgd" sums over pairs within random batches. "auto" is "exact" up to 5000
-        rows, "neighbors" up to 100 000, and "sgd" beyond.
+        rows, "neighbors" up to 20 000, and "sgd" beyond.
     n_neighbors : int, default=60
         How many candidates each row has with the solver "neighbors".
     batch_size : int, default=2000
