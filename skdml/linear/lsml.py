@@ -91,7 +91,9 @@ class LSML(LinearMetricLearner):
         What `fit` is given: points and their classes, from which quadruplets are drawn with a, b
         of one class and c, d of two, or quadruplets.
     n_constraints : int, default=None
-        How many quadruplets to draw from labels. None draws ten for each row, 100 000 at most.
+        How many quadruplets to draw from labels. None draws 1000, or as many as M has entries
+        that may differ, n_features (n_features + 1) / 2, where those are more; ten for each row at
+        most. More were no better for k-NN (benchmarks/accuracy.py), only slower.
     max_iter : int, default=1000
         Iterations at most.
     tol : float, default=1e-4
@@ -211,6 +213,10 @@ class LSML(LinearMetricLearner):
             )
             self.components_ = leading_components(A @ L0, n_components).astype(X.dtype)
             return self
+
+    def _n_constraints(self, n_samples):
+        n_entries = self.n_features_in_ * (self.n_features_in_ + 1) // 2
+        return self.n_constraints or min(10 * n_samples, max(1000, n_entries))
 
     def _read_weights(self, weights, n_quadruplets):
         """Check the weights of quadruplets, and bring them to a mean of 1."""
