@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdml import LMNN
 from skdml.linear.lmnn import (
+    _beyond_reach,
     find_impostors,
     halfway_start,
     lmnn_loss,
@@ -163,6 +164,18 @@ def test_impostors_unite_by_the_larger_share():
     assert set(a.share) == {1.0, 2.0}
     assert list(zip(both.pairs.first, both.pairs.second, strict=True)) == sorted(shares)
     assert_array_equal(both.share, [shares[key] for key in sorted(shares)])
+
+
+def test_a_round_begins_with_the_objective_whatever_it_remembers():
+    problem = pose(X, Y, n_impostors=3)
+    known = find_impostors(problem, problem.embed(0.02 * np.eye(4)))
+    L = np.diag([0.5, 0.1, 0.1, 0.1])
+    Z = problem.embed(L)
+    found = find_impostors(problem, Z)
+    both = unite(found, _beyond_reach(problem, known, Z))
+    assert len(both.pairs) > len(found.pairs)
+    assert lmnn_loss(L, problem, both)[0] == pytest.approx(lmnn_loss(L, problem, found)[0])
+    assert lmnn_loss(L, problem, unite(found, known))[0] > lmnn_loss(L, problem, found)[0] + 1e-3
 
 
 # Weights and the order of rows
