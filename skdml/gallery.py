@@ -9,13 +9,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 from sklearn.utils import check_consistent_length, check_scalar, column_or_1d, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from skdml.base import unchanged_on_error
-from skdml.distances import paired_base_distance, pairwise_base_distance
+from skdml.distances import (
+    base_distance_of,
+    euclidean_form,
+    paired_base_distance,
+    pairwise_base_distance,
+)
 
 MODES = ("prototype", "knn")
 
@@ -246,7 +250,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         for block in gen_batches(len(rows), max(1, _BLOCK // len(points))):
             of = rows[block]
             D = pairwise_distances(
-                _comparable(self.embeddings_[of], self._metric),
+                euclidean_form(self.embeddings_[of], self._metric),
                 points,
                 metric=_rank_by(self._metric),
             )
@@ -382,7 +386,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         points, _ = self._points()
         search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=_rank_by(self._metric))
         neighbors = search.fit(points).kneighbors(
-            _comparable(Z, self._metric), return_distance=False
+            euclidean_form(Z, self._metric), return_distance=False
         )
         held = self.prototypes_ if self.mode == "prototype" else self.embeddings_
         distance = paired_base_distance(
@@ -393,8 +397,8 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _points(self):
         """Return what queries are compared with, for Euclid to rank, and its classes."""
         if self.mode == "prototype":
-            return _comparable(self.prototypes_, self._metric), np.arange(len(self.classes_))
-        return _comparable(self.embeddings_, self._metric), self._codes
+            return euclidean_form(self.prototypes_, self._metric), np.arange(len(self.classes_))
+        return euclidean_form(self.embeddings_, self._metric), self._codes
 
     def _check_not_empty(self, k):
         n_points = len(self.classes_ if self.mode == "prototype" else self.labels_)
@@ -409,8 +413,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     @property
     def _metric(self):
-        learner = self.estimator_
-        return learner.get_metric().distance if hasattr(learner, "get_metric") else "euclidean"
+        return base_distance_of(self.estimator_)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "embeddings_")
@@ -430,11 +433,6 @@ def _means(Z, codes, n_classes):
     member = csr_matrix((np.ones(len(Z)), (codes, np.arange(len(Z)))), shape=(n_classes, len(Z)))
     counts = np.maximum(np.bincount(codes, minlength=n_classes), 1)
     return ((member @ Z) / counts[:, None]).astype(Z.dtype)
-
-
-def _comparable(Z, metric):
-    """Embeddings whose Euclidean ranking is that of the base distance."""
-    return normalize(Z) if metric in ("cosine", "angular") else Z
 
 
 def _rank_by(metric):

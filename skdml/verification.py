@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdml.base import check_tuples, unchanged_on_error
 from skdml.constraints import check_same
-from skdml.distances import paired_base_distance
+from skdml.distances import base_distance_of, paired_base_distance
 from skdml.model_selection import PairGroupKFold
 
 RULES = ("accuracy", "f_beta", "eer", "far", "frr")
@@ -104,8 +104,8 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     estimator : estimator
         A learner with ``supervision="pairs"``, which is cloned and fitted on the pairs; or a
         fitted learner, pipeline or transformer in a :class:`~sklearn.frozen.FrozenEstimator`, which
-        is left as it is. Without a method `pair_distance`, the distance is that of Euclid after
-        `transform`.
+        is left as it is. Without a method `pair_distance`, the distance is that between what
+        `transform` returns: a learner's own at the end of a pipeline, else Euclid's.
     threshold : {"accuracy", "f_beta", "eer", "far", "frr"} or float, default="accuracy"
         How the largest accepted distance is chosen, see `choose_threshold`; or that distance.
     target_far : float, default=None
@@ -366,7 +366,8 @@ def distances(estimator, pairs):
     Parameters
     ----------
     estimator : estimator
-        Has `pair_distance`, or else `transform`, after which Euclid measures.
+        Has `pair_distance`, or else `transform`, after which the base distance measures that goes
+        with it, `skdml.distances.base_distance_of`.
     pairs : ndarray of shape (n_pairs, 2, ...)
         Pairs of points.
 
@@ -385,7 +386,7 @@ def distances(estimator, pairs):
     first, second = (
         np.asarray(estimator.transform(points)) for points in (pairs[:, 0], pairs[:, 1])
     )
-    return paired_base_distance(first, second)
+    return paired_base_distance(first, second, base_distance_of(estimator))
 
 
 def calibrate(same, distance, method):
