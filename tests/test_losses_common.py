@@ -17,6 +17,14 @@ NAMES = {
     "FastAPLoss": [{}, {"n_bins": 3, "distance": "angular"}],
     "SmoothAPLoss": [{"temperature": 0.1}],
     "HistogramLoss": [{"n_bins": 20}],
+    "MultiSimilarityLoss": [{}, {"beta": 3.0, "distance": "euclidean"}],
+    "CircleLoss": [{"scale": 8.0}, {"distance": "manhattan"}],
+    "LiftedStructureLoss": [{}, {"smooth": True}, {"distance": "sqeuclidean"}],
+    "IntraPairVarianceLoss": [{}, {"distance": "euclidean"}],
+    "SignalToNoiseRatioContrastiveLoss": [{}],
+    "MarginLoss": [{}],
+    "AngularLoss": [{}],
+    "NPairsLoss": [{}],
 }
 CASES = [(name, options) for name, many in NAMES.items() for options in many]
 every_loss = pytest.mark.parametrize(
@@ -24,12 +32,15 @@ every_loss = pytest.mark.parametrize(
     [lambda n=name, o=options: getattr(losses, n)(**o) for name, options in CASES],
     ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES],
 )
+ONE_KIND = (losses.IntraPairVarianceLoss, losses.SignalToNoiseRatioContrastiveLoss)
 LABELS = torch.tensor([10, 0, 10, 20, 0, 20, 10, 20, 0, 10])  # no singletons
 
 
 @every_loss
 def test_gradients(make):
     loss = make().double()
+    if isinstance(loss, losses.CircleLoss):
+        pytest.skip("its weights are constants to the gradient: it has a test of its own")
     x, labels = make_batch(width=4, sizes=(4, 3, 1))
     y, y_labels = make_batch(1, width=4, sizes=(2, 2))
     x.requires_grad_(), y.requires_grad_()
@@ -69,6 +80,8 @@ def test_blocks_of_rows_change_nothing(make, monkeypatch):
 @pytest.mark.parametrize("labels", [[1, 2, 3, 4], [1], []])
 def test_without_positives_the_loss_is_an_attached_zero(make, labels):
     loss = make()
+    if isinstance(loss, ONE_KIND) and len(labels) > 1:
+        pytest.skip("negatives alone teach it, too")
     labels = torch.tensor(labels, dtype=torch.long)
     x = torch.randn(len(labels), 3, requires_grad=True)
     value = loss(x, labels)

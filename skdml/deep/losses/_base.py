@@ -25,7 +25,7 @@ def check_choice(name, value, choices):
     return value
 
 
-def check_margin(margin, distance, *, zero):
+def check_margin(margin, distance, *, zero, name="margin"):
     """Return the margin as a float, or raise a ValueError that says which are allowed."""
     largest = _LARGEST.get(distance, math.inf)
     allowed = f"a finite number {'>= 0' if zero else '> 0'}"
@@ -33,7 +33,7 @@ def check_margin(margin, distance, *, zero):
         allowed += f" and <= {largest:g}, the largest {distance} distance"
     number = isinstance(margin, Real) and not isinstance(margin, bool)
     if not (number and math.isfinite(margin) and 0 <= margin <= largest and (zero or margin > 0)):
-        raise ValueError(f"margin must be {allowed}; got {margin!r}")
+        raise ValueError(f"{name} must be {allowed}; got {margin!r}")
     return float(margin)
 
 

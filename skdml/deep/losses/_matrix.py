@@ -63,11 +63,17 @@ def log_sum_exp(logit, mask):
     return torch.where(mask, logit, -torch.inf).logsumexp(1)
 
 
-def pair_masks(indices, shape):
-    """Turn given tuples into two masks: triplets (a, p, n) are the pairs (a, p) and (a, n)."""
-    a, p, *_ = indices
-    b, n = indices[-2:] if len(indices) == 4 else (a, indices[2])
-    same, different = torch.zeros(2, *shape, dtype=torch.bool, device=a.device)
+def loss_masks(labels, ref_labels, indices=None):
+    """Positive and negative pairs: two masks, by the labels or by given tuples.
+
+    Triplets (a, p, n) stand for the pairs (a, p) and (a, n).
+    """
+    if indices is None:
+        return label_masks(labels, ref_labels)
+    a, p, *rest = PairwiseLoss._check_indices(indices, labels.device)
+    b, n = rest if len(rest) == 2 else (a, *rest)
+    shape = len(labels), len(labels if ref_labels is None else ref_labels)
+    same, different = torch.zeros(2, *shape, dtype=torch.bool, device=labels.device)
     same[a, p] = True
     different[b, n] = True
     return same, different
@@ -141,7 +147,7 @@ class MatrixLoss(torch.nn.Module, ABC):
         self.distance = check_distance(distance)
         self.active_share = torch.tensor(0.0)
 
-    def measure(self, embeddings, ref_emb):
+    def measure(self, embeddings, labels, ref_emb):
         """Matrix that the loss is a function of."""
         return pairwise_distance(embeddings, ref_emb, self.distance)
 
@@ -179,14 +185,11 @@ class MatrixLoss(torch.nn.Module, ABC):
         """
         labels, ref_labels = PairwiseLoss._check(embeddings, labels, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            matrix = self.measure(embeddings, ref_emb)
-            if indices_tuple is None:
-                masks = label_masks(labels, ref_labels)
-            else:
-                indices = PairwiseLoss._check_indices(indices_tuple, embeddings.device)
-                masks = pair_masks(indices, matrix.shape)
+            matrix = self.measure(embeddings, labels, ref_emb)
+            masks = loss_masks(labels, ref_labels, indices_tuple)
             value, active = self.compute(*self._useful(matrix, *masks))
-        self.active_share = (active / max(1, len(embeddings))).detach().to(value.dtype)
+        share = torch.as_tensor(active / max(1, len(embeddings)), device=value.device)
+        self.active_share = share.detach().to(value.dtype)
         return value
 
     def _useful(self, matrix, same, different):

@@ -1,0 +1,243 @@
+"""Losses over triplets and tuples beside the triplet loss: margin, angular and N-pairs."""
+
+import math
+
+import torch
+
+from skdml.deep._pairwise import _directions, _full_precision
+
+from ._base import check_margin
+from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, logits
+from .softmax import nt_xent
+
+_STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
+_LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
+
+
+def angular(cosine, ref_cosine, same, different, slope):
+    r"""Terms of the angular loss, one for each positive pair.
+
+    .. math:: \log \Bigl( 1 + \sum_n e^{4 t (x_a + x_p)^T x_n - 2 (1 + t) x_a^T x_p} \Bigr),
+        \quad t = \tan^2 \alpha
+
+    The sum over n of a product of exponentials is a matrix product: no triplet is listed.
+
+    Parameters
+    ----------
+    cosine : Tensor of shape (n, m)
+        Cosines of anchors and references.
+    ref_cosine : Tensor of shape (m, m)
+        Cosines among the references.
+    same, different : bool Tensor of shape (n, m)
+        Positive and negative pairs.
+    slope : float
+        The squared tangent t.
+
+    Returns
+    -------
+    Tensor of shape (p,)
+        The terms.
+    """
+    reach = torch.where(different, (4 * slope * cosine).exp(), 0)
+    reach = reach @ (4 * slope * ref_cosine).exp()
+    row, column = same.nonzero(as_tuple=True)
+    return (reach[row, column] * (-2 * (1 + slope) * cosine[row, column]).exp()).log1p()
+
+
+class MarginLoss(MatrixLoss):
+    r"""Margin loss: positives within a learned boundary, negatives beyond it, each by a margin.
+
+    .. math:: \ell(i, j) = z_{ij} [d_{ij} - \beta_i + m]_+ + (1 - z_{ij}) [\beta_i - d_{ij} + m]_+
+
+    with z = 1 for pairs of the same class. The boundary beta is a parameter of the loss and is
+    learned with the network; with n_classes there is one for each class of anchors. The loss is
+    the mean over the positive pairs with a loss > 0 plus that over such negative pairs, of the
+    anchors that have both kinds.
+
+    Parameters
+    ----------
+    margin : float, default=0.2
+        The margin m; >= 0, and at most 2 for cosine and 1 for angular distances.
+    boundary : float, default=1.2
+        Where beta starts; > 0.
+    n_classes : int or None, default=None
+        Number of classes with a boundary of their own; labels are then 0, ..., n_classes - 1.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        Distance between embeddings.
+
+    Attributes
+    ----------
+    beta : Parameter of shape () or (n_classes,)
+        The boundaries.
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range, or a label has no boundary.
+
+    References
+    ----------
+    Wu, Manmatha, Smola, Krahenbuhl: Sampling Matters in Deep Embedding Learning, ICCV 2017,
+    section 4.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0], [2.0], [1.0]])
+    >>> loss = MarginLoss(margin=0.5, boundary=1.0)
+    >>> loss(x, torch.tensor([0, 0, 1])).item()  # 2 - 1 + 0.5 and 1 - 1 + 0.5
+    2.0
+    """
+
+    def __init__(self, margin=0.2, *, boundary=1.2, n_classes=None, distance="euclidean"):
+        super().__init__(distance)
+        self.margin = check_margin(margin, distance, zero=True)
+        self.boundary = check_positive("boundary", boundary)
+        self.n_classes = None if n_classes is None else check_count("n_classes", n_classes)
+        shape = () if n_classes is None else (self.n_classes,)
+        self.beta = torch.nn.Parameter(torch.full(shape, self.boundary))
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return (
+            f"margin={self.margin:g}, boundary={self.boundary:g}, n_classes={self.n_classes}, "
+            f"distance={self.distance!r}"
+        )
+
+    def measure(self, embeddings, labels, ref_emb):
+        """Distances, less the boundary of the anchor."""
+        distance = super().measure(embeddings, labels, ref_emb)
+        if self.n_classes is None:
+            return distance - self.beta
+        if len(labels) and not (labels.min() >= 0 and labels.max() < self.n_classes):
+            raise ValueError(
+                f"labels must lie in 0, ..., {self.n_classes - 1}, because n_classes="
+                f"{self.n_classes}; got {labels.min().item()} to {labels.max().item()}"
+            )
+        return distance - self.beta[labels.long()][:, None]
+
+    def compute(self, distance, same, different):
+        """Sum of the two means, and the number of anchors with a loss."""
+        excess = (torch.where(same, distance, -distance) + self.margin).clamp(min=0)
+        value = 0
+        for mask in (same, different):
+            kind = torch.where(mask, excess, 0)
+            value = value + kind.sum() / kind.count_nonzero().clamp(min=1)
+        active = torch.where(same | different, excess.detach(), 0) > 0
+        return value, active.any(1).sum()
+
+
+class AngularLoss(MatrixLoss):
+    r"""Angular loss: the angle at the negative of each triplet is at most alpha.
+
+    .. math:: L = \operatorname{mean}_{(a, p) \in P} \; \log \Bigl( 1 + \sum_n
+        e^{4 \tan^2 \alpha \, (x_a + x_p)^T x_n - 2 (1 + \tan^2 \alpha) \, x_a^T x_p} \Bigr)
+
+    of embeddings scaled to length 1, over all positive pairs whose anchor has a negative, each with
+    all negatives of its anchor: one matrix product, and memory O(B^2). Given tuples with a
+    common anchor are joined: each of its positives meets each of its negatives.
+
+    Parameters
+    ----------
+    alpha : float, default=45.0
+        The largest angle, in degrees; > 0 and <= 60.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a positive and a negative.
+
+    Raises
+    ------
+    ValueError
+        If alpha is outside its range.
+
+    References
+    ----------
+    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017, eq. 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> loss = AngularLoss(45)(x, torch.tensor([0, 0, 1]))
+    >>> round(loss.item(), 4)  # log(1 + exp(-4))
+    0.0181
+    """
+
+    needs_same = needs_different = False  # of the rows some are references
+
+    def __init__(self, alpha=45.0):
+        super().__init__("cosine")
+        self.alpha = check_positive("alpha", alpha)
+        if self.alpha > _STEEPEST:
+            raise ValueError(f"alpha must be <= {_STEEPEST} degrees; got {alpha!r}")
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return f"alpha={self.alpha:g}"
+
+    def measure(self, embeddings, labels, ref_emb):
+        """Cosines with the references: of the anchors and, below them, of the references."""
+        given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
+        unit = [math.sqrt(2) * _directions(x)[0] for x in _full_precision(*given)]
+        return torch.cat(unit) @ unit[-1].T
+
+    def compute(self, cosine, same, different):
+        """Mean over the positive pairs, and the number of anchors."""
+        same = same & different.any(1, keepdim=True)
+        own, ref = cosine[: len(same)], cosine[-same.shape[1] :]
+        term = angular(own, ref, same, different, math.tan(math.radians(self.alpha)) ** 2)
+        return term.sum() / max(1, len(term)), same.any(1).sum()
+
+
+class NPairsLoss(RowLoss):
+    r"""N-pairs loss: each positive against all negatives, by dot products.
+
+    .. math:: L = \frac{1}{|P|} \sum_{(i, p) \in P} \log \Bigl( 1 +
+        \sum_{n: y_n \ne y_i} e^{x_i^T x_n - x_i^T x_p} \Bigr)
+
+    The paper draws one pair of each class, and takes the second points of the other pairs as
+    negatives. Here P are all positive pairs whose anchor has a negative, and all points of other
+    classes are negatives, so the loss does not depend on the order of the batch. Dot products
+    reward long embeddings: decay the weights of the network, or normalise its output.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        After a call: share of the embeddings that are anchors with a loss > 0.
+
+    See Also
+    --------
+    NTXentLoss : The same by cosines and with a temperature.
+
+    References
+    ----------
+    Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS 2016, eq. 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = NPairsLoss()(torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([0, 0, 1]))
+    >>> round(loss.item(), 4)  # log(1 + exp(0)), and log(1 + exp(4 - 2))
+    1.41
+    """
+
+    def __init__(self):
+        super().__init__("euclidean")  # not used: dot products are no distance
+
+    def measure(self, embeddings, labels, ref_emb):
+        """Dot products with the opposite sign, so that smaller is nearer."""
+        given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
+        given = [x.clamp(-_LARGEST_ENTRY, _LARGEST_ENTRY) for x in _full_precision(*given)]
+        return -given[0] @ given[-1].T
+
+    def rows(self, distance, same, different):
+        """Losses of some anchors, of shape (rows,)."""
+        return nt_xent(logits(distance, 1.0), same, different)
+
+    def count(self, same):
+        """Divide the sum by the number of positive pairs."""
+        return int(same.count_nonzero())
