@@ -112,6 +112,8 @@ def test_whole_weights_are_repeated_rows_in_the_loss():
 # The learner
 
 
+# scikit-learn 1.6 gives scipy options that newer ones know no more.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_as_deep_a_minimum_as_scikit_learn_from_the_same_start():
     data, y = load_iris(return_X_y=True)
     options = {"init": np.eye(4), "max_iter": 300, "tol": 1e-9}
