@@ -1,0 +1,65 @@
+"""The worked examples run as they stand, and show what they are there to show."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+
+
+@pytest.fixture
+def printed(capsys):
+    """Runs an example; returns how to find the number that follows some words in its output."""
+
+    def run(name):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        text = capsys.readouterr().out
+
+        def number(after, place=0):
+            return float(re.findall(rf"{after}\D*?([\d.]+)", text)[place])
+
+        return number
+
+    return run
+
+
+def test_table_with_knn(printed):
+    number = printed("table_with_knn")
+    assert number("raw") < 0.75 < number("scaled")
+    assert number(r"NCA, in 3 dimensions") > number("scaled")
+
+
+def test_clustering_with_hdbscan(printed):
+    number = printed("clustering_with_hdbscan")
+    assert number("AMI", 0) + 0.03 < number("AMI", 1)
+    assert number("agree") == 1
+
+
+def test_verification_at_a_rate(printed):
+    number = printed("verification_at_a_rate")
+    for place in (0, 1):
+        assert number("impostors", place) < 1.5  # per cent; one was promised
+        assert number("equal_error_rate", place) < 0.5
+    assert number("genuine", 0) * 2 < number("genuine", 1)
+
+
+def test_few_shot_and_unknowns(printed):
+    number = printed("few_shot_and_unknowns")
+    for shots in (1, 5):
+        label = f"{shots} shot, 5 classes:"
+        assert number(label, 0) + 0.2 < number(label, 1)
+    assert number("enrolled: right") > 0.5
+    assert number("strangers: unknown") > 0.7
+
+
+def test_own_network_and_margin(printed):
+    pytest.importorskip("torch")
+    number = printed("own_network_and_margin")
+    assert number("MAP@R", 2) * 2 < number("MAP@R", 3)  # Euclid, and the best margin
+
+
+def test_every_example_is_tested():
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
