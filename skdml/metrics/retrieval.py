@@ -10,11 +10,12 @@ block runs on the threads of :class:`joblib.parallel_config`, one unless more ar
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from numbers import Integral
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 from scipy.spatial.distance import cdist
 from sklearn import get_config
 from sklearn.utils import (
@@ -678,33 +679,33 @@ class _Queries:
         """
         asked = np.flatnonzero(self.n_matches)
         mib = min(get_config()["working_memory"], _BLOCK_MIB)
-        n_rows = max(1, int(mib * 2**20 / (8 * len(self.reference))))
+        n_rows = min(len(asked), max(1, int(mib * 2**20 / (8 * len(self.reference)))))
+        held = np.empty((n_rows, len(self.reference)))  # once: fresh memory is slow to get
         n_threads = effective_n_jobs()
-        with Parallel(n_threads, prefer="threads", require="sharedmem") as parallel:
+        with ThreadPoolExecutor(n_threads) as pool:
             for block in gen_batches(len(asked), n_rows):
                 rows = asked[block]
-                R = self.n_matches[rows]
-                D = self._distances(rows)
+                D, R = self._distances(rows, held[: len(rows)]), self.n_matches[rows]
                 n_ranked = R if n_first is None else np.minimum(R, n_first)
                 n_deep = R if depth == "R" else np.full(len(R), depth or self.n_candidates)
                 ranks = np.full((len(rows), n_ranked.max()), np.inf)
-
-                def rank(part, D=D, rows=rows, ranks=ranks, n_ranked=n_ranked, n_deep=n_deep):
-                    for i in range(part.start, part.stop):
-                        columns = self.members[self.codes[rows[i]]]
-                        found = _ranks_of(D[i], columns, n_ranked[i], n_deep[i])
-                        ranks[i, : len(found)] = found
-
+                rank = partial(self._rank, ranks, D, self.codes[rows], n_ranked, n_deep)
                 parts = gen_even_slices(len(rows), min(n_threads, len(rows)))
-                parallel(delayed(rank)(part) for part in parts)
+                list(pool.map(rank, parts))  # which raises what went wrong in a thread
                 yield ranks, R
 
-    def _distances(self, rows):
+    def _rank(self, ranks, D, codes, n_ranked, n_deep, part):
+        """Write the ranks of some queries of a block."""
+        for i in range(part.start, part.stop):
+            found = _ranks_of(D[i], self.members[codes[i]], n_ranked[i], n_deep[i])
+            ranks[i, : len(found)] = found
+
+    def _distances(self, rows, out):
         """Return what ranks the reference for some queries: the farther, the greater."""
         if self.manhattan:
-            D = cdist(self.queries[rows], self.reference, "cityblock")
+            D = cdist(self.queries[rows], self.reference, "cityblock", out=out)
         else:  # |r|² - 2 q·r: with |q|² it would be the square distance
-            D = self.queries[rows] @ self.reference.T
+            D = np.matmul(self.queries[rows], self.reference.T, out=out)
         if self.itself:
             D[np.arange(len(rows)), rows] = np.inf
         return D
