@@ -2,10 +2,10 @@
 
 import torch
 
-from skdml.deep.miners import padded_slots
+from skdml.deep.miners import as_number
 
 from ._base import check_choice
-from ._matrix import MatrixLoss, RowLoss, check_count, check_positive
+from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, few
 
 # Distances that have a largest value, so that bins can cover them all.
 _RANGE = {"cosine": 2.0, "angular": 1.0}
@@ -35,10 +35,11 @@ def soft_histogram(distance, mask, n_bins, largest):
     """
     position = distance * (n_bins / largest)
     node = position.detach().floor().clamp(0, n_bins - 1)
-    upper = torch.where(mask, position - node, 0)
-    node = node.nan_to_num(0).long()  # NaN must not index; it is in the counts all the same
+    inside = as_number(mask, distance.dtype)
+    upper = (position - node) * inside
+    node = node.nan_to_num_(0).long()  # NaN must not index; it is in the counts all the same
     counts = distance.new_zeros(len(distance), n_bins + 1)
-    counts = counts.scatter_add(1, node, mask.to(distance.dtype) - upper)
+    counts = counts.scatter_add(1, node, inside - upper)
     return counts.scatter_add(1, node + 1, upper)
 
 
@@ -63,11 +64,12 @@ def fast_ap(distance, same, different, n_bins, largest):
     Tensor of shape (n,)
         Losses in [0, 1].
     """
-    positive = soft_histogram(distance, same, n_bins, largest)
+    index, taken = few(same)
+    positive = soft_histogram(distance.gather(1, index), taken, n_bins, largest)
     below = positive.cumsum(1)
     every = below + soft_histogram(distance, different, n_bins, largest).cumsum(1)
     precision = below / torch.where(every > 0, every, 1)
-    return 1 - (precision * positive).sum(1) / same.sum(1)
+    return 1 - (precision * positive).sum(1) / taken.sum(1)
 
 
 def smooth_ap(distance, same, different, temperature):
@@ -91,16 +93,14 @@ def smooth_ap(distance, same, different, temperature):
     Tensor of shape (n,)
         Losses in [0, 1).
     """
-    row, column, place, width = padded_slots(same)
-    near = distance.new_zeros(len(distance), width)
-    near = near.index_put((row, place), distance[row, column])
+    index, taken = few(same)
+    near = distance.gather(1, index)
     before = ((near[:, :, None] - distance[:, None, :]) / temperature).sigmoid()
     kinds = torch.stack([same, different], 2).to(distance.dtype)
     positives, negatives = (before @ kinds).unbind(2)
     rank = positives + 0.5  # a positive is half before itself, by the sigmoid, and first is 1
     precision = rank / (rank + negatives)
-    total = distance.new_zeros(len(distance)).index_add(0, row, precision[row, place])
-    return 1 - total / same.sum(1)
+    return 1 - torch.where(taken, precision, 0).sum(1) / taken.sum(1)
 
 
 class FastAPLoss(RowLoss):
@@ -274,10 +274,11 @@ class HistogramLoss(MatrixLoss):
     def compute(self, distance, same, different):
         """Likelihood over the pairs of two masks, and the number of anchors."""
         largest = _RANGE[self.distance]
+        index, taken = few(same)
         near, far = (
-            soft_histogram(distance, mask, self.n_bins, largest).sum(0)
+            soft_histogram(values, mask, self.n_bins, largest).sum(0)
             / mask.count_nonzero().clamp(min=1)
-            for mask in (same, different)
+            for values, mask in ((distance.gather(1, index), taken), (distance, different))
         )
         value = torch.dot(far, near.flip(0).cumsum(0).flip(0))
         return value, same.any(1).sum() * (value > 0)

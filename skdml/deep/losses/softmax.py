@@ -11,6 +11,7 @@ from ._matrix import (
     check_flag,
     check_positive,
     check_views,
+    few,
     log_sum_exp,
     logits,
     sum_of_rows,
@@ -35,8 +36,9 @@ def nt_xent(logit, same, different):
     Tensor of shape (n,)
         The sums.
     """
-    loss = F.softplus(log_sum_exp(logit, different)[:, None] - logit)
-    return torch.where(same, loss, 0).sum(1)
+    index, taken = few(same)
+    loss = F.softplus(log_sum_exp(logit, different)[:, None] - logit.gather(1, index))
+    return torch.where(taken, loss, 0).sum(1)
 
 
 def sup_con(logit, same, different):
@@ -57,7 +59,8 @@ def sup_con(logit, same, different):
     Tensor of shape (n,)
         The means.
     """
-    pulled = torch.where(same, logit, 0).sum(1) / same.sum(1)
+    index, taken = few(same)
+    pulled = torch.where(taken, logit.gather(1, index), 0).sum(1) / taken.sum(1)
     return log_sum_exp(logit, same | different) - pulled
 
 
@@ -78,7 +81,8 @@ def nca(logit, same, different):
     Tensor of shape (n,)
         The negative logarithms.
     """
-    return log_sum_exp(logit, same | different) - log_sum_exp(logit, same)
+    index, taken = few(same)
+    return log_sum_exp(logit, same | different) - log_sum_exp(logit.gather(1, index), taken)
 
 
 class _SoftmaxLoss(RowLoss):

@@ -5,16 +5,17 @@ import math
 import torch
 
 from skdml.deep._pairwise import _directions, _full_precision
+from skdml.deep.miners import as_number
 
 from ._base import check_margin
-from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, logits
+from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, few, logits
 from .softmax import nt_xent
 
 _STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
 _LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
 
 
-def angular(cosine, ref_cosine, same, different, slope):
+def angular(cosine, same, different, slope):
     r"""Terms of the angular loss, one for each positive pair.
 
     .. math:: \log \Bigl( 1 + \sum_n e^{4 t (x_a + x_p)^T x_n - 2 (1 + t) x_a^T x_p} \Bigr),
@@ -24,10 +25,8 @@ def angular(cosine, ref_cosine, same, different, slope):
 
     Parameters
     ----------
-    cosine : Tensor of shape (n, m)
-        Cosines of anchors and references.
-    ref_cosine : Tensor of shape (m, m)
-        Cosines among the references.
+    cosine : Tensor of shape (n, n) or (n + m, m)
+        Cosines of the anchors; or those of anchors, and then of references, with the references.
     same, different : bool Tensor of shape (n, m)
         Positive and negative pairs.
     slope : float
@@ -38,8 +37,9 @@ def angular(cosine, ref_cosine, same, different, slope):
     Tensor of shape (p,)
         The terms.
     """
-    reach = torch.where(different, (4 * slope * cosine).exp(), 0)
-    reach = reach @ (4 * slope * ref_cosine).exp()
+    n, m = same.shape
+    power = (4 * slope * cosine).exp()
+    reach = (power[:n] * as_number(different, power.dtype)) @ power[len(power) - m :]
     row, column = same.nonzero(as_tuple=True)
     return (reach[row, column] * (-2 * (1 + slope) * cosine[row, column]).exp()).log1p()
 
@@ -120,13 +120,12 @@ class MarginLoss(MatrixLoss):
 
     def compute(self, distance, same, different):
         """Sum of the two means, and the number of anchors with a loss."""
-        excess = (torch.where(same, distance, -distance) + self.margin).clamp(min=0)
-        value = 0
-        for mask in (same, different):
-            kind = torch.where(mask, excess, 0)
-            value = value + kind.sum() / kind.count_nonzero().clamp(min=1)
-        active = torch.where(same | different, excess.detach(), 0) > 0
-        return value, active.any(1).sum()
+        index, taken = few(same)
+        far = (distance.gather(1, index) + self.margin).clamp(min=0)
+        far = far * as_number(taken, distance.dtype)
+        near = (self.margin - distance).clamp(min=0) * as_number(different, distance.dtype)
+        value = sum(kind.sum() / kind.detach().sign().sum().clamp(min=1) for kind in (far, near))
+        return value, (far.detach().sum(1) + near.detach().sum(1) > 0).sum()
 
 
 class AngularLoss(MatrixLoss):
@@ -188,8 +187,7 @@ class AngularLoss(MatrixLoss):
     def compute(self, cosine, same, different):
         """Mean over the positive pairs, and the number of anchors."""
         same = same & different.any(1, keepdim=True)
-        own, ref = cosine[: len(same)], cosine[-same.shape[1] :]
-        term = angular(own, ref, same, different, math.tan(math.radians(self.alpha)) ** 2)
+        term = angular(cosine, same, different, math.tan(math.radians(self.alpha)) ** 2)
         return term.sum() / max(1, len(term)), same.any(1).sum()
 
 

@@ -4,9 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from skdml.deep._pairwise import _full_precision, pairwise_distance
+from skdml.deep.miners import as_number
 
 from ._base import _Weighted, check_margin
-from ._matrix import _FARTHEST, MatrixLoss, RowLoss, check_flag, check_positive, log_sum_exp
+from ._matrix import _FARTHEST, MatrixLoss, RowLoss, check_flag, check_positive, few, log_sum_exp
 from .pair import ContrastiveLoss
 
 # A row whose variance is a smaller share of the batch's largest is taken to have this share.
@@ -35,9 +36,11 @@ def multi_similarity(distance, same, different, alpha, beta, base):
     Tensor of shape (n,)
         Losses.
     """
-    far = torch.where(same, (alpha * (distance - base)).clamp(max=_FARTHEST), -_FARTHEST)
-    near = torch.where(different, (beta * (base - distance)).clamp(min=-_FARTHEST), -_FARTHEST)
-    return F.softplus(far.logsumexp(1)) / alpha + F.softplus(near.logsumexp(1)) / beta
+    index, taken = few(same)
+    far = (alpha * (distance.gather(1, index) - base)).clamp(max=_FARTHEST)
+    near = (beta * (base - distance)).clamp(min=-_FARTHEST)
+    far, near = log_sum_exp(far, taken), log_sum_exp(near, different)
+    return F.softplus(far) / alpha + F.softplus(near) / beta
 
 
 def circle(distance, same, different, margin, scale):
@@ -63,11 +66,13 @@ def circle(distance, same, different, margin, scale):
     Tensor of shape (n,)
         Losses.
     """
-    fixed = distance.detach()
-    far = scale * (fixed + margin).clamp(min=0) * (distance - margin)
-    near = scale * (1 + margin - fixed).clamp(min=0) * (1 - margin - distance)
+    index, taken = few(same)
+    far = distance.gather(1, index)
+    far = scale * (far.detach() + margin).clamp(min=0) * (far - margin)
+    weight = (1 + margin - distance.detach()).clamp_(min=0).mul_(scale)
+    near = weight * (1 - margin - distance)
     far, near = (logit.clamp(-_FARTHEST, _FARTHEST) for logit in (far, near))
-    return F.softplus(log_sum_exp(far, same) + log_sum_exp(near, different))
+    return F.softplus(log_sum_exp(far, taken) + log_sum_exp(near, different))
 
 
 def lifted(distance, same, different, margin):
@@ -287,8 +292,9 @@ class LiftedStructureLoss(RowLoss):
 
     def rows(self, distance, same, different):
         """Losses of some anchors in the smooth form, of shape (rows,)."""
-        far = log_sum_exp(distance, same) + log_sum_exp(self.margin - distance, different)
-        return far.clamp(min=0)
+        index, taken = few(same)
+        far, near = distance.gather(1, index), self.margin - distance
+        return (log_sum_exp(far, taken) + log_sum_exp(near, different)).clamp(min=0)
 
     def compute(self, distance, same, different):
         """Mean over anchors, or over positive pairs."""
@@ -351,16 +357,16 @@ class IntraPairVarianceLoss(MatrixLoss):
 
     def compute(self, distance, same, different):
         """Sum of the two means, and the number of anchors with a loss."""
-        kept, lost = (m.count_nonzero().clamp(min=1).to(distance) for m in (same, different))
-        # Means of shares, because a sum of huge distances may overflow.
-        near = (torch.where(same, distance, 0) / kept).sum()
-        far = (torch.where(different, distance, 0) / lost).sum()
-        excess = torch.where(
-            same, distance - (1 + self.pos_eps) * near, (1 - self.neg_eps) * far - distance
-        ).clamp(min=0)
-        excess = torch.where(same | different, excess, 0)
-        weights = torch.where(same, 1 / kept, 1 / lost)
-        return (weights * excess.square()).sum(), (excess > 0).any(1).sum()
+        index, taken = few(same)
+        near, kept = distance.gather(1, index), as_number(taken, distance.dtype)
+        lost = as_number(different, distance.dtype)
+        # Shares are summed, because a sum of huge distances may overflow.
+        kept, lost = kept / kept.sum().clamp(min=1), lost / lost.sum().clamp(min=1)
+        too_far = (near - (1 + self.pos_eps) * (kept * near).sum()).clamp(0, _LARGEST)
+        too_near = ((1 - self.neg_eps) * (lost * distance).sum() - distance).clamp(0, _LARGEST)
+        active = (kept * too_far.detach()).sum(1) + (lost * too_near.detach()).sum(1) > 0
+        value = (kept * too_far.square()).sum() + (lost * too_near.square()).sum()
+        return value, active.sum()
 
 
 class SignalToNoiseRatioContrastiveLoss(MatrixLoss):
