@@ -1,6 +1,15 @@
 """Losses that learn a distance: from the pairs and triplets of a batch, or from all of it."""
 
+from .margin_softmax import (
+    ArcFaceLoss,
+    CenterLoss,
+    CosFaceLoss,
+    NormalizedSoftmaxLoss,
+    SphereFaceLoss,
+    SubCenterArcFaceLoss,
+)
 from .pair import ContrastiveLoss
+from .proxy import ProxyAnchorLoss, ProxyNCALoss, SoftTripleLoss
 from .ranking import FastAPLoss, HistogramLoss, SmoothAPLoss
 from .softmax import InfoNCELoss, NCALoss, NTXentLoss, SupConLoss
 from .triplet import TripletLoss
@@ -15,8 +24,11 @@ from .weighted import (
 
 __all__ = [
     "AngularLoss",
+    "ArcFaceLoss",
+    "CenterLoss",
     "CircleLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "FastAPLoss",
     "HistogramLoss",
     "InfoNCELoss",
@@ -27,8 +39,14 @@ __all__ = [
     "NCALoss",
     "NPairsLoss",
     "NTXentLoss",
+    "NormalizedSoftmaxLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "SignalToNoiseRatioContrastiveLoss",
     "SmoothAPLoss",
+    "SoftTripleLoss",
+    "SphereFaceLoss",
+    "SubCenterArcFaceLoss",
     "SupConLoss",
     "TripletLoss",
 ]
