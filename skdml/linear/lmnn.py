@@ -108,22 +108,22 @@ def target_neighbors(Z, codes, weight, n_neighbors):
     return np.where(second < 0, rows, second)[:, used], count[:, used]
 
 
-def reach(problem, Z):
+def reach(problem, near):
     """Squared distance of the farthest target neighbour, and 1; -1 for a row that has none.
 
     Parameters
     ----------
     problem : Problem
         The points.
-    Z : ndarray of shape (n_samples, n_components)
-        The points embedded.
+    near : ndarray of shape (n_samples, n_targets)
+        Squared distances to the target neighbours.
 
     Returns
     -------
     ndarray of shape (n_samples,)
         Strangers closer than that violate a margin.
     """
-    return np.where(problem.share > 0, 1 + problem.target_distances(Z), -1).max(axis=1)
+    return np.where(problem.share > 0, 1 + near, -1).max(axis=1)
 
 
 def find_impostors(problem, Z):
@@ -141,7 +141,7 @@ def find_impostors(problem, Z):
     Impostors
         The nearest of them, up to the bound.
     """
-    square = reach(problem, Z)
+    square = reach(problem, problem.target_distances(Z))
     radius = np.where(square < 0, -1, np.sqrt(abs(square)))
     first, second = nearest_strangers(Z, problem.codes, problem.n_impostors, radius)
     pairs = PairGraph(first, second, len(Z))
@@ -193,13 +193,15 @@ def lmnn_loss(L, problem, impostors):
     Z = problem.embed(L)
     near, far = problem.target_distances(Z), pairs.squared_distances(Z)
     loss, pull, push = (1 - mu) * np.vdot(share, near), (1 - mu) * share, np.zeros(len(far))
+    # Few of the pairs violate a margin, once some steps are made.
+    violating = np.flatnonzero(far < reach(problem, near)[pairs.first])
+    first, far, counts = pairs.first[violating], far[violating], mu * impostors.share[violating]
     for j in range(share.shape[1]):
-        weight = mu * share[pairs.first, j] * impostors.share
-        violation = np.maximum(1 + near[pairs.first, j] - far, 0)
-        weighted = weight * violation
+        violation = np.maximum(1 + near[first, j] - far, 0)
+        weighted = share[first, j] * counts * violation
         loss += weighted @ violation
-        pull[:, j] += 2 * np.bincount(pairs.first, weighted, len(Z))
-        push -= 2 * weighted
+        pull[:, j] += 2 * np.bincount(first, weighted, len(Z))
+        push[violating] -= 2 * weighted
     G = targets.laplacian_product(pull.ravel(), Z) + pairs.laplacian_product(push, Z)
     gradient = safe_sparse_dot(problem.X.T, G, dense_output=True).T
     return loss / total, 2 * gradient.astype(np.float64) / total
@@ -271,7 +273,8 @@ def solve(problem, L, max_iter, tol, verbose=0):
     max_iter : int
         Rounds at most.
     tol : float
-        The objective has converged when a round promises to lower it by less than this share.
+        The objective has converged when a round lowers it, or promises to, by less than this
+        share of it.
     verbose : int, default=0
         1 prints a line for each round.
 
@@ -299,13 +302,13 @@ def solve(problem, L, max_iter, tol, verbose=0):
             print(f"[LMNN] round {len(curve) - 1}: {curve[-1]:.6g}", flush=True)
         if value < best:
             # Strangers that have been left behind count for nothing, but are not to come back.
-            L, known = trial, None
+            L, gain, stuck = trial, best - value, False
             impostors = unite(found, _beyond_reach(problem, impostors, Z))
         else:
-            known, impostors = impostors, unite(impostors, found)
+            known, impostors, gain = impostors, unite(impostors, found), np.inf
+            stuck = len(impostors.pairs) == len(known.pairs)
         # Where classes come to lie in a point each, the objective ends at 0: no share of that.
-        converged = promise <= tol * max(curve[-1], tol * curve[0])
-        if converged or (known is not None and len(known.pairs) == len(impostors.pairs)):
+        if stuck or min(promise, gain) <= tol * max(curve[-1], tol * curve[0]):
             break
     else:
         warn_not_converged("LMNN", max_iter)
@@ -315,7 +318,8 @@ def solve(problem, L, max_iter, tol, verbose=0):
 def _beyond_reach(problem, impostors, Z):
     """Pick the strangers that violate no margin."""
     pairs, share = impostors
-    kept = pairs.squared_distances(Z) > reach(problem, Z)[pairs.first]
+    square = reach(problem, problem.target_distances(Z))
+    kept = pairs.squared_distances(Z) > square[pairs.first]
     return Impostors(PairGraph(pairs.first[kept], pairs.second[kept], len(Z)), share[kept])
 
 
@@ -371,7 +375,8 @@ class LMNN(LinearMetricLearner):
     max_iter : int, default=50
         Rounds at most. Each searches for impostors once and then takes up to 20 steps of L-BFGS.
     tol : float, default=1e-2
-        The rounds end when one promises to lower the objective by less than this share of it.
+        The rounds end when one lowers the objective by less than this share of it, or does so over
+        the impostors it knows of.
     warm_start : bool, default=False
         Whether `fit` begins with the L of an earlier fit.
     random_state : int, RandomState instance or None, default=None
