@@ -1,5 +1,6 @@
 """Losses that learn a distance: from the pairs and triplets of a batch, or from all of it."""
 
+from .graded import CoSENTLoss, VICRegLoss
 from .margin_softmax import (
     ArcFaceLoss,
     CenterLoss,
@@ -27,6 +28,7 @@ __all__ = [
     "ArcFaceLoss",
     "CenterLoss",
     "CircleLoss",
+    "CoSENTLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
     "FastAPLoss",
@@ -49,4 +51,5 @@ __all__ = [
     "SubCenterArcFaceLoss",
     "SupConLoss",
     "TripletLoss",
+    "VICRegLoss",
 ]
