@@ -140,6 +140,21 @@ class PairGraph:
     def __len__(self):
         return len(self.first)
 
+    def of(self, chosen):
+        """Graph of some of the pairs.
+
+        Parameters
+        ----------
+        chosen : ndarray of int, shape (n_chosen,)
+            Places of the pairs, in ascending order.
+
+        Returns
+        -------
+        PairGraph
+            Theirs.
+        """
+        return PairGraph(self.first[chosen], self.second[chosen], self.n_samples)
+
     def squared_distances(self, Z):
         """Squared distance of each pair.
 

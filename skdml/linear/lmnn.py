@@ -149,9 +149,9 @@ def find_impostors(problem, Z):
     before = places.cumsum() - places
     before -= before[pairs.starts[first]]
     places = np.clip(problem.n_impostors - before, 0, places)
-    kept = places > 0
+    kept = np.flatnonzero(places)
     share = places * (problem.weight / np.ceil(problem.weight))[second]
-    return Impostors(PairGraph(first[kept], second[kept], len(Z)), share[kept])
+    return Impostors(pairs.of(kept), share[kept])
 
 
 def _first_places(places, n):
@@ -192,16 +192,17 @@ def lmnn_loss(L, problem, impostors):
     pairs, total = impostors.pairs, share.sum()
     Z = problem.embed(L)
     near, far = problem.target_distances(Z), pairs.squared_distances(Z)
-    loss, pull, push = (1 - mu) * np.vdot(share, near), (1 - mu) * share, np.zeros(len(far))
     # Few of the pairs violate a margin, once some steps are made.
     violating = np.flatnonzero(far < reach(problem, near)[pairs.first])
-    first, far, counts = pairs.first[violating], far[violating], mu * impostors.share[violating]
+    pairs, far = pairs.of(violating), far[violating]
+    counts, push = mu * impostors.share[violating], np.zeros(len(far))
+    loss, pull = (1 - mu) * np.vdot(share, near), (1 - mu) * share
     for j in range(share.shape[1]):
-        violation = np.maximum(1 + near[first, j] - far, 0)
-        weighted = share[first, j] * counts * violation
+        violation = np.maximum(1 + near[pairs.first, j] - far, 0)
+        weighted = share[pairs.first, j] * counts * violation
         loss += weighted @ violation
-        pull[:, j] += 2 * np.bincount(first, weighted, len(Z))
-        push[violating] -= 2 * weighted
+        pull[:, j] += 2 * np.bincount(pairs.first, weighted, len(Z))
+        push -= 2 * weighted
     G = targets.laplacian_product(pull.ravel(), Z) + pairs.laplacian_product(push, Z)
     gradient = safe_sparse_dot(problem.X.T, G, dense_output=True).T
     return loss / total, 2 * gradient.astype(np.float64) / total
@@ -319,8 +320,8 @@ def _beyond_reach(problem, impostors, Z):
     """Pick the strangers that violate no margin."""
     pairs, share = impostors
     square = reach(problem, problem.target_distances(Z))
-    kept = pairs.squared_distances(Z) > square[pairs.first]
-    return Impostors(PairGraph(pairs.first[kept], pairs.second[kept], len(Z)), share[kept])
+    kept = np.flatnonzero(pairs.squared_distances(Z) > square[pairs.first])
+    return Impostors(pairs.of(kept), share[kept])
 
 
 def _descend(problem, impostors, L, tol):
