@@ -1,99 +1,177 @@
-"""Time and memory of the deep losses, beside ``torch.cdist(z, z).sum()`` forward and backward.
+"""Time and memory of the deep losses, beside pytorch-metric-learning and ``torch.cdist(z, z)``.
 
-Run ``python -m benchmarks.losses``, or with ``--quick`` for small batches and few repetitions.
+Run ``python -m benchmarks.losses``, or with ``--quick`` for small batches and few repetitions, or
+with ``--only NAME ...``. The peer, version 2.9.0, is put into a folder of its own on the first run
+and loaded beside skdml, so that both run in turns in one process. Times are those of the clock, or
+with ``--cpu`` those of one thread's processor, which hardly change when the machine is busy.
 """
 
 import argparse
+import importlib
 import resource
-import statistics
 import subprocess
 import sys
 import time
+import warnings
 
 import torch
 
-from skdml.deep.losses import ContrastiveLoss, TripletLoss
+from benchmarks._peers import CACHE
+from benchmarks._timing import median_ratio, medians, take_turns
+from skdml.deep import losses
 
+PEER = "pytorch-metric-learning==2.9.0"
 WIDTH = 128
 PER_CLASS = 4
 LARGEST = 4096
-BASELINE = "cdist"
+SLOW = 1.0  # seconds; a pass that takes longer is run once
+FLOOR, OURS, THEIRS = "cdist", "skdml", "peer"
+PLAIN = "LpDistance(normalize_embeddings=False)"
+
+# Name: our loss, the peer's (or none), and the largest batch that the peer is given: beyond it, it
+# takes minutes or more than 10 GB.
 LOSSES = {
-    "contrastive": ContrastiveLoss,
-    "triplet all": TripletLoss,
-    "triplet hard": lambda: TripletLoss(miner="hard"),
-    "triplet semihard": lambda: TripletLoss(miner="semihard"),
-    "triplet easy_positive": lambda: TripletLoss(miner="easy_positive"),
-    "triplet soft": lambda: TripletLoss(soft=True),
+    "contrastive": ("ContrastiveLoss()", f"ContrastiveLoss(distance={PLAIN})", 2048),
+    "triplet all": ("TripletLoss()", f"TripletMarginLoss(0.2, distance={PLAIN})", 512),
+    "triplet hard": ("TripletLoss(miner='hard')", None, 0),
+    "triplet semihard": ("TripletLoss(miner='semihard')", None, 0),
+    "triplet easy_positive": ("TripletLoss(miner='easy_positive')", None, 0),
+    "triplet soft": (
+        "TripletLoss(soft=True)",
+        f"TripletMarginLoss(0.2, smooth_loss=True, distance={PLAIN})",
+        512,
+    ),
+    "multi-similarity": ("MultiSimilarityLoss()", "MultiSimilarityLoss()", 2048),
+    "circle": ("CircleLoss()", "CircleLoss()", 2048),
+    "lifted": ("LiftedStructureLoss()", f"LiftedStructureLoss(distance={PLAIN})", 128),
+    "lifted smooth": (
+        "LiftedStructureLoss(smooth=True)",
+        f"GeneralizedLiftedStructureLoss(distance={PLAIN})",
+        2048,
+    ),
+    "intra-pair variance": ("IntraPairVarianceLoss()", "IntraPairVarianceLoss()", 2048),
+    "signal-to-noise": (
+        "SignalToNoiseRatioContrastiveLoss()",
+        "SignalToNoiseRatioContrastiveLoss()",
+        512,
+    ),
+    "margin": ("MarginLoss()", f"MarginLoss(learn_beta=True, distance={PLAIN})", 512),
+    "angular": ("AngularLoss()", "AngularLoss()", 512),
+    "n-pairs": ("NPairsLoss()", "NPairsLoss()", 2048),
+    "nt-xent": ("NTXentLoss()", "NTXentLoss()", 128),
+    "supcon": ("SupConLoss()", "SupConLoss()", 2048),
+    "nca": ("NCALoss()", "NCALoss()", 2048),
+    "fast-ap": ("FastAPLoss()", "FastAPLoss()", 2048),
+    "smooth-ap": ("SmoothAPLoss()", "SmoothAPLoss()", 512),
+    "histogram": ("HistogramLoss()", "HistogramLoss()", 512),
 }
 
 
-def make_step(name, batch):
-    """Return a function that runs one forward and backward pass."""
+def load_peer():
+    """Return the names of the peer's losses and distances."""
+    folder = CACHE / PEER
+    if not folder.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*command, "--target", str(folder), PEER], check=True)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    names = vars(importlib.import_module("pytorch_metric_learning.losses"))
+    return names | vars(importlib.import_module("pytorch_metric_learning.distances"))
+
+
+def make_steps(name, batch, sides=(FLOOR, OURS, THEIRS)):
+    """Return functions that run one forward and backward pass, by side."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(batch) // PER_CLASS
     centres = torch.randn(batch // PER_CLASS, WIDTH, generator=generator)
     z = centres[labels] + torch.randn(batch, WIDTH, generator=generator)
     z = torch.nn.functional.normalize(z).requires_grad_()
-    loss = None if name == BASELINE else LOSSES[name]()
+    calls = {FLOOR: lambda: torch.cdist(z, z).sum()}
+    if name != FLOOR:
+        ours, theirs, largest = LOSSES[name]
+        loss = eval(ours, vars(losses))
+        calls[OURS] = lambda: loss(z, labels)
+        if theirs and batch <= largest and THEIRS in sides:
+            peer = eval(theirs, load_peer())
+            calls[THEIRS] = lambda: peer(z, labels)
 
-    def step():
+    def step(call):
         z.grad = None
-        (torch.cdist(z, z).sum() if loss is None else loss(z, labels)).backward()
+        call().backward()
 
-    return step
-
-
-def median_times(batch, repeats):
-    """Median milliseconds per pass; the runs take turns, so that all meet the same disturbances."""
-    steps = {name: make_step(name, batch) for name in (BASELINE, *LOSSES)}
-    times = {name: [] for name in steps}
-    for turn in range(repeats + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:  # the first turn warms up
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(t) for name, t in times.items()}
+    return {side: lambda c=call: step(c) for side, call in calls.items() if side in sides}
 
 
-def peak_memory(name, batch):
+def measure(name, batch, repeats):
+    """Seconds of each side, turn by turn."""
+    steps = make_steps(name, batch)
+    start = time.perf_counter()
+    for step in steps.values():
+        step()
+    return take_turns(steps, 1 if time.perf_counter() - start > SLOW else repeats)
+
+
+def peak_memory(name, batch, side):
     """Peak resident memory, in MiB, of a process that runs one step."""
-    command = [sys.executable, "-m", "benchmarks.losses", "--memory-of", name, str(batch)]
+    command = [sys.executable, "-m", "benchmarks.losses", "--memory-of", name, str(batch), side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def parse():
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small batches, few repetitions")
+    parser.add_argument("--only", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="NAME")
+    parser.add_argument("--cpu", action="store_true", help="processor seconds of one thread")
+    parser.add_argument("--batches", nargs="+", type=int, help="sizes of the batches")
+    parser.add_argument("--memory", action="store_true", help="peak memory, and no times")
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def show_memory(names):
+    """Print the peak memory of each loss at the largest batch, and at 512 beside the peer's."""
+    print("peak MiB of a process that runs one pass")
+    print(f"{'':22}{'B=512':>8}{'peer':>8}{f'B={LARGEST}':>8}")
+    for name in (FLOOR, *names):
+        side = FLOOR if name == FLOOR else OURS
+        peer = name != FLOOR and LOSSES[name][1] and LOSSES[name][2] >= 512
+        cells = [f"{peak_memory(name, 512, side):8.0f}"]
+        cells += [f"{peak_memory(name, 512, THEIRS):8.0f}" if peer else f"{'':8}"]
+        print(f"{name:22}{''.join(cells)}{peak_memory(name, LARGEST, side):8.0f}", flush=True)
+
+
+def show_times(names, batches, quick):
+    """Print the milliseconds of each loss, how many times the floor they are, and the peer's."""
+    print("milliseconds forward + backward, times cdist, milliseconds of the peer, ours / peer's")
+    for batch in batches:
+        print(f"B = {batch}")
+        for name in names:
+            seconds = measure(name, batch, 5 if quick else max(7, 10240 // batch))
+            ms = {side: 1e3 * value for side, value in medians(seconds).items()}
+            line = f"{name:22}{ms[OURS]:9.2f}{median_ratio(seconds, OURS, FLOOR):7.2f}"
+            if THEIRS in ms:
+                line += f"{ms[THEIRS]:11.2f}{median_ratio(seconds, OURS, THEIRS):7.2f}"
+            print(line, flush=True)
 
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small batches, few repetitions")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(2)
+    options = parse()
+    warnings.simplefilter("ignore")  # the peer's, of torch
+    torch.set_num_threads(1 if options.cpu else 2)
+    if options.cpu:
+        torch.autograd.set_multithreading_enabled(False)
+        time.perf_counter = time.thread_time
     if options.memory_of:
-        name, batch = options.memory_of
-        if name != "nothing":
-            make_step(name, int(batch))()
+        name, batch, side = options.memory_of
+        make_steps(name, int(batch), (side,))[side]()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
-
-    batches = (128, 512) if options.quick else (128, 512, 1024, 2048, LARGEST)
-    # Memory first: a child process counts what its parent held when it started.
-    memory = {name: peak_memory(name, batches[-1]) for name in ("nothing", BASELINE, *LOSSES)}
-    results = {}
-    for batch in batches:
-        repeats = max(7, 20480 // batch)
-        results[batch] = median_times(batch, min(7, repeats) if options.quick else repeats)
-    print("milliseconds forward + backward (times cdist); peak MiB of a process at the largest")
-    print(f"{'':22}" + "".join(f"{f'B={b}':>18}" for b in batches) + f"{'MiB':>8}")
-    for name in (BASELINE, *LOSSES):
-        cells = ""
-        for batch in batches:
-            ms = results[batch][name]
-            ratio = ms / results[batch][BASELINE]
-            cells += f"{f'{ms:.2f} ({ratio:.2f})':>18}"
-        print(f"{name:22}{cells}{memory[name]:8.0f}")
-    print(f"{'(imports only)':22}{'':{18 * len(batches)}}{memory['nothing']:8.0f}")
+    elif options.memory:
+        show_memory(options.only)
+    else:
+        batches = options.batches or ((128, 512) if options.quick else (128, 512, 1024, 2048))
+        show_times(options.only, batches, options.quick)
 
 
 if __name__ == "__main__":
