@@ -7,6 +7,7 @@ from skdml.deep._pairwise import row_blocks
 from skdml.deep.miners import as_number, padded_slots
 
 from ._base import PairwiseLoss, check_margin
+from ._matrix import check_flag, few
 
 # Up to this many positives per anchor, comparing each of them with all negatives is faster than
 # ranking the negatives among the sorted positives.
@@ -98,13 +99,60 @@ def _by_rank(distance, negatives, reach):
     return total, reached.sum(1), torch.empty_like(counts).scatter_(1, order, counts), reached
 
 
+def batch_all_swap(distance, same, different, margin, soft=False):
+    r"""Sum of the triplet loss with the swap over all triplets, and its gradient by the distances.
+
+    .. math:: \sum_{a,p,n} [d_{ap} + m - \min(d_{an}, d_{pn})]_+
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, n)
+        Distances within the batch.
+    same, different : bool Tensor of shape (n, n)
+        Positive and negative pairs.
+    margin : float
+        The margin m.
+    soft : bool
+        Softplus in place of the hinge.
+
+    Returns
+    -------
+    total : Tensor of shape ()
+        Sum of the loss.
+    weights : Tensor of shape (n, n)
+        Gradient of the sum.
+    active, used : int64 Tensor of shape ()
+        Number of triplets with a loss > 0, and of all triplets.
+    """
+    positive, taken = few(same)
+    reach = torch.where(taken, distance.gather(1, positive) + margin, -torch.inf)
+    weights = torch.zeros_like(distance)
+    total, active = distance.new_zeros(()), torch.zeros((), dtype=torch.long, device=same.device)
+    for rows in row_blocks(len(distance), distance.shape[1] * max(1, positive.shape[1])):
+        own, other = distance[rows, None], distance[positive[rows]]
+        far = torch.where(different[rows, None], torch.minimum(own, other), torch.inf)
+        slope = reach[rows, :, None] - far
+        loss = F.softplus(slope) if soft else slope.clamp(min=0)
+        total += loss.sum()
+        active += (loss > 0).sum()
+        slope = slope.sigmoid() if soft else slope.sign().clamp_(min=0)
+        weights[rows].scatter_add_(1, positive[rows], slope.sum(2))
+        swapped = slope * (other < own)
+        weights[rows] -= (slope - swapped).sum(1)
+        weights.index_add_(0, positive[rows].flatten(), swapped.flatten(0, 1), alpha=-1)
+    return total, weights, active, (taken.sum(1) * different.sum(1)).sum()
+
+
 class TripletLoss(PairwiseLoss):
     r"""Triplet margin loss: each positive nearer than each negative, by a margin.
 
     .. math:: \ell(a, p, n) = \max(0, d(a, p) - d(a, n) + m)
 
-    Over all triplets it is exact in O(B^2 log B) time and O(B^2) memory; soft, the time also
-    grows with the size of the largest class.
+    With the swap, the lesser of d(a, n) and d(p, n) takes the place of d(a, n): the negative is kept
+    from whichever of the two it is nearer to.
+
+    Over all triplets it is exact in O(B^2 log B) time and O(B^2) memory; soft or with the
+    swap, the time also grows with the size of the largest class.
 
     Parameters
     ----------
@@ -114,6 +162,9 @@ class TripletLoss(PairwiseLoss):
         Distance between embeddings. FaceNet squares the Euclidean distance.
     soft : bool, default=False
         Softplus, log(1 + exp(d(a, p) - d(a, n) + m)), in place of the hinge.
+    swap : bool, default=False
+        Whether to take the lesser distance of the negative. It takes no references, because
+        the distances among them are not known; a miner chooses without regard to it.
     miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
         Chooses the triplets. A callable is called as ``miner(embeddings, labels, ref_emb,
         ref_labels)`` and gives triplets or pairs; pairs with a common anchor, each taken once,
@@ -137,6 +188,8 @@ class TripletLoss(PairwiseLoss):
     Clustering, CVPR 2015, eq. 3.
     Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017,
     eqs. 5 and 6, and the soft margin.
+    Balntas, Riba, Ponsa, Mikolajczyk: Learning Local Feature Descriptors with Triplets and Shallow
+    Convolutional Neural Networks, BMVC 2016, section 3.3 (swap).
 
     Examples
     --------
@@ -148,20 +201,32 @@ class TripletLoss(PairwiseLoss):
     """
 
     def __init__(
-        self, margin=0.2, *, distance="euclidean", soft=False, miner="all", reduction="active"
+        self,
+        margin=0.2,
+        *,
+        distance="euclidean",
+        soft=False,
+        swap=False,
+        miner="all",
+        reduction="active",
     ):
         super().__init__(distance, miner, reduction)
         self.margin = check_margin(margin, distance, zero=True)
-        if not isinstance(soft, bool):
-            raise ValueError(f"soft must be True or False; got {soft!r}")
-        self.soft = soft
+        self.soft = check_flag("soft", soft)
+        self.swap = check_flag("swap", swap)
 
     def extra_repr(self):
         """Parameters, for ``repr``."""
         return (
             f"margin={self.margin:g}, distance={self.distance!r}, soft={self.soft}, "
-            f"miner={self.miner!r}, reduction={self.reduction!r}"
+            f"swap={self.swap}, miner={self.miner!r}, reduction={self.reduction!r}"
         )
+
+    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        """Compute the loss of a batch; the call is that of all losses (see `PairwiseLoss`)."""
+        if self.swap and ref_emb is not None:
+            raise ValueError("swap=True takes no references; leave out ref_emb and ref_labels")
+        return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
     def adapt(self, indices, shape):
         """Join pairs by their anchors; leave triplets alone."""
@@ -175,14 +240,19 @@ class TripletLoss(PairwiseLoss):
 
     def compute_dense(self, distance, same, different):
         """Loss over all triplets of two masks."""
-        total, weights, active, used = batch_all(distance, same, different, self.margin, self.soft)
+        every = batch_all_swap if self.swap else batch_all
+        total, weights, active, used = every(distance, same, different, self.margin, self.soft)
         factor = self.reduce(distance.new_ones(()), active, used)
         return total * factor, weights.mul_(factor), active, used
 
     def compute(self, measure, indices):
         """Loss over listed triplets."""
         a, p, n = indices
-        near, far = measure(torch.cat([a, a]), torch.cat([p, n])).tensor_split(2)
+        if self.swap:
+            near, far, other = measure(torch.cat([a, a, p]), torch.cat([p, n, n])).tensor_split(3)
+            far = torch.minimum(far, other)
+        else:
+            near, far = measure(torch.cat([a, a]), torch.cat([p, n])).tensor_split(2)
         gap = near - far + self.margin
         loss = F.softplus(gap) if self.soft else gap.clamp(min=0)
         active, used = (loss > 0).sum(), torch.tensor(len(a), device=a.device)
