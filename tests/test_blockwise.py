@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info
 
 from skdml.linear import _blockwise
-from skdml.linear._blockwise import kernel_sums, one_blas_thread, spread_out
+from skdml.linear._blockwise import kernel_sums, spread_out
+from skdml.linear._threads import one_thread
 
 RNG = np.random.RandomState(0)
 Z = RNG.normal(size=(23, 3))
@@ -66,7 +67,7 @@ def test_neither_blocks_nor_threads_change_a_bit(monkeypatch, dtype):
     def total(block):
         return block.total, 1 / block.total
 
-    with one_blas_thread():
+    with one_thread("blas"):
         one, two, many = (kernel_sums(X, total, n_threads=n) for n in (1, 2, 7))
     for other in (two, many):
         assert_array_equal(other[0], one[0])
@@ -92,7 +93,7 @@ def test_blas_threads_are_given_back():
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
     before = threads()
-    with one_blas_thread() as n_threads:
+    with one_thread("blas") as n_threads:
         assert set(threads()) <= {1}
         assert n_threads == max(before, default=1)
     assert threads() == before

@@ -6,11 +6,9 @@ rows yields both, with three matrix products and one exp for each pair.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from skdml.linear._initial import start_components, starts_anew
 
@@ -45,27 +43,6 @@ class Block(NamedTuple):
     kernel: np.ndarray
     total: np.ndarray
     shift: np.ndarray
-
-
-@contextmanager
-def one_blas_thread():
-    """Let threads work on blocks: each product inside is by one thread.
-
-    Yields
-    ------
-    int
-        How many threads products had before, and blocks may have now.
-
-    Examples
-    --------
-    >>> from skdml.linear._blockwise import one_blas_thread
-    >>> with one_blas_thread() as n_threads:
-    ...     n_threads >= 1
-    True
-    """
-    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield max(pools, default=1)
 
 
 def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):

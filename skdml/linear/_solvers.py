@@ -1,10 +1,17 @@
 """How the objectives of the linear learners are minimised; the one place that warns of no end."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
+
+from skdml.linear._threads import one_thread
+
+# Up to so many entries of L products are small enough for one thread: handing them out to several
+# takes longer than they do.
+_SMALL = 2**14
 
 # How many past steps L-BFGS remembers. More than the usual 10 saves evaluations, which cost far
 # more here than the memory of L.
@@ -95,15 +102,16 @@ def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monito
     options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": _MEMORY}
     options |= {"ftol": tol, "gtol": tol * steepest}
     try:
-        found = minimize(
-            scaled,
-            start.ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            callback=after_iteration,
-            options=options,
-        )
+        with one_thread("blas") if start.size <= _SMALL else nullcontext():
+            found = minimize(
+                scaled,
+                start.ravel(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=bounds,
+                callback=after_iteration,
+                options=options,
+            )
         x, ended = found.x, found.status != 1
     except StopIteration:  # older versions of scipy let it through
         x, ended = stopped[-1], True

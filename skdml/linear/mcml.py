@@ -9,9 +9,10 @@ from sklearn.utils import check_random_state
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_start, kernel_sums, one_blas_thread, spread_out
+from skdml.linear._blockwise import kernel_start, kernel_sums, spread_out
 from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, with_prior
+from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, _no_mates, centre_and_scale
 
 
@@ -258,7 +259,7 @@ class MCML(LinearMetricLearner):
         ConvergenceWarning
             If `max_iter` iterations did not suffice.
         """
-        with unchanged_on_error(self), one_blas_thread() as n_threads:
+        with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, codes, _ = self._read_labelled(X, y)
             X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))

@@ -8,9 +8,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from skdml.base import unchanged_on_error
-from skdml.linear._blockwise import kernel_start, kernel_sums, one_blas_thread
+from skdml.linear._blockwise import kernel_start, kernel_sums
 from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, with_prior
+from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, centre_and_scale
 
 
@@ -185,7 +186,7 @@ class MLKR(LinearMetricLearner):
         ConvergenceWarning
             If `max_iter` iterations did not suffice.
         """
-        with unchanged_on_error(self), one_blas_thread() as n_threads:
+        with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, y = self._read_targets(X, y)
             X, y, weight = _distinct(X, y, self._read_weight(sample_weight, X))

@@ -11,9 +11,10 @@ from sklearn.utils import check_random_state
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_start, kernel_sums, one_blas_thread
+from skdml.linear._blockwise import kernel_start, kernel_sums
 from skdml.linear._neighbors import PairGraph, distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged, with_prior
+from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, centre_and_scale
 
 SOLVERS = ("auto", "exact", "neighbors", "sgd")
@@ -433,7 +434,7 @@ class NCA(LinearMetricLearner):
         ConvergenceWarning
             If `max_iter` iterations did not suffice. "sgd" never warns: it ends by plan.
         """
-        with unchanged_on_error(self), one_blas_thread() as n_threads:
+        with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, codes, _ = self._read_labelled(X, y)
             X, codes, weight = self._by_class(X, codes, self._read_weight(sample_weight, X))

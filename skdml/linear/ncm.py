@@ -12,12 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
 from skdml.linear._initial import start_components
 from skdml.linear._solvers import minimize_lbfgs
+from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, centre_and_scale
 
 # Entries of the blocks of probabilities: 32 MiB of float64.
@@ -183,7 +183,7 @@ def split_classes(X, codes, n_centroids, rng):
         kmeans = KMeans(min(n_centroids, len(rows)), n_init=3, random_state=rng)
         # Threads would add in any order, and leave the bits of the sums to chance. That there are
         # fewer distinct points than clusters, which k-means warns of, is nothing wrong here.
-        with threadpool_limits(1, user_api="openmp"), warnings.catch_warnings():
+        with one_thread("openmp"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             labels = kmeans.fit(X[rows]).labels_
         found, labels = np.unique(labels, return_inverse=True)

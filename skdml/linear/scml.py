@@ -8,7 +8,6 @@ from scipy.linalg import eigh, svd
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, check_random_state
-from threadpoolctl import threadpool_limits
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import neighbor_triplets
@@ -16,6 +15,7 @@ from skdml.linear._initial import discriminants
 from skdml.linear._neighbors import PairGraph
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs
+from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, _no_mates, check_n_components
 
 # A region is looked at on these scales: so many points of each class, or so many anchors.
@@ -366,7 +366,7 @@ class SCML(LinearMetricLearner):
             points, axes, unit = prepare(X, triplets)
             # Threads of k-means add in any order, so that rounding would differ between fits;
             # and the many small matrices of the regions are faster without threads.
-            with threadpool_limits(limits=1):
+            with one_thread():
                 basis = self._make_basis(points, axes, codes, triplets, rng)
             loss = partial(
                 scml_loss,
