@@ -129,7 +129,7 @@ class PairGraph:
     array([1., 9.])
     >>> graph.laplacian_product(np.array([1.0, -2.0]), Z)
     array([[ 5.],
-           [-1.],
+           [ 1.],
            [-6.]])
     """
 
