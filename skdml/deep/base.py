@@ -21,19 +21,25 @@ from skdml.deep.data import (
     point_of,
     read_training_data,
 )
-from skdml.deep.held_out import SCORINGS, hold_out
-from skdml.deep.losses import ContrastiveLoss, TripletLoss
+from skdml.deep.held_out import SCORINGS, hold_out, places
+from skdml.deep.losses import LOSSES
 from skdml.deep.miners import get_miner
 from skdml.deep.modules import MAX_POINTS, ConvEmbedder, ResidualEmbedder
-from skdml.deep.net import EmbeddingNet
-from skdml.deep.parameters import NetParametersMixin, accepted_names
+from skdml.deep.net import EmbeddingNet, Width
+from skdml.deep.parameters import (
+    NetParametersMixin,
+    accepted_names,
+    own_params,
+    required_names,
+)
 from skdml.deep.resume import SaveState, load_state, set_generators
 from skdml.deep.samplers import ClassBalancedBatches, ShuffledBatches
 from skdml.distances import LearnedDistance, check_distance
 
-LOSSES = {"contrastive": ContrastiveLoss, "triplet": TripletLoss}
-
 DEFAULT_WIDTH = 64
+
+# Proxies start at the mean of so many points of their class, or of all it has.
+POINTS_PER_PROXY = 32
 
 
 class DeepEmbedder(NetParametersMixin, MetricLearner):
@@ -51,10 +57,13 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         it has parameters `n_features` (or `input_shape`) and `n_components`, it is given these. An
         instance is copied, never trained in place, and keeps its weights. A network that is built
         here and has a method ``initialize_from(X)`` is shown training points before training.
-    loss : {"contrastive", "triplet"}, class or torch.nn.Module, default="triplet"
-        Called ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there
-        are tuples, or a miner that the loss does not run itself. Losses of
-        pytorch-metric-learning fit. Parameters of a class are given by ``criterion__*``.
+    loss : str, class or torch.nn.Module, default="triplet"
+        A name (see `skdml.deep.losses.LOSSES`), a loss, or its class. It is called
+        ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there are
+        tuples, or a miner that the loss does not run itself. Losses of pytorch-metric-learning
+        fit. Its parameters are given by ``loss__*``, with which an instance is built anew. A loss
+        that has to know the number of classes or the width of the embedding is told; its proxies
+        start at the means of their classes.
     n_components : int, default=None
         Width of the embedding. None is what a given module makes it; for the default networks 64,
         or the number of features where that is less.
@@ -77,6 +86,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         Epochs at most.
     lr : float, default=3e-4
         Learning rate.
+    proxy_lr : float, default=0.01
+        Learning rate of what the loss itself learns: proxies, boundaries.
     optimizer : class, default=torch.optim.AdamW
         A torch optimizer; its parameters are given by ``optimizer__*``.
     early_stopping : bool, default=True
@@ -109,9 +120,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     verbose : int, default=0
         1 prints a line for each epoch.
     **net_params : dict
-        ``module__*``, ``criterion__*``, ``optimizer__*``, ``iterator_train__*`` (of
-        `torch.utils.data.DataLoader`) and ``callbacks__*``, as in skorch. They are parameters like
-        all others: `get_params` shows them and a grid search can search them.
+        ``module__*``, ``loss__*`` (or ``criterion__*``, skorch's name), ``optimizer__*``,
+        ``iterator_train__*`` (of `torch.utils.data.DataLoader`) and ``callbacks__*``, as in skorch.
+        They are parameters like all others: `get_params` shows them and a grid search can search
+        them.
 
     Attributes
     ----------
@@ -164,6 +176,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         batch_size=128,
         max_epochs=100,
         lr=3e-4,
+        proxy_lr=0.01,
         optimizer=torch.optim.AdamW,
         early_stopping=True,
         validation_fraction=0.2,
@@ -189,6 +202,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.lr = lr
+        self.proxy_lr = proxy_lr
         self.optimizer = optimizer
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -236,6 +250,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 train, score = self._hold_out(data, seed)
                 if state is None:
                     net = self._build(data, seed, former, score, path)
+                    self._start_loss(net, data, train, seed)
                     net.notify("on_train_begin", X=data, y=None)
                 else:
                     net = self._go_on(state, score, path)
@@ -266,11 +281,14 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         with unchanged_on_error(self):
             self._check_params()
             first = not self.__sklearn_is_fitted__()
+            if not first and hasattr(self.net_.criterion_, "n_classes"):
+                self._refuse_more_classes()
             data = read_training_data(self, X, y, reset=first)
             with self._seeded() as seed:
                 # A copy: an epoch that fails must not leave the net half-way.
                 net = self._build(data, seed) if first else copy.deepcopy(self.net_)
                 if first:
+                    self._start_loss(net, data, np.arange(len(data)), seed)
                     net.notify("on_train_begin", X=data, y=None)
                 torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
                 net.run(data, self._sampler(data, np.arange(len(data)), seed, net), 1)
@@ -317,11 +335,14 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _build(self, data, seed, former=None, score=None, path=None):
         """Return an initialised net that starts at Euclid, or where a former net ended."""
         module, module_given = self._module()
-        criterion, criterion_given = self._criterion()
+        criterion, criterion_given = self._criterion(n_classes=int(data.targets.max()) + 1)
         self.check_net_params(module=module, criterion=criterion, optimizer=self.optimizer)
         given = {f"module__{name}": value for name, value in module_given.items()}
         given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
-        given |= copy.deepcopy(self._net_params)  # ready-made parts, too, are copied
+        # Ready-made parts, too, are copied.
+        for name, value in copy.deepcopy(self._net_params).items():
+            prefix, _, rest = name.partition("__")
+            given[f"criterion__{rest}" if prefix == "loss" else name] = value
         if former is not None:  # its network is built
             module = former.module_
             given = {k: v for k, v in given.items() if not k.startswith("module__")}
@@ -333,6 +354,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             supervision=self.supervision,
             optimizer=self.optimizer,
             lr=self.lr,
+            proxy_lr=self.proxy_lr,
             max_epochs=self.max_epochs,
             callbacks=self._callbacks(score, path, seed),
             train_split=None,
@@ -367,7 +389,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         taken, _ = accepted_names(module)
         return module, {name: value for name, value in shapes.items() if name in taken}
 
-    def _criterion(self):
+    def _criterion(self, n_classes):
         """Return the loss, and the parameters of the estimator that it takes."""
         loss = self._loss()
         if isinstance(loss, str):
@@ -380,7 +402,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     f"margin={self.margin} was given with a ready {type(loss).__name__}, which has "
                     "its own. Set it there, or give the class."
                 )
-            return loss, {}
+            changed = any(name.startswith("loss__") for name in self._net_params)
+            return (type(loss), own_params(loss)) if changed else (loss, {})
         if not callable(loss):
             raise ValueError(
                 f"loss={loss!r} is no loss: give one of {sorted(LOSSES)}, a torch.nn.Module, or "
@@ -392,10 +415,15 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             if "margin" not in taken:
                 raise ValueError(
                     f"margin={self.margin} was given, but the loss {loss!r} takes none. Its own "
-                    "parameters are set by criterion__*."
+                    "parameters are set by loss__*."
                 )
             given["margin"] = self.margin
-        return loss, {name: value for name, value in given.items() if name in taken}
+        given = {name: value for name, value in given.items() if name in taken}
+        width = Width(self.feature_shape_)
+        asked = {"n_classes": n_classes, "n_components": width}
+        asked |= {"num_classes": n_classes, "embedding_size": width}  # pytorch-metric-learning
+        required = required_names(loss)
+        return loss, given | {name: value for name, value in asked.items() if name in required}
 
     def _miner(self):
         """Return what mines for a loss that does not; from all it learns of itself."""
@@ -433,6 +461,24 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             raise ValueError(
                 f"n_components={self.n_components}, but the module gives embeddings of width "
                 f"{width}."
+            )
+
+    def _start_loss(self, net, data, rows, seed):
+        """Let proxies start at the means of their classes, unless they came with the loss."""
+        start = getattr(net.criterion_, "initialize_from", None)
+        if start is None or isinstance(net.criterion, torch.nn.Module):
+            return
+        rows = np.random.default_rng(seed).permutation(rows)
+        rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
+        Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
+        start(Z, torch.from_numpy(data.targets[rows]).to(net.device))
+
+    def _refuse_more_classes(self):
+        if self.net_.criterion_.n_classes is not None:
+            raise ValueError(
+                f"{type(self).__name__} numbers the classes of each call anew, and so cannot tell "
+                f"which is which in a {type(self.net_.criterion_).__name__}, which knows "
+                f"{self.net_.criterion_.n_classes}. Call fit, or take a loss without proxies."
             )
 
     def _go_on(self, state, score, path):
@@ -526,7 +572,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         check_scalar(self.verbose, "verbose", Integral)
         if self.n_components is not None:
             check_scalar(self.n_components, "n_components", Integral, min_val=1)
-        check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
+        for name in ("lr", "proxy_lr"):
+            check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")
         check_scalar(
             self.validation_fraction,
             "validation_fraction",

@@ -1,5 +1,6 @@
 """skorch callbacks of the deep learners: stop on what is held out, warn of collapse."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -65,7 +66,8 @@ class RetrievalStopping(Callback):
 
     def on_train_end(self, net, **kwargs):
         """Restore the best weights."""
-        net.module_.load_state_dict(self.best_weights_)
+        for part, weights in zip(net.trained_parts(), self.best_weights_, strict=True):
+            part.load_state_dict(weights)
 
     def _values(self, net):
         def embed(points):
@@ -78,9 +80,7 @@ class RetrievalStopping(Callback):
 
     def _keep(self, net, score, gain, epoch):
         self.best_score_, self.best_gain_, self.best_epoch_ = score, gain, epoch
-        self.best_weights_ = {
-            name: value.detach().clone() for name, value in net.module_.state_dict().items()
-        }
+        self.best_weights_ = [copy.deepcopy(part.state_dict()) for part in net.trained_parts()]
 
     def __getstate__(self):
         # What is held out is not part of the net: a checkpoint or a pickle is not to carry it.
@@ -155,7 +155,9 @@ class CollapseAlarm(Callback):
             raise KeyboardInterrupt  # how a skorch callback ends training
         if self.first_spread_ is None:
             self.first_spread_ = spread
-        margin = getattr(net.criterion_, "margin", None)
+        # The loss of a classifier passes its margin on the way down.
+        classifies = hasattr(net.criterion_, "logits")
+        margin = None if classifies else getattr(net.criterion_, "margin", None)
         stands = margin and abs(loss - margin) < self.tolerance * margin
         self.n_at_margin_ = self.n_at_margin_ + 1 if stands else 0
         if self.warned_:

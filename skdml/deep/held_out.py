@@ -187,7 +187,33 @@ def _split_rows(codes, fraction, rng):
     order = rng.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
     counts = np.bincount(codes)
-    place = np.arange(len(codes)) - (np.cumsum(counts) - counts)[codes[order]]
     n_held = np.minimum((counts * fraction).astype(int), np.maximum(counts - 2, 0))
-    held = place < n_held[codes[order]]
+    held = places(codes[order]) < n_held[codes[order]]
     return np.sort(order[~held]), rng.permutation(order[held])
+
+
+def places(codes):
+    """Return how many rows of its class come before each row.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        The class of each row.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        0 for the first row of a class, 1 for the second, and so on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.deep.held_out import places
+    >>> places(np.array([1, 0, 1, 1, 0]))
+    array([0, 0, 1, 2, 1])
+    """
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    place = np.empty(len(codes), int)
+    place[order] = np.arange(len(codes)) - (np.cumsum(counts) - counts)[codes[order]]
+    return place

@@ -35,17 +35,53 @@ class EmbeddingNet(NeuralNet):
         What chooses the pairs and triplets for a criterion that does not mine by itself.
     supervision : {"labels", "pairs", "triplets"}, default="labels"
         What a batch holds: samples, or the points of tuples one after the other.
+    proxy_lr : float, default=None
+        Learning rate of the parameters of the criterion; None is `lr`.
     **kwargs : dict
         As in `skorch.NeuralNet`.
     """
 
     def __init__(
-        self, module, criterion, *, normalize=False, miner=None, supervision="labels", **kwargs
+        self,
+        module,
+        criterion,
+        *,
+        normalize=False,
+        miner=None,
+        supervision="labels",
+        proxy_lr=None,
+        **kwargs,
     ):
         super().__init__(module, criterion, **kwargs)
         self.normalize = normalize
         self.miner = miner
         self.supervision = supervision
+        self.proxy_lr = proxy_lr
+
+    def get_params_for(self, prefix):
+        """Return the parameters of a part, with `Width` replaced; see `skorch.NeuralNet`."""
+        params = super().get_params_for(prefix)
+        return {
+            name: self.width(value.feature_shape) if isinstance(value, Width) else value
+            for name, value in params.items()
+        }
+
+    def get_params_for_optimizer(self, prefix, named_parameters):
+        """Return the parameters of the optimizer; what the loss learns is a group of its own."""
+        of_network = {id(parameter) for parameter in self.module_.parameters()}
+        named = list(named_parameters)
+        of_loss = [parameter for _, parameter in named if id(parameter) not in of_network]
+        named = [(name, parameter) for name, parameter in named if id(parameter) in of_network]
+        (groups,), options = super().get_params_for_optimizer(prefix, named)
+        if of_loss:
+            rate = {} if self.proxy_lr is None else {"lr": self.proxy_lr}
+            groups = [*groups, {"params": of_loss, **rate}]
+        return (groups,), options
+
+    def trained_parts(self):
+        """Return what training changes: the network and, where it is a module, the loss."""
+        parts = (self.module_, self.criterion_)
+        return [part for part in parts if isinstance(part, torch.nn.Module)]
 
     def run(self, dataset, sampler, n_epochs):
         """Train for some epochs on what is there, without starting anew.
@@ -76,7 +112,8 @@ class EmbeddingNet(NeuralNet):
         if interrupted:
             self.history.pop()
         self.notify("on_train_end", X=dataset, y=None)
-        if not all(torch.isfinite(weight).all() for weight in self.module_.parameters()):
+        weights = [weight for part in self.trained_parts() for weight in part.parameters()]
+        if not all(torch.isfinite(weight).all() for weight in weights):
             raise ValueError(
                 "Training diverged: weights of the network are no longer finite. Try a smaller lr, "
                 "and see that what a Dataset gives is finite."
@@ -177,6 +214,19 @@ class EmbeddingNet(NeuralNet):
         twin = memo[id(self)] = type(self).__new__(type(self))
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin
+
+
+class Width:
+    """Stands for the width of the embedding, which is known once the network is built.
+
+    Parameters
+    ----------
+    feature_shape : tuple of int
+        The shape of a point.
+    """
+
+    def __init__(self, feature_shape):
+        self.feature_shape = feature_shape
 
 
 class NetworkMap:

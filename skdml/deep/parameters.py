@@ -5,7 +5,7 @@ import inspect
 import torch
 from torch.utils.data import DataLoader
 
-PREFIXES = ("module", "criterion", "optimizer", "iterator_train", "callbacks")
+PREFIXES = ("module", "loss", "criterion", "optimizer", "iterator_train", "callbacks")
 
 # skorch reads one parameter that no optimizer has. The others are not for the user: the sampler
 # makes the batches, and the net knows its weights.
@@ -63,7 +63,7 @@ class NetParametersMixin:
         Parameters
         ----------
         module, criterion, optimizer : class, callable or torch.nn.Module
-            What takes the parameters of these names.
+            What takes the parameters of these names; the criterion those of the loss, too.
 
         Raises
         ------
@@ -72,6 +72,7 @@ class NetParametersMixin:
         """
         owner = type(self).__name__
         targets = {"module": module, "criterion": criterion, "optimizer": optimizer}
+        targets["loss"] = criterion
         targets["iterator_train"] = DataLoader
         for name in self._net_params:
             prefix, _, rest = name.partition("__")
@@ -145,3 +146,62 @@ def accepted_names(target):
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [p.name for p in parameters if p.kind in kinds]
     return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def required_names(target):
+    """Return the names of the parameters of a class or function that have no default.
+
+    Parameters
+    ----------
+    target : callable
+        A class, or a function.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Examples
+    --------
+    >>> from skdml.deep.parameters import required_names
+    >>> required_names(lambda n_classes, margin=1: None)
+    ['n_classes']
+    """
+    parameters = inspect.signature(target).parameters
+    names, _ = accepted_names(target)
+    return [name for name in names if parameters[name].default is inspect.Parameter.empty]
+
+
+def own_params(part):
+    """Return the parameters that an instance was built with, as it keeps them.
+
+    Parameters
+    ----------
+    part : object
+        An instance whose attributes are named as its parameters.
+
+    Returns
+    -------
+    dict
+        Names and values.
+
+    Raises
+    ------
+    ValueError
+        If it does not keep them all, and so cannot be built anew.
+
+    Examples
+    --------
+    >>> from skdml.deep.losses import NCALoss
+    >>> from skdml.deep.parameters import own_params
+    >>> own_params(NCALoss(0.5))
+    {'temperature': 0.5, 'distance': 'sqeuclidean'}
+    """
+    names, takes_any = accepted_names(type(part))
+    lost = [name for name in names if not hasattr(part, name)]
+    if takes_any or lost:
+        raise ValueError(
+            f"A ready {type(part).__name__} does not tell all the parameters it was built with, so "
+            "it cannot be built anew with others. Give the class."
+        )
+    return {name: getattr(part, name) for name in names}

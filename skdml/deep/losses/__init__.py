@@ -53,3 +53,32 @@ __all__ = [
     "TripletLoss",
     "VICRegLoss",
 ]
+
+# The losses that need nothing but embeddings and labels, as a learner's `loss` names them.
+LOSSES = {
+    "angular": AngularLoss,
+    "arcface": ArcFaceLoss,
+    "center": CenterLoss,
+    "circle": CircleLoss,
+    "contrastive": ContrastiveLoss,
+    "cosface": CosFaceLoss,
+    "fastap": FastAPLoss,
+    "histogram": HistogramLoss,
+    "intra_pair_variance": IntraPairVarianceLoss,
+    "lifted_structure": LiftedStructureLoss,
+    "margin": MarginLoss,
+    "multi_similarity": MultiSimilarityLoss,
+    "n_pairs": NPairsLoss,
+    "nca": NCALoss,
+    "normalized_softmax": NormalizedSoftmaxLoss,
+    "nt_xent": NTXentLoss,
+    "proxy_anchor": ProxyAnchorLoss,
+    "proxy_nca": ProxyNCALoss,
+    "signal_to_noise_ratio": SignalToNoiseRatioContrastiveLoss,
+    "smooth_ap": SmoothAPLoss,
+    "soft_triple": SoftTripleLoss,
+    "sphereface": SphereFaceLoss,
+    "subcenter_arcface": SubCenterArcFaceLoss,
+    "supcon": SupConLoss,
+    "triplet": TripletLoss,
+}

@@ -1,0 +1,234 @@
+"""Losses by name, class and instance in a learner, and losses that learn: proxies."""
+
+import copy
+import pickle
+from inspect import signature
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from skorch.callbacks import Callback
+
+from skdml import DeepEmbedder
+from skdml.deep import losses
+from skdml.deep.losses import LOSSES, ArcFaceLoss, CosFaceLoss, ProxyAnchorLoss, TripletLoss
+
+X, y = load_iris(return_X_y=True)
+NOT_OF_LABELS = {"CoSENTLoss", "InfoNCELoss", "VICRegLoss"}
+
+
+def proxies(learner):
+    return learner.net_.criterion_.proxies.detach().numpy()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_name_makes_a_learner(name):
+    distance = "cosine" if name in ("histogram", "smooth_ap", "fastap") else "euclidean"
+    learner = DeepEmbedder(loss=name, distance=distance, max_epochs=2, random_state=0).fit(X, y)
+    assert type(learner.net_.criterion_) is LOSSES[name]
+    assert np.isfinite(learner.transform(X)).all()
+    assert np.isfinite(learner.history_["loss"]).all()
+
+
+def test_every_loss_over_labels_has_a_name():
+    named = {loss.__name__ for loss in LOSSES.values()}
+    assert named == set(losses.__all__) - NOT_OF_LABELS
+
+
+def test_name_class_and_instance_are_the_same():
+    options = {"max_epochs": 2, "random_state": 0}
+    by_name = DeepEmbedder(loss="triplet", loss__margin=0.7, **options).fit(X, y)
+    for loss in (TripletLoss, TripletLoss(0.1), TripletLoss(0.7)):
+        other = DeepEmbedder(loss=loss, **options)
+        if not isinstance(loss, torch.nn.Module) or loss.margin == 0.1:
+            other.set_params(loss__margin=0.7)
+        other = clone(other).fit(X, y)
+        assert other.net_.criterion_.margin == 0.7
+        assert_array_equal(other.transform(X), by_name.transform(X))
+
+
+WITH_MARGIN = [name for name in LOSSES if "margin" in signature(LOSSES[name]).parameters]
+WITH_MARGIN.remove("signal_to_noise_ratio")  # a ready one does not tell its margin
+
+
+@pytest.mark.parametrize("name", WITH_MARGIN)
+def test_an_instance_is_built_anew_with_its_own_parameters(name):
+    sizes = {"n_classes": 3, "n_components": 4}
+    kind = LOSSES[name]
+    loss = kind(**sizes) if hasattr(kind, "initialize_from") else kind()
+    margin = 2 if name == "sphereface" else 0.9
+    learner = DeepEmbedder(loss=loss, loss__margin=margin, max_epochs=1, random_state=0).fit(X, y)
+    built = learner.net_.criterion_
+    assert built.margin == margin
+    assert loss.margin != built.margin
+    kept = [key for key in ("scale", "alpha", "distance", "n_proxies") if hasattr(loss, key)]
+    assert all(getattr(built, key) == getattr(loss, key) for key in kept)
+
+
+def test_margins_and_losses_are_searched():
+    model = make_pipeline(DeepEmbedder(max_epochs=1, random_state=0), KNeighborsClassifier(3))
+    grid = [
+        {"deepembedder__loss": ["arcface", CosFaceLoss], "deepembedder__loss__margin": [0.1, 0.2]},
+        {"deepembedder__loss": [ProxyAnchorLoss(3, 4)], "deepembedder__loss__margin": [0.3]},
+    ]
+    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["params"]) == 5
+    assert search.best_score_ > 0.9
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"loss": "arcfase"}, "arcface"),
+        ({"loss": "arcface", "loss__margn": 1}, "loss__margin"),
+        ({"loss": "arcface", "loss__margin": 4}, "margin must be .*< 3.14159; got 4"),
+        ({"loss": "arcface", "miner": "hard"}, "takes no indices_tuple"),
+        ({"loss": "arcface", "proxy_lr": 0}, "proxy_lr"),
+        ({"loss": ArcFaceLoss(2, 4)}, "labels must lie in 0, ..., 1"),
+        ({"loss": ArcFaceLoss(3, 9)}, "embeddings must be of width 9"),
+        ({"loss": torch.nn.ReLU(), "loss__margin": 1}, "loss__inplace"),
+        ({"loss": "nca", "margin": 1}, "set by loss__"),
+    ],
+)
+def test_what_no_loss_takes_is_refused(params, message):
+    learner = DeepEmbedder(max_epochs=1, random_state=0, **params)
+    with pytest.raises(ValueError, match=message):
+        learner.fit(X, y)
+    assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+def test_proxies_start_at_the_means_of_their_classes():
+    options = {"max_epochs": 1, "lr": 1e-30, "proxy_lr": 1e-30, "early_stopping": False}
+    learner = DeepEmbedder(loss="arcface", random_state=0, **options)
+    repeated = [np.tile(array, (2, 1) if array.ndim == 2 else 2) for array in (X[::5], y[::5])]
+    learner.fit(*repeated)  # 20 of a class: all of them are taken
+    Z = learner.transform(X[::5]).astype(float)
+    Z /= np.linalg.norm(Z, axis=1, keepdims=True)
+    expected = [Z[y[::5] == c].mean(axis=0) for c in range(3)]
+    np.testing.assert_allclose(proxies(learner), expected, atol=1e-5)
+
+
+def test_a_ready_loss_keeps_its_proxies_and_is_not_trained():
+    loss = ArcFaceLoss(3, 4)
+    before = loss.proxies.detach().clone()
+    options = {"lr": 1e-30, "proxy_lr": 1e-30, "max_epochs": 1, "early_stopping": False}
+    still = DeepEmbedder(loss=loss, **options).fit(X, y)
+    assert_array_equal(proxies(still), before)
+    moved = DeepEmbedder(loss=loss, max_epochs=1, early_stopping=False).fit(X, y)
+    assert not np.array_equal(proxies(moved), before)
+    assert torch.equal(loss.proxies, before)
+
+
+def test_proxies_have_their_own_learning_rate():
+    options = {"loss": "arcface", "max_epochs": 1, "early_stopping": False, "random_state": 0}
+    slow, fast = (DeepEmbedder(proxy_lr=lr, **options).fit(X, y) for lr in (1e-30, 0.1))
+    start = DeepEmbedder(lr=1e-30, proxy_lr=1e-30, **options).fit(X, y)
+    assert_array_equal(proxies(slow), proxies(start))
+    assert np.abs(proxies(fast) - proxies(start)).max() > 0.05
+    assert not np.array_equal(slow.transform(X), start.transform(X))
+    rates = [group["lr"] for group in fast.net_.optimizer_.param_groups]
+    assert rates == [3e-4, 0.1]
+
+
+class Spoil(Callback):
+    """Ruin network and proxies after the first epoch, which is then the best."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 1:
+            self.kept = copy.deepcopy(net.criterion_.proxies.detach())
+        else:
+            with torch.no_grad():
+                for part in net.trained_parts():
+                    for parameter in part.parameters():
+                        parameter.normal_()
+
+
+def better_at_first():
+    scores = iter([0.0, 1.0, 0.5, 0.5, 0.5])
+    return lambda *args: next(scores)
+
+
+def test_the_best_proxies_are_restored_with_the_best_weights():
+    options = {"scoring": better_at_first(), "patience": 3, "random_state": 0}
+    learner = DeepEmbedder(loss="arcface", callbacks=[("spoil", Spoil())], **options).fit(X, y)
+    assert learner.best_epoch_ == 1
+    assert_array_equal(proxies(learner), learner.net_.callback(Spoil).kept)
+
+
+def test_proxies_are_saved_copied_and_forgotten_by_a_clone():
+    learner = DeepEmbedder(loss="soft_triple", max_epochs=2, random_state=0).fit(X, y)
+    for again in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert_array_equal(proxies(again), proxies(learner))
+        assert again.net_.criterion_.proxies is not learner.net_.criterion_.proxies
+    assert not hasattr(clone(learner), "net_")
+    assert_array_equal(proxies(clone(learner).fit(X, y)), proxies(learner))
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(Callback):
+    armed = True
+
+    def on_batch_begin(self, net, **kwargs):
+        if Kill.armed and len(net.history) > 2:
+            raise Killed
+
+
+def test_a_killed_training_goes_on_with_its_proxies(tmp_path):
+    options = {"loss": "proxy_anchor", "max_epochs": 4, "random_state": 0, "callbacks": [Kill()]}
+    Kill.armed = True
+    learner = DeepEmbedder(checkpoint=tmp_path, **options)
+    with pytest.raises(Killed):
+        learner.fit(X, y)
+    Kill.armed = False
+    whole = DeepEmbedder(**options).fit(X, y)
+    learner.fit(X, y)
+    assert_array_equal(proxies(learner), proxies(whole))
+    assert_array_equal(learner.transform(X), whole.transform(X))
+
+
+def test_proxies_that_diverge_are_told():
+    class Ruin(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.criterion_.proxies.data.fill_(torch.nan)
+
+    options = {"max_epochs": 1, "early_stopping": False}
+    with pytest.raises(ValueError, match="no longer finite"):
+        DeepEmbedder(loss="arcface", callbacks=[Ruin()], **options).fit(X, y)
+
+
+def test_a_loss_of_another_package_is_told_what_it_asks_for():
+    class Foreign(torch.nn.Module):
+        def __init__(self, num_classes, embedding_size, margin=1, **kwargs):
+            super().__init__()
+            self.W = torch.nn.Parameter(torch.zeros(embedding_size, num_classes))
+            self.margin = margin
+
+        def forward(self, embeddings, labels):
+            return torch.nn.functional.cross_entropy(embeddings @ self.W, labels)
+
+    options = {"max_epochs": 1, "early_stopping": False}
+    learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=Foreign, loss__margin=3, **options)
+    learner.fit(X, y)
+    assert learner.net_.criterion_.W.shape == (6, 3)
+    assert learner.net_.criterion_.margin == 3
+    assert learner.net_.criterion_.W.any()
+    with pytest.raises(ValueError, match="does not tell all the parameters"):
+        DeepEmbedder(loss=Foreign(3, 4), loss__margin=3).fit(X, y)
+
+
+def test_classes_that_come_and_go_are_not_mistaken_for_each_other():
+    learner = DeepEmbedder(loss="arcface", random_state=0).partial_fit(X, y)
+    before = learner.transform(X)
+    with pytest.raises(ValueError, match="numbers the classes of each call anew"):
+        learner.partial_fit(X[50:], y[50:])
+    assert_array_equal(learner.transform(X), before)
