@@ -9,36 +9,23 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "MetricLearner": "skdml.base",
-    "LearnedDistance": "skdml.distances",
-    "check_metric_axioms": "skdml.distances",
-    "MahalanobisMetric": "skdml.linear",
-    "LMNN": "skdml.linear",
-    "MCML": "skdml.linear",
-    "MLKR": "skdml.linear",
-    "NCA": "skdml.linear",
-    "NCMC": "skdml.linear",
-    "NCMML": "skdml.linear",
-    "SDML": "skdml.linear",
-    "ITML": "skdml.linear",
-    "LSML": "skdml.linear",
-    "RCA": "skdml.linear",
-    "KISSME": "skdml.linear",
-    "GMML": "skdml.linear",
-    "LFDA": "skdml.linear",
-    "DMLMJ": "skdml.linear",
-    "ANMM": "skdml.linear",
-    "LDML": "skdml.linear",
-    "MMC": "skdml.linear",
-    "SCML": "skdml.linear",
-    "DMLEig": "skdml.linear",
-    "LEGO": "skdml.linear",
-    "DeepEmbedder": "skdml.deep",
-    "DeepSiameseEmbedder": "skdml.deep",
-    "DeepTripletEmbedder": "skdml.deep",
+_ROOMS = {
+    "base": ["MetricLearner"],
+    "distances": ["LearnedDistance", "check_metric_axioms"],
+    "linear": [
+        *["ANMM", "DMLEig", "DMLMJ", "GMML", "ITML", "KISSME", "LDML", "LEGO", "LFDA", "LMNN"],
+        *["LSML", "MCML", "MLKR", "MMC", "MahalanobisMetric", "NCA", "NCMC", "NCMML", "RCA"],
+        *["SCML", "SDML"],
+    ],
+    "deep": ["DeepEmbedder", "DeepSiameseEmbedder", "DeepTripletEmbedder"],
+    "verification": ["PairVerifier"],
+    "gallery": ["GalleryClassifier"],
+    "metrics": [],
+    "model_selection": [],
+    "preprocessing": [],
+    "plotting": [],
 }
-_ROOMS = ("base", "deep", "distances", "linear", "metrics")
+_HOME = {name: f"skdml.{room}" for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "ANMM",
@@ -64,9 +51,11 @@ __all__ = [
     "DeepEmbedder",
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
+    "GalleryClassifier",
     "LearnedDistance",
     "MahalanobisMetric",
     "MetricLearner",
+    "PairVerifier",
     "__version__",
     "check_metric_axioms",
 ]
@@ -75,6 +64,7 @@ if TYPE_CHECKING:
     from skdml.base import MetricLearner
     from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
     from skdml.distances import LearnedDistance, check_metric_axioms
+    from skdml.gallery import GalleryClassifier
     from skdml.linear import (
         ANMM,
         DMLMJ,
@@ -98,6 +88,7 @@ if TYPE_CHECKING:
         DMLEig,
         MahalanobisMetric,
     )
+    from skdml.verification import PairVerifier
 
 
 def __getattr__(name):
