@@ -743,13 +743,13 @@ def _ranks_of(row, columns, n_ranked, depth):
     matches = row[columns]
     order = np.argsort(matches, kind="stable")[:n_ranked]
     exact = matches[order]
-    near = row[row <= exact[-1]]
+    near = np.compress(row <= exact[-1], row)  # twice as fast as row[...]
     lowest = near.min()
     span = float(exact[-1] - lowest)
     scale = min(_LARGEST / span, 1e300) if span > 0 else 0.0
     rounded, near = (((d - lowest) * scale).astype(np.int32) for d in (exact, near))
     if len(near) > depth:
-        near = near[near <= np.partition(near, depth - 1)[depth - 1]]
+        near = np.compress(near <= np.partition(near, depth - 1)[depth - 1], near)
     near.sort()
     before, through = near.searchsorted(rounded), near.searchsorted(rounded, "right")
     first = rounded.searchsorted(rounded)
