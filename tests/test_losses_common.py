@@ -145,6 +145,12 @@ def test_listed_pairs_are_those_of_the_labels(make):
     torch.testing.assert_close(loss(x, LABELS, (a, p, n)), expected)
     torch.testing.assert_close(loss(x, LABELS, (a, p, a, n)), expected)
     few = [i[:7] for i in (a, p, n)]
+    # All are of the first anchor: its positives and negatives may as well be references.
+    assert (few[0] == 0).all()
+    others = torch.cat([few[1].unique(), few[2].unique()])
+    by_reference = loss(x[:1], LABELS[:1], None, x[others], LABELS[others])
+    torch.testing.assert_close(loss(x, LABELS, few), by_reference)
+    torch.testing.assert_close(loss(x, LABELS, (*few[:2], few[0], few[2])), by_reference)
     assert loss(x, LABELS, few) != expected
     torch.testing.assert_close(loss(x, 0 * LABELS, few), loss(x, LABELS, few))
 
