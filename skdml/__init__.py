@@ -17,7 +17,9 @@ _ROOMS = {
         *["LSML", "MCML", "MLKR", "MMC", "MahalanobisMetric", "NCA", "NCMC", "NCMML", "RCA"],
         *["SCML", "SDML"],
     ],
-    "deep": ["DeepEmbedder", "DeepSiameseEmbedder", "DeepTripletEmbedder"],
+    "deep": [
+        *["DeepEmbedder", "DeepProxyEmbedder", "DeepSiameseEmbedder", "DeepTripletEmbedder"],
+    ],
     "verification": ["PairVerifier"],
     "gallery": ["GalleryClassifier"],
     "metrics": [],
@@ -49,6 +51,7 @@ __all__ = [
     "SDML",
     "DMLEig",
     "DeepEmbedder",
+    "DeepProxyEmbedder",
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
     "GalleryClassifier",
@@ -62,7 +65,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from skdml.base import MetricLearner
-    from skdml.deep import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
+    from skdml.deep import (
+        DeepEmbedder,
+        DeepProxyEmbedder,
+        DeepSiameseEmbedder,
+        DeepTripletEmbedder,
+    )
     from skdml.distances import LearnedDistance, check_metric_axioms
     from skdml.gallery import GalleryClassifier
     from skdml.linear import (

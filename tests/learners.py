@@ -28,6 +28,7 @@ def make_learners():
         skdml.DMLEig(),
         skdml.LEGO(),
         skdml.DeepEmbedder(max_epochs=2),
+        skdml.DeepProxyEmbedder(max_epochs=2),
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),
     ]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 
-from skdml import DeepEmbedder
+from skdml import DeepEmbedder, DeepProxyEmbedder
 from skdml.deep import losses
 from skdml.deep.losses import LOSSES, ArcFaceLoss, CosFaceLoss, ProxyAnchorLoss, TripletLoss
 
@@ -212,6 +212,7 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
             super().__init__()
             self.W = torch.nn.Parameter(torch.zeros(embedding_size, num_classes))
             self.margin = margin
+            self.num_classes = num_classes
 
         def forward(self, embeddings, labels):
             return torch.nn.functional.cross_entropy(embeddings @ self.W, labels)
@@ -222,6 +223,8 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
     assert learner.net_.criterion_.W.shape == (6, 3)
     assert learner.net_.criterion_.margin == 3
     assert learner.net_.criterion_.W.any()
+    with pytest.raises(ValueError, match="numbers the classes of each call anew"):
+        learner.partial_fit(X[50:], y[50:])
     with pytest.raises(ValueError, match="does not tell all the parameters"):
         DeepEmbedder(loss=Foreign(3, 4), loss__margin=3).fit(X, y)
 
@@ -229,6 +232,119 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
 def test_classes_that_come_and_go_are_not_mistaken_for_each_other():
     learner = DeepEmbedder(loss="arcface", random_state=0).partial_fit(X, y)
     before = learner.transform(X)
-    with pytest.raises(ValueError, match="numbers the classes of each call anew"):
+    with pytest.raises(
+        ValueError, match=r"numbers the classes of each call anew.* Take DeepProxyEmbedder"
+    ):
         learner.partial_fit(X[50:], y[50:])
     assert_array_equal(learner.transform(X), before)
+
+
+# Proxies that classify
+
+MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=1, random_state=0)
+PROXY_NAMES = [name for name in LOSSES if hasattr(LOSSES[name], "logits")]
+
+
+def optimizer_state(learner):
+    return learner.net_.optimizer_.state[learner.net_.criterion_.proxies]
+
+
+@pytest.mark.parametrize("name", PROXY_NAMES)
+def test_every_proxy_loss_classifies(name):
+    learner = DeepProxyEmbedder(loss=name, max_epochs=10, random_state=0).fit(MANY, MANY_Y)
+    assert learner.score(MANY, MANY_Y) > 0.95
+    P = learner.predict_proba(MANY)
+    assert P.shape == (240, 8)
+    assert (P >= 0).all()
+    np.testing.assert_allclose(P.sum(axis=1), 1, rtol=1e-12)
+    assert_array_equal(learner.predict(MANY), learner.classes_[P.argmax(axis=1)])
+    with torch.no_grad():
+        logits = learner.net_.criterion_.logits(torch.from_numpy(learner.transform(MANY)))
+    np.testing.assert_allclose(P, logits.softmax(1).numpy(), atol=1e-4)
+
+
+def test_iris_is_told_apart_by_the_defaults():
+    learner = DeepProxyEmbedder(random_state=0).fit(X[::2], y[::2])
+    assert learner.score(X[1::2], y[1::2]) > 0.93
+
+
+def test_names_of_classes_are_kept_and_their_order_is_sorted():
+    names = np.array(["violet", "aster", "rose"])
+    learner = DeepProxyEmbedder(max_epochs=5, random_state=0).fit(X, names[y])
+    assert learner.classes_.tolist() == ["aster", "rose", "violet"]
+    assert (learner.predict(X) == names[y]).mean() > 0.85
+    learner.set_params(warm_start=True).fit(X[:100], y[:100])
+    assert learner.classes_.tolist() == [0, 1]
+    assert learner.score(X[:100], y[:100]) > 0.95
+
+
+def test_early_stopping_holds_out_rows_not_classes():
+    learner = DeepProxyEmbedder(early_stopping=True, max_epochs=3, random_state=0)
+    learner.fit(MANY, MANY_Y)
+    assert learner.score(MANY, MANY_Y) > 0.95
+    assert 0 <= learner.start_score_ <= 1
+
+
+def test_new_classes_get_proxies_and_the_old_ones_keep_theirs():
+    few = MANY_Y < 5
+    learner = DeepProxyEmbedder(random_state=0)
+    for _ in range(5):
+        learner.partial_fit(MANY[few], MANY_Y[few] + 10)
+    assert learner.score(MANY[few], MANY_Y[few] + 10) > 0.95
+    old, steps = proxies(learner), optimizer_state(learner)["step"]
+    late = ~few | (MANY_Y == 3)
+    labels = np.where(MANY_Y == 7, 1, MANY_Y + 10)  # 1 sorts before the others and comes after
+    learner.partial_fit(MANY[late], labels[late])
+    assert learner.classes_.tolist() == [10, 11, 12, 13, 14, 1, 15, 16]
+    assert learner.predict_proba(MANY).shape == (240, 8)
+    assert learner.score(MANY, labels) > 0.9
+    assert np.abs(proxies(learner)[:5] - old).max() < 0.1
+    assert optimizer_state(learner)["step"] > steps > 0
+
+
+def test_what_the_optimizer_knows_of_the_old_proxies_is_kept():
+    learner = DeepProxyEmbedder(random_state=0).partial_fit(X, y)
+    net = learner.net_
+    before = {key: value.clone() for key, value in optimizer_state(learner).items()}
+    net.grow(5)
+    after = optimizer_state(learner)
+    assert after["exp_avg"].shape == (5, 4)
+    assert torch.equal(after["exp_avg"][:3], before["exp_avg"])
+    assert before["exp_avg"].any()
+    assert not after["exp_avg"][3:].any()
+    assert torch.equal(after["step"], before["step"])
+    assert len(net.optimizer_.state) == len(list(net.get_all_learnable_params()))
+    assert any(p is net.criterion_.proxies for p in net.optimizer_.param_groups[1]["params"])
+
+
+def test_classes_may_be_announced():
+    learner = DeepProxyEmbedder(random_state=0)
+    learner.partial_fit(X[:100], y[:100], classes=[0, 1, 2])
+    assert learner.classes_.tolist() == [0, 1, 2]
+    assert learner.predict_proba(X).shape == (150, 3)
+    with pytest.raises(ValueError, match="features"):
+        learner.partial_fit(X[:, :2], y + 7)
+    assert learner.classes_.tolist() == [0, 1, 2]
+
+
+def test_a_loss_without_proxies_is_refused():
+    for loss in ("triplet", TripletLoss, TripletLoss()):
+        with pytest.raises(ValueError, match=r"has no proxies.*'arcface'"):
+            DeepProxyEmbedder(loss=loss).fit(X, y)
+
+
+def test_search_over_losses_and_margins():
+    learner = DeepProxyEmbedder(max_epochs=2, random_state=0)
+    grid = {"loss": ["arcface", "cosface", ProxyAnchorLoss], "loss__margin": [0.1, 0.3]}
+    search = GridSearchCV(learner, grid, cv=2, error_score="raise").fit(X, y)
+    assert search.best_estimator_.net_.criterion_.margin in (0.1, 0.3)
+    assert search.best_score_ > 0.8
+    assert_array_equal(search.predict(X), search.best_estimator_.predict(X))
+
+
+def test_a_classifier_survives_copies_with_its_predictions():
+    learner = DeepProxyEmbedder(max_epochs=2, random_state=0).fit(X, y)
+    P = learner.predict_proba(X)
+    for again in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert_array_equal(again.predict_proba(X), P)
+    assert_array_equal(clone(learner).fit(X, y).predict_proba(X), P)

@@ -13,13 +13,14 @@ except ModuleNotFoundError as error:
 
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.callbacks import CollapseWarning
-from skdml.deep.embedders import DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep.embedders import DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.modules import ConvEmbedder, ResidualEmbedder
 
 __all__ = [
     "CollapseWarning",
     "ConvEmbedder",
     "DeepEmbedder",
+    "DeepProxyEmbedder",
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
     "ResidualEmbedder",

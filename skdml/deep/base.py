@@ -161,6 +161,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     """
 
     _supervisions = ("labels",)
+    _meets_strangers = True  # whether classes may be held out whole
 
     def __init__(
         self,
@@ -244,6 +245,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             self._check_params()
             former = getattr(self, "net_", None) if self.warm_start else None
             data = read_training_data(self, X, y, reset=former is None)
+            self._number_classes(data, y)
             path = self._checkpoint_path(data)
             state = load_state(path) if path else None
             with self._seeded(state) as seed:
@@ -281,19 +283,28 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         with unchanged_on_error(self):
             self._check_params()
             first = not self.__sklearn_is_fitted__()
-            if not first and hasattr(self.net_.criterion_, "n_classes"):
-                self._refuse_more_classes()
-            data = read_training_data(self, X, y, reset=first)
-            with self._seeded() as seed:
-                # A copy: an epoch that fails must not leave the net half-way.
-                net = self._build(data, seed) if first else copy.deepcopy(self.net_)
-                if first:
-                    self._start_loss(net, data, np.arange(len(data)), seed)
-                    net.notify("on_train_begin", X=data, y=None)
-                torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
-                net.run(data, self._sampler(data, np.arange(len(data)), seed, net), 1)
-            self._keep(net)
+            if not first and self._knows_classes():
+                raise ValueError(
+                    f"{type(self).__name__} numbers the classes of each call anew, and so cannot "
+                    f"tell which is which in {self.net_.criterion_}. Take DeepProxyEmbedder, which "
+                    "remembers them."
+                )
+            self._train_once(read_training_data(self, X, y, reset=first), first)
         return self
+
+    def _train_once(self, data, first):
+        """Train for one epoch: a new net, or a copy, since one that fails must not stay half-way."""
+        rows = np.arange(len(data))
+        with self._seeded() as seed:
+            net = self._build(data, seed) if first else copy.deepcopy(self.net_)
+            torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
+            if first:
+                self._start_loss(net, data, rows, seed)
+                net.notify("on_train_begin", X=data, y=None)
+            else:
+                self._make_room(net, data, seed)
+            net.run(data, self._sampler(data, rows, seed, net), 1)
+        self._keep(net)
 
     def transform(self, X):
         """Embed points.
@@ -308,6 +319,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         ndarray of float32, shape (n_samples, n_components)
             f(X).
         """
+        return self._embed(X)
+
+    def _embed(self, X):
         check_is_fitted(self)
         if isinstance(X, Dataset):
             check_feature_shape(self, tuple(point_of(X[0]).shape))
@@ -335,7 +349,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _build(self, data, seed, former=None, score=None, path=None):
         """Return an initialised net that starts at Euclid, or where a former net ended."""
         module, module_given = self._module()
-        criterion, criterion_given = self._criterion(n_classes=int(data.targets.max()) + 1)
+        criterion, criterion_given = self._criterion(self._n_classes(data))
         self.check_net_params(module=module, criterion=criterion, optimizer=self.optimizer)
         given = {f"module__{name}": value for name, value in module_given.items()}
         given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
@@ -465,21 +479,31 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     def _start_loss(self, net, data, rows, seed):
         """Let proxies start at the means of their classes, unless they came with the loss."""
-        start = getattr(net.criterion_, "initialize_from", None)
-        if start is None or isinstance(net.criterion, torch.nn.Module):
-            return
+        ready = isinstance(net.criterion, torch.nn.Module)
+        if hasattr(net.criterion_, "initialize_from") and not ready:
+            self._start_proxies(net, data, rows, seed)
+
+    def _start_proxies(self, net, data, rows, seed):
         rows = np.random.default_rng(seed).permutation(rows)
         rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
         Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
-        start(Z, torch.from_numpy(data.targets[rows]).to(net.device))
+        net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
 
-    def _refuse_more_classes(self):
-        if self.net_.criterion_.n_classes is not None:
-            raise ValueError(
-                f"{type(self).__name__} numbers the classes of each call anew, and so cannot tell "
-                f"which is which in a {type(self.net_.criterion_).__name__}, which knows "
-                f"{self.net_.criterion_.n_classes}. Call fit, or take a loss without proxies."
-            )
+    def _knows_classes(self):
+        """Whether the loss knows classes by their numbers; pytorch-metric-learning's do, too."""
+        sizes = [getattr(self.net_.criterion_, name, None) for name in ("n_classes", "num_classes")]
+        return any(size is not None for size in sizes)
+
+    # What a learner that remembers its classes does in addition.
+
+    def _number_classes(self, data, y):
+        """Note what the classes are called."""
+
+    def _n_classes(self, data):
+        return int(data.targets.max()) + 1
+
+    def _make_room(self, net, data, seed):
+        """Let the loss know of classes that are new."""
 
     def _go_on(self, state, score, path):
         """Return the net of a training that was killed, ready for its next epoch."""
@@ -514,6 +538,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             supervision=self.supervision,
             distance=self.distance,
             scoring=self.scoring,
+            whole_classes=self._meets_strangers,
         )
 
     def _sampler(self, data, rows, seed, net):

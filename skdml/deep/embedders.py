@@ -1,9 +1,14 @@
-"""DeepSiameseEmbedder and DeepTripletEmbedder: `DeepEmbedder` with a loss of their own."""
+"""`DeepEmbedder` with a loss of its own, or a family of losses: pairs, triplets, proxies."""
 
+import numpy as np
 import torch
+from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d
 
+from skdml.base import unchanged_on_error
 from skdml.deep.base import DeepEmbedder
-from skdml.deep.losses import ContrastiveLoss, TripletLoss
+from skdml.deep.data import read_training_data
+from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss
 
 
 class DeepSiameseEmbedder(DeepEmbedder):
@@ -235,3 +240,213 @@ n_features_in_, feature_names_in_
 
     def _loss(self):
         return TripletLoss
+
+
+class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
+    r"""Deep learned distance from proxies: a learned point for each class, which also classifies.
+
+    .. math:: \hat y(x) = \operatorname{argmax}_c \; a_c(f(x)), \quad
+        P(c \mid x) \propto e^{a_c(f(x))}
+
+    where the logit a_c is the larger the nearer the proxy of class c is. Each point is compared
+    with proxies instead of with other points, so that nothing depends on how a batch is drawn.
+    Proxies are parameters of the fitted net; they start at the means of their classes.
+
+    Parameters
+    ----------
+    module : class, callable, torch.nn.Module or None, default=None
+        The network; None builds one for tables or images. See `DeepEmbedder`.
+    loss : str, class or torch.nn.Module, default="arcface"
+        A proxy or margin softmax loss of `skdml.deep.losses`: "proxy_anchor", "proxy_nca",
+        "soft_triple", "normalized_softmax", "arcface", "cosface", "sphereface",
+        "subcenter_arcface", "center", such a loss, or its class. Its parameters are given by
+        ``loss__*``.
+    normalize : bool, default=True
+        Bring embeddings to unit length, where Euclidean distances rank as cosines do; these are
+        what most of the losses see.
+    max_epochs : int, default=30
+        Epochs at most.
+    proxy_lr : float, default=0.01
+        Learning rate of the proxies.
+    early_stopping : bool, default=False
+        Hold out rows of each class (never whole classes: each needs its proxy) and stop by
+        `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
+        before the proxies have learned to classify.
+    n_components, distance, n_per_class, batch_size, lr, optimizer, validation_fraction, scoring, \
+patience, device, random_state, warm_start, checkpoint, callbacks, verbose
+        As in `DeepEmbedder`.
+    **net_params : dict
+        ``module__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
+        `DeepEmbedder`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The classes, sorted; those that `partial_fit` met later follow after them.
+    net_, n_components_, history_, best_epoch_, start_score_, best_score_, feature_shape_, \
+n_features_in_, feature_names_in_
+        As in `DeepEmbedder`. The proxies are ``net_.criterion_.proxies``.
+
+    See Also
+    --------
+    DeepTripletEmbedder : Compares the points of a batch with each other.
+
+    References
+    ----------
+    Y. Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", ICCV 2017.
+    S. Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skdml import DeepProxyEmbedder
+    >>> X, y = load_iris(return_X_y=True)
+    >>> embedder = DeepProxyEmbedder(max_epochs=5, random_state=0).fit(X, y)
+    >>> embedder.transform(X).shape
+    (150, 4)
+    >>> embedder.score(X, y) > 0.9
+    True
+    """
+
+    _meets_strangers = False
+
+    def __init__(
+        self,
+        module=None,
+        *,
+        loss="arcface",
+        n_components=None,
+        distance="euclidean",
+        normalize=True,
+        n_per_class=4,
+        batch_size=128,
+        max_epochs=30,
+        lr=3e-4,
+        proxy_lr=0.01,
+        optimizer=torch.optim.AdamW,
+        early_stopping=False,
+        validation_fraction=0.2,
+        scoring="map_at_r",
+        patience=10,
+        device="auto",
+        random_state=None,
+        warm_start=False,
+        checkpoint=None,
+        callbacks=None,
+        verbose=0,
+        **net_params,
+    ):
+        super().__init__(
+            module,
+            loss=loss,
+            n_components=n_components,
+            distance=distance,
+            normalize=normalize,
+            n_per_class=n_per_class,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            lr=lr,
+            proxy_lr=proxy_lr,
+            optimizer=optimizer,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            scoring=scoring,
+            patience=patience,
+            device=device,
+            random_state=random_state,
+            warm_start=warm_start,
+            checkpoint=checkpoint,
+            callbacks=callbacks,
+            verbose=verbose,
+            **net_params,
+        )
+
+    def partial_fit(self, X, y=None, classes=None):
+        """Train for one epoch on the given data; the first call builds the network from it.
+
+        Classes that were not seen before get proxies, at the means of their points. What was
+        learned of the others is kept.
+
+        Parameters
+        ----------
+        X : array-like or torch Dataset
+            As in `fit`.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        classes : array-like of shape (n_classes,), default=None
+            Classes that are known to come; needed by no call.
+
+        Returns
+        -------
+        self
+            The learner.
+        """
+        with unchanged_on_error(self):
+            self._check_params()
+            first = not self.__sklearn_is_fitted__()
+            data = read_training_data(self, X, y, reset=first)
+            known = () if first else self.classes_
+            self._number_classes(data, y, known, () if classes is None else classes)
+            self._train_once(data, first)
+        return self
+
+    def predict_proba(self, X):
+        """Estimate how probable each class is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
+            Points.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Probabilities, in the order of `classes_`: the softmax of the logits of the loss.
+        """
+        Z = torch.from_numpy(self._embed(X)).to(self.net_.device, torch.float64)
+        with torch.no_grad():
+            return self.net_.criterion_.logits(Z).softmax(1).cpu().numpy()
+
+    def predict(self, X):
+        """Name the most probable class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
+            Points.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Classes.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def _criterion(self, n_classes):
+        loss, given = super()._criterion(n_classes)
+        if not hasattr(loss, "logits"):
+            names = sorted(name for name, one in LOSSES.items() if hasattr(one, "logits"))
+            raise ValueError(
+                f"loss={self.loss!r} has no proxies, and so tells no classes apart; choose one of "
+                f"{names}. DeepEmbedder takes any loss."
+            )
+        return loss, given
+
+    def _number_classes(self, data, y, known=(), more=()):
+        """Set `classes_`, and the targets to places in it; new classes follow the known ones."""
+        y = column_or_1d(y)
+        seen = np.union1d(y, more) if len(more) else np.unique(y)
+        new = np.setdiff1d(seen, known) if len(known) else seen
+        self.classes_ = np.concatenate([known, new]) if len(known) else new
+        order = np.argsort(self.classes_)
+        data.targets = order[np.searchsorted(self.classes_, y, sorter=order)]
+
+    def _n_classes(self, data):
+        return len(self.classes_)
+
+    def _make_room(self, net, data, seed):
+        n_known = net.criterion_.n_classes
+        if len(self.classes_) > n_known:
+            net.grow(len(self.classes_))
+            self._start_proxies(net, data, np.flatnonzero(data.targets >= n_known), seed)

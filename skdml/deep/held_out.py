@@ -22,7 +22,7 @@ MAX_GALLERY = 1000
 MIN_CLASSES_LEFT = 3
 
 
-def hold_out(data, fraction, rng, *, supervision, distance, scoring):
+def hold_out(data, fraction, rng, *, supervision, distance, scoring, whole_classes=True):
     """Split rows into those to train on and a score of the others.
 
     Parameters
@@ -39,6 +39,8 @@ def hold_out(data, fraction, rng, *, supervision, distance, scoring):
         The base distance.
     scoring : str or callable
         The score of labelled rows.
+    whole_classes : bool, default=True
+        Whether classes may be held out as a whole. A classifier has to see them all.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def hold_out(data, fraction, rng, *, supervision, distance, scoring):
         train, held = _split_rows(codes, fraction, rng)
         score = PairScore(data.points(held), codes[held], distance)
     else:
-        train, held, gallery, strangers = split_labels(codes, fraction, rng)
+        train, held, gallery, strangers = split_labels(codes, fraction, rng, whole_classes)
         options = {"strangers": strangers, "distance": distance, "scoring": scoring}
         score = RetrievalScore(data, held, gallery, **options)
     if len(held) == 0 or (supervision == "pairs" and len(np.unique(codes[held])) < 2):
@@ -145,7 +147,7 @@ class OrderScore:
         return np.array([[(positive < negative).mean()]])
 
 
-def split_labels(codes, fraction, rng):
+def split_labels(codes, fraction, rng, whole_classes=True):
     """Choose what to hold out: strangers, or else rows of known classes.
 
     Whole classes are held out where enough remain to train on; two at least, for one class alone
@@ -160,6 +162,8 @@ def split_labels(codes, fraction, rng):
         The share to hold out, in (0, 1).
     rng : numpy.random.Generator
         Draws.
+    whole_classes : bool, default=True
+        Whether to hold out classes at all.
 
     Returns
     -------
@@ -170,7 +174,7 @@ def split_labels(codes, fraction, rng):
     """
     repeated = np.flatnonzero(np.bincount(codes) >= 2)
     n_held = max(2, round(fraction * len(repeated)))
-    if len(repeated) >= n_held + MIN_CLASSES_LEFT:
+    if whole_classes and len(repeated) >= n_held + MIN_CLASSES_LEFT:
         held = np.isin(codes, rng.choice(repeated, n_held, replace=False))
         queries = rng.permutation(np.flatnonzero(held))[:MAX_QUERIES]
         train = np.flatnonzero(~held)

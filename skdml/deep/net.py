@@ -83,6 +83,30 @@ class EmbeddingNet(NeuralNet):
         parts = (self.module_, self.criterion_)
         return [part for part in parts if isinstance(part, torch.nn.Module)]
 
+    def grow(self, n_classes):
+        """Make room in the loss for further classes; the optimizer keeps what it knows of the old.
+
+        Parameters
+        ----------
+        n_classes : int
+            Number of classes from now on.
+        """
+        before = dict(self.criterion_.named_parameters())
+        self.criterion_.grow(n_classes)
+        after = dict(self.criterion_.named_parameters())
+        renewed = {id(before[name]): after[name] for name in before}
+        for group in self.optimizer_.param_groups:
+            group["params"] = [renewed.get(id(old), old) for old in group["params"]]
+        for name, old in before.items():
+            state = self.optimizer_.state.pop(old, {})
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == old.shape:
+                    grown = torch.zeros_like(after[name])
+                    grown[: len(value)] = value
+                    state[key] = grown
+            if state:
+                self.optimizer_.state[after[name]] = state
+
     def run(self, dataset, sampler, n_epochs):
         """Train for some epochs on what is there, without starting anew.
 
