@@ -301,7 +301,7 @@ n_features_in_, feature_names_in_
     >>> from sklearn.datasets import load_iris
     >>> from skdml import DeepProxyEmbedder
     >>> X, y = load_iris(return_X_y=True)
-    >>> embedder = DeepProxyEmbedder(max_epochs=5, random_state=0).fit(X, y)
+    >>> embedder = DeepProxyEmbedder(random_state=0).fit(X, y)
     >>> embedder.transform(X).shape
     (150, 4)
     >>> embedder.score(X, y) > 0.9
