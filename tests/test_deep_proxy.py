@@ -225,6 +225,13 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
     assert learner.net_.criterion_.W.any()
     with pytest.raises(ValueError, match="numbers the classes of each call anew"):
         learner.partial_fit(X[50:], y[50:])
+
+    class Passing(Foreign):
+        def __init__(self, *args, margin=2, **kwargs):
+            super().__init__(*args, margin=margin, **kwargs)
+
+    learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=Passing, **options).fit(X, y)
+    assert learner.net_.criterion_.W.shape == (6, 3)
     with pytest.raises(ValueError, match="does not tell all the parameters"):
         DeepEmbedder(loss=Foreign(3, 4), loss__margin=3).fit(X, y)
 

@@ -167,9 +167,16 @@ def required_names(target):
     >>> required_names(lambda n_classes, margin=1: None)
     ['n_classes']
     """
-    parameters = inspect.signature(target).parameters
-    names, _ = accepted_names(target)
-    return [name for name in names if parameters[name].default is inspect.Parameter.empty]
+    names = []
+    for owner in inspect.getmro(target) if inspect.isclass(target) else [target]:
+        if owner is object:
+            break
+        parameters = inspect.signature(owner).parameters.values()
+        given, _ = accepted_names(owner)
+        names += [p.name for p in parameters if p.name in given and p.default is p.empty]
+        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            break  # otherwise what is required is told by the class that *args are passed to
+    return names
 
 
 def own_params(part):
