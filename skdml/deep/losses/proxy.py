@@ -59,9 +59,12 @@ def proxy_anchor(cosine, labels, margin, alpha):
 def soft_assignment(cosine, gamma):
     r"""Mean of the cosines with the proxies of a class, weighted by their softmax.
 
-    .. math:: s_{ic} = \sum_k \frac{e^{s_{ick} / \gamma}}{\sum_l e^{s_{icl} / \gamma}} s_{ick}
+    .. math:: s_{ic} = \sum_k \frac{e^{s_{ikc} / \gamma}}{\sum_l e^{s_{ilc} / \gamma}} s_{ikc}
+
+    The last axis is that of the classes: along the few proxies of a class the softmax would take
+    twice as long.
     """
-    return ((cosine / gamma).softmax(2) * cosine).sum(2)
+    return ((cosine / gamma).softmax(1) * cosine).sum(1)
 
 
 def proxy_spread(proxies):
@@ -422,7 +425,8 @@ class SoftTripleLoss(ProxyLoss):
 
     def logits(self, embeddings):
         """Scaled cosines with the classes, of shape (n, n_classes)."""
-        return self.scale * soft_assignment(self.cosines(embeddings), self.gamma)
+        cosine = cosines(embeddings, self.proxies.transpose(0, 1))
+        return self.scale * soft_assignment(cosine, self.gamma)
 
     def compute(self, embeddings, labels):
         """Mean over the batch, and the distances among proxies."""
