@@ -415,10 +415,11 @@ class SignalToNoiseRatioContrastiveLoss(MatrixLoss):
     def __init__(self, margin=1.0, *, reduction="active"):
         super().__init__("sqeuclidean")
         self.pairs = ContrastiveLoss(margin, distance="sqeuclidean", reduction=reduction)
+        self.margin, self.reduction = self.pairs.margin, reduction
 
     def extra_repr(self):
         """Parameters, for ``repr``."""
-        return f"margin={self.pairs.margin:g}, reduction={self.pairs.reduction!r}"
+        return f"margin={self.margin:g}, reduction={self.reduction!r}"
 
     def measure(self, embeddings, labels, ref_emb):
         """Signal-to-noise distances."""
