@@ -16,7 +16,7 @@ from skdml.linear._initial import start_components, starts_anew
 from skdml.linear._moments import centre, scatter_of
 from skdml.linear._neighbors import PairGraph, distinct_rows, nearest_mates, nearest_strangers
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged
-from skdml.linear.base import LinearMetricLearner, _no_mates, centre_and_scale
+from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message
 
 # Steps of L-BFGS before the impostors are searched for again.
 _STEPS = 20
@@ -379,7 +379,8 @@ class LMNN(LinearMetricLearner):
         The rounds end when one lowers the objective by less than this share of it, or does so over
         the impostors it knows of.
     warm_start : bool, default=False
-        Whether `fit` begins with the L of an earlier fit.
+        Whether `fit` begins with the L of an earlier fit, and with its nearest mates for target
+        neighbours: the passes of [2]_. They pay with many rows and overfit few.
     random_state : int, RandomState instance or None, default=None
         Draws ``init="random"``; nothing else is drawn.
     verbose : int, default=0
@@ -515,7 +516,7 @@ class LMNN(LinearMetricLearner):
         Z = safe_sparse_dot(X, start.T.astype(X.dtype), dense_output=True)
         second, count = target_neighbors(Z, codes, weight, self.n_neighbors)
         if not count.any():
-            raise ValueError(_no_mates(codes))
+            raise ValueError(no_mates_message(codes))
         n_samples, n_targets = second.shape
         targets = PairGraph(np.repeat(np.arange(n_samples), n_targets), second.ravel(), n_samples)
         share = weight[:, None] * count
