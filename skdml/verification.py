@@ -416,7 +416,7 @@ def calibrate(same, distance, method):
         curve = IsotonicRegression(y_min=0, y_max=1, increasing=True, out_of_bounds="clip")
         return curve.fit(-distance, same)
     unit = distance.std() or 1.0  # a ridge that does not depend on the unit of the distance
-    curve = LogisticRegression(C=1e4).fit(-distance[:, None] / unit, same)
+    curve = LogisticRegression(C=1e4, solver="newton-cholesky").fit(-distance[:, None] / unit, same)
     curve.coef_ = np.maximum(curve.coef_, 0) / unit
     return curve
 

@@ -216,6 +216,8 @@ def test_labels_that_make_no_tuples_are_refused():
 # Comparisons
 
 
+# scikit-learn 1.6 asks for an option that a later scipy takes leave of.
+@pytest.mark.filterwarnings("ignore:scipy.optimize. The .disp. and .iprint. opt:DeprecationWarning")
 def test_a_comparison_holds_what_cross_validation_gives():
     within = MahalanobisMetric(within_class=True)
     scaled = make_pipeline(StandardScaler(), within)

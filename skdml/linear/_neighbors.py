@@ -263,25 +263,3 @@ def distinct_rows(X, codes, weight):
     sums = np.bincount(is_new.cumsum() - 1, weight[kept])
     kept = kept[is_new]
     return X[kept], codes[kept], sums
-
-
-def laplacian_product(first, second, weight, Z):
-    """Half the gradient, by Z, of a weighted sum of squared distances, for pairs in any order.
-
-    Parameters
-    ----------
-    first, second : ndarray of int, shape (n_pairs,)
-        Rows.
-    weight : ndarray of shape (n_pairs,)
-        Weights of any sign.
-    Z : ndarray of shape (n_samples, n_components)
-        Embedded points.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_components)
-        As `PairGraph.laplacian_product` gives it.
-    """
-    order = np.argsort(first, kind="stable")
-    graph = PairGraph(first[order], second[order], len(Z))
-    return graph.laplacian_product(weight[order], Z)

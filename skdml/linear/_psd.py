@@ -111,31 +111,6 @@ def root(M, n_components=None):
     return with_positive_peak((axes * np.sqrt(np.maximum(values, 0)))[:, kept].T)
 
 
-def project_psd(M):
-    """Nearest positive semi-definite matrix, in the Frobenius norm.
-
-    Parameters
-    ----------
-    M : ndarray of shape (n_features, n_features)
-        Symmetric matrix.
-
-    Returns
-    -------
-    ndarray of shape (n_features, n_features)
-        M with its negative eigenvalues set to 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear._psd import project_psd
-    >>> project_psd(np.diag([4.0, -1.0]))
-    array([[4., 0.],
-           [0., 0.]])
-    """
-    L = root(M)
-    return L.T @ L
-
-
 def with_positive_peak(L):
     """Turn the sign of each row so that its largest entry is positive: axes have no sign.
 

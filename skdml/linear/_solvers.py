@@ -140,30 +140,6 @@ def warn_not_converged(name, max_iter):
     )
 
 
-def through_components(objective):
-    """Turn an objective of M into one of L, with M = LᵀL.
-
-    Over L no constraint is left: every LᵀL is positive semi-definite. For a square L each local
-    minimum of a convex objective is a global one.
-
-    Parameters
-    ----------
-    objective : callable
-        ``objective(M)`` -> (value, gradient), the gradient a symmetric matrix.
-
-    Returns
-    -------
-    callable
-        ``objective(L)`` -> (value, gradient), the gradient 2 L G.
-    """
-
-    def of_components(L):
-        value, gradient = objective(L.T @ L)
-        return value, 2 * L @ gradient
-
-    return of_components
-
-
 def with_prior(objective, strength, unit=None):
     """Add to an objective of L a pull toward maps that keep all angles.
 

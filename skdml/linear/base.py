@@ -136,7 +136,7 @@ class LinearMetricLearner(MetricLearner):
         X, codes, _ = self._read_labelled(X, y, min_kinds, **options)
         pairs = Pairs(X, *self._choose_pairs(X, codes))
         if not pairs.same.any():
-            raise ValueError(_no_mates(codes))
+            raise ValueError(no_mates_message(codes))
         return pairs
 
     def _choose_pairs(self, X, codes):
@@ -163,7 +163,7 @@ class LinearMetricLearner(MetricLearner):
         n_constraints = self._n_constraints(len(codes))
         rows = draw(codes, n_constraints, check_random_state(self.random_state))
         if len(rows) == 0:
-            raise ValueError(_no_mates(codes))
+            raise ValueError(no_mates_message(codes))
         return X, rows
 
     def _read_tuples(self, tuples, size, **options):
@@ -365,7 +365,19 @@ def _apply(components, X):
     return safe_sparse_dot(X, components.T.astype(X.dtype, copy=False), dense_output=True)
 
 
-def _no_mates(codes):
+def no_mates_message(codes):
+    """Return what to say where every class has a single row.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_samples,)
+        The class of each row.
+
+    Returns
+    -------
+    str
+        The message of the error.
+    """
     return (
         f"Each of the {codes.max() + 1} classes has a single sample, so no two samples are known "
         "to be alike. Give at least one class two samples."

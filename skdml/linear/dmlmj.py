@@ -10,9 +10,9 @@ from skdml.linear._differences import scatter_of_differences
 from skdml.linear._neighbors import nearest_mates, nearest_strangers
 from skdml.linear.base import (
     LinearMetricLearner,
-    _no_mates,
     centre_and_scale,
     check_n_components,
+    no_mates_message,
 )
 
 
@@ -60,7 +60,7 @@ def neighbor_pairs(X, codes, n_mates, n_strangers):
     mates = nearest_mates(X, codes, n_mates)
     found = mates >= 0
     if not found.any():
-        raise ValueError(_no_mates(codes))
+        raise ValueError(no_mates_message(codes))
     same = np.nonzero(found)[0], mates[found]
     return same, nearest_strangers(X, codes, n_strangers)
 

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from skdml.base import unchanged_on_error
 from skdml.constraints import check_same, draw_pairs
 from skdml.linear._psd import root
-from skdml.linear.base import LinearMetricLearner, _no_mates, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
 # Numbers in a block of differences between the points of pairs.
 _BLOCK = 2**18
@@ -282,7 +282,7 @@ class LEGO(LinearMetricLearner):
         X, codes, _ = self._read_labelled(X, y, min_kinds, **options)
         pairs = draw_pairs(codes, self._n_constraints(len(codes)), rng)
         if min_kinds > 1 and not pairs[2].any():
-            raise ValueError(_no_mates(codes))
+            raise ValueError(no_mates_message(codes))
         order = rng.permutation(len(pairs[0]))
         return X, *(part[order] for part in pairs)
 

@@ -10,9 +10,9 @@ from skdml.linear._axes import check_embedding_type, embed, relative_axes, shrin
 from skdml.linear._moments import scatter_of
 from skdml.linear.base import (
     LinearMetricLearner,
-    _no_mates,
     centre_and_scale,
     check_n_components,
+    no_mates_message,
 )
 
 # Numbers in a block of affinities.
@@ -229,7 +229,7 @@ class LFDA(LinearMetricLearner):
             check_embedding_type(self.embedding_type)
             X, codes, _ = self._read_labelled(X, y)
             if np.bincount(codes).max() < 2:
-                raise ValueError(_no_mates(codes))
+                raise ValueError(no_mates_message(codes))
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             points, scale = centre_and_scale(X)
             within, between = local_within_and_between(points, codes, self.n_neighbors)

@@ -13,7 +13,7 @@ from skdml.linear._blockwise import kernel_start, kernel_sums, spread_out
 from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, with_prior
 from skdml.linear._threads import one_thread
-from skdml.linear.base import LinearMetricLearner, _no_mates, centre_and_scale
+from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message
 
 
 def mass_of_mates(codes, weight):
@@ -280,7 +280,7 @@ class MCML(LinearMetricLearner):
     def _loss(self, X, codes, weight, n_threads):
         mass = mass_of_mates(codes, weight)
         if not mass.any():
-            raise ValueError(_no_mates(codes))
+            raise ValueError(no_mates_message(codes))
         scatter = scatter_of_mates(X, codes, share_of_choosers(mass, weight), weight)
         data = {"X": X, "codes": codes, "weight": weight, "scatter": scatter}
         return partial(mcml_loss, **data, n_threads=n_threads)

@@ -16,7 +16,7 @@ from skdml.linear._neighbors import PairGraph
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear._threads import one_thread
-from skdml.linear.base import LinearMetricLearner, _no_mates, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
 # A region is looked at on these scales: so many points of each class, or so many anchors.
 _SCALES = (10, 20, 50)
@@ -396,7 +396,7 @@ class SCML(LinearMetricLearner):
         X, codes, _ = self._read_labelled(X, y)
         triplets = neighbor_triplets(X, codes, self.n_neighbors, self.n_impostors)
         if len(triplets) == 0:
-            raise ValueError(_no_mates(codes))
+            raise ValueError(no_mates_message(codes))
         if self.n_constraints is not None and self.n_constraints < len(triplets):
             triplets = triplets[np.sort(rng.permutation(len(triplets))[: self.n_constraints])]
         return X, codes, triplets
