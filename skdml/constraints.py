@@ -5,9 +5,10 @@ random generator, is capped at what there is, holds nothing twice, and never fai
 """
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
+
+from skdml._threads import kneighbors
 
 
 def check_same(y, n_pairs, both_kinds=True):
@@ -237,9 +238,8 @@ def neighbor_triplets(X, codes, n_genuine, n_impostors):
         if k < 1 or m < 1:
             continue
         # Without a query, scikit-learn leaves out each row itself, duplicates or not.
-        mates = own[NearestNeighbors(n_neighbors=k).fit(X[own]).kneighbors(return_distance=False)]
-        search = NearestNeighbors(n_neighbors=m).fit(X[others])
-        strangers = others[search.kneighbors(X[own], return_distance=False)]
+        mates = own[kneighbors(X[own], None, k)[1]]
+        strangers = others[kneighbors(X[others], X[own], m)[1]]
         shape = (len(own), k, m)
         rows = (own[:, None, None], mates[:, :, None], strangers[:, None, :])
         triplets.append(np.stack([np.broadcast_to(r, shape) for r in rows], -1).reshape(-1, 3))

@@ -5,9 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info
 
+from skdml._threads import one_thread
 from skdml.linear import _blockwise
 from skdml.linear._blockwise import kernel_sums, spread_out
-from skdml.linear._threads import one_thread
 
 RNG = np.random.RandomState(0)
 Z = RNG.normal(size=(23, 3))

@@ -4,18 +4,13 @@ Pairs are two arrays of row indices. No function here holds a matrix of all n x 
 search is scikit-learn's, in blocks or by a tree, and pairs are worked off in blocks.
 """
 
-from contextlib import nullcontext
-
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
-from sklearn.neighbors import NearestNeighbors
 
-from skdml.linear._threads import one_thread
+from skdml._threads import kneighbors
 
 # Numbers in a block of differences between the points of pairs: they fit a processor's cache.
 _BLOCK = 2**18
-# Below so many products a search is over before several threads have begun.
-_SMALL = 2**25
 
 
 def nearest_mates(Z, codes, n_neighbors):
@@ -51,16 +46,8 @@ def nearest_mates(Z, codes, n_neighbors):
         k = min(n_neighbors, len(own) - 1)
         if k > 0:
             # Without a query, scikit-learn leaves out each row itself, duplicates or not.
-            found[own, :k] = own[_kneighbors(Z[own], None, k)[1]]
+            found[own, :k] = own[kneighbors(Z[own], None, k)[1]]
     return found
-
-
-def _kneighbors(points, queries, k):
-    """Distances to the k nearest points, and their places."""
-    n_queries = len(points) if queries is None else len(queries)
-    small = n_queries * len(points) * points.shape[1] < _SMALL
-    with one_thread() if small else nullcontext():
-        return NearestNeighbors(n_neighbors=k).fit(points).kneighbors(queries)
 
 
 def nearest_strangers(Z, codes, n_neighbors, radius=None):
@@ -115,7 +102,7 @@ def _search(Z, rows, others, k, codes, n_neighbors, radius):
     """Pairs of `rows` with the nearest strangers among `others`, of which k are looked at."""
     if len(rows) == 0 or k == 0:
         return np.empty((2, 0), dtype=np.intp)
-    distance, near = _kneighbors(Z[others], Z[rows], k)
+    distance, near = kneighbors(Z[others], Z[rows], k)
     near = others[near]
     kept = (codes[near] != codes[rows][:, None]) & (distance <= radius[rows][:, None])
     kept &= kept.cumsum(axis=1) <= n_neighbors

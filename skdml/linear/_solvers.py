@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from skdml.linear._threads import one_thread
+from skdml._threads import one_thread
 
 # Up to so many entries of L products are small enough for one thread: handing them out to several
 # takes longer than they do.

@@ -13,11 +13,11 @@ from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 
+from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
 from skdml.linear._initial import start_components
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, centre_and_scale
 
 # Entries of the blocks of probabilities: 32 MiB of float64.

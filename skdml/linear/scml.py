@@ -9,13 +9,13 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, check_random_state
 
+from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import neighbor_triplets
 from skdml.linear._initial import discriminants
 from skdml.linear._neighbors import PairGraph
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear._threads import one_thread
 from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
 # A region is looked at on these scales: so many points of each class, or so many anchors.
