@@ -7,7 +7,7 @@ from scipy.optimize import check_grad, minimize
 from sklearn.datasets import load_iris
 
 from skdml import MMC
-from skdml.linear._pairs import PairDistances, neighbor_pairs
+from skdml.linear._pairs import PairDistances, distinct_neighbor_pairs
 from skdml.linear.mmc import diagonal_of, mmc_objective
 
 IRIS, SPECIES = load_iris(return_X_y=True)
@@ -153,7 +153,7 @@ def test_loss_falls_to_the_least_from_the_prior():
 # What is learned from
 
 
-def test_neighbor_pairs_are_those_of_sorted_distances(rng):
+def test_distinct_neighbor_pairs_are_those_of_sorted_distances(rng):
     X, codes = rng.normal(size=(30, 2)), rng.integers(3, size=30)
     codes[0] = 3  # alone in its class
     expected = set()
@@ -162,14 +162,16 @@ def test_neighbor_pairs_are_those_of_sorted_distances(rng):
         for kind in (codes == codes[i], codes != codes[i]):
             others = [j for j in np.argsort(d) if kind[j] and j != i][:4]
             expected |= {(min(i, j), max(i, j), bool(codes[i] == codes[j])) for j in others}
-    found = list(zip(*(part.tolist() for part in neighbor_pairs(X, codes, 4)), strict=True))
+    found = list(
+        zip(*(part.tolist() for part in distinct_neighbor_pairs(X, codes, 4)), strict=True)
+    )
     assert len(found) == len(set(found))
     assert set(found) == expected
 
 
 def test_pairs_of_neighbours_are_learned_from_as_pairs_given():
     by_labels = MMC(n_neighbors=5).fit(IRIS, SPECIES)
-    first, second, same = neighbor_pairs(IRIS, SPECIES, 5)
+    first, second, same = distinct_neighbor_pairs(IRIS, SPECIES, 5)
     pairs = np.stack([IRIS[second], IRIS[first]], axis=1)[::-1]
     by_pairs = MMC(supervision="pairs").fit(pairs, same[::-1])
     assert_allclose(by_pairs.components_, by_labels.components_, rtol=1e-6, atol=1e-8)

@@ -270,7 +270,7 @@ def leading_components(L, n_components):
     return with_positive_peak((lengths[:, None] * axes)[:n_components])
 
 
-def neighbor_pairs(X, codes, n_neighbors):
+def distinct_neighbor_pairs(X, codes, n_neighbors):
     """Pairs of each point with its nearest mates, and with its nearest strangers.
 
     Parameters
@@ -292,9 +292,9 @@ def neighbor_pairs(X, codes, n_neighbors):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._pairs import neighbor_pairs
+    >>> from skdml.linear._pairs import distinct_neighbor_pairs
     >>> X, codes = np.array([[0.0], [1.0], [3.0]]), np.array([0, 0, 1])
-    >>> first, second, same = neighbor_pairs(X, codes, 1)
+    >>> first, second, same = distinct_neighbor_pairs(X, codes, 1)
     >>> first.tolist(), second.tolist(), same.tolist()
     ([0, 0, 1], [1, 2, 2], [True, False, False])
     """

@@ -7,10 +7,10 @@ import numpy as np
 from skdml.base import unchanged_on_error
 from skdml.linear._pairs import (
     PairDistances,
+    distinct_neighbor_pairs,
     leading_components,
     log_det_divergence,
     map_by_prior,
-    neighbor_pairs,
     told_apart,
 )
 from skdml.linear._solvers import minimize_lbfgs
@@ -245,4 +245,4 @@ class MMC(LinearMetricLearner):
         return np.diag(A) if self.diagonal else A
 
     def _choose_pairs(self, X, codes):
-        return neighbor_pairs(X, codes, self.n_neighbors)
+        return distinct_neighbor_pairs(X, codes, self.n_neighbors)

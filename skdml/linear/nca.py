@@ -6,10 +6,9 @@ from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
-from skdml._threads import one_thread
+from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
 from skdml.linear._blockwise import kernel_start, kernel_sums
@@ -160,7 +159,7 @@ def find_candidates(Z, codes, weight, n_neighbors):
         The pairs.
     """
     k = min(n_neighbors, len(Z) - 1)
-    near = NearestNeighbors(n_neighbors=k).fit(Z).kneighbors(return_distance=False)
+    near = kneighbors(Z, None, k)[1]
     twins = np.flatnonzero(weight > 1)
     first = np.concatenate([np.repeat(np.arange(len(Z)), k), twins])
     second = np.concatenate([near.ravel(), twins])
