@@ -308,7 +308,7 @@ def make_pairs(X, y, n_pairs=1000, *, indices=False, random_state=None):
     Returns
     -------
     pairs : ndarray of shape (n_pairs, 2, ...), or (n_pairs, 2) of int
-        The pairs.
+        The pairs, in random order.
     same : ndarray of int, shape (n_pairs,)
         1 for the same class, 0 for different ones.
 
@@ -329,8 +329,11 @@ def make_pairs(X, y, n_pairs=1000, *, indices=False, random_state=None):
     check_consistent_length(X, y)
     check_scalar(n_pairs, "n_pairs", Integral, min_val=2)
     codes, _ = encode_labels(y)
-    first, second, same = draw_pairs(codes, -(-n_pairs // 2), check_random_state(random_state))
+    rng = check_random_state(random_state)
+    first, second, same = draw_pairs(codes, -(-n_pairs // 2), rng)
     rows, same = np.column_stack([first, second])[:n_pairs], same[:n_pairs].astype(int)
+    order = rng.permutation(len(rows))  # any splitter then finds both kinds in each fold
+    rows, same = rows[order], same[order]
     return rows if indices else np.asarray(X)[rows], same
 
 

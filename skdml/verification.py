@@ -367,7 +367,8 @@ def distances(estimator, pairs):
     ----------
     estimator : estimator
         Has `pair_distance`, or else `transform`, after which the base distance measures that goes
-        with it, `skdml.distances.base_distance_of`.
+        with it, `skdml.distances.base_distance_of`. A pipeline that ends in a learner of pairs
+        takes pairs in its other steps, too (`skdml.preprocessing.OnTuples`).
     pairs : ndarray of shape (n_pairs, 2, ...)
         Pairs of points.
 
@@ -376,8 +377,11 @@ def distances(estimator, pairs):
     ndarray of shape (n_pairs,)
         Distances.
     """
+    estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
     if hasattr(estimator, "pair_distance"):
         return estimator.pair_distance(pairs)
+    if hasattr(estimator, "steps") and _learns_from_pairs(estimator[-1]):
+        return distances(estimator[-1], estimator[:-1].transform(pairs))
     if not hasattr(estimator, "transform"):
         raise ValueError(
             f"{type(estimator).__name__} has neither pair_distance nor transform, so that no "
@@ -387,6 +391,10 @@ def distances(estimator, pairs):
         np.asarray(estimator.transform(points)) for points in (pairs[:, 0], pairs[:, 1])
     )
     return paired_base_distance(first, second, base_distance_of(estimator))
+
+
+def _learns_from_pairs(learner):
+    return getattr(learner, "supervision", None) == "pairs"
 
 
 def calibrate(same, distance, method):

@@ -2,15 +2,22 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.stats import binomtest
+from sklearn.datasets import load_wine
 from sklearn.exceptions import SkipTestWarning
 from sklearn.frozen import FrozenEstimator
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from benchmarks._data import load_mnist
 from skdml import ITML, MahalanobisMetric
+from skdml.metrics import make_verification_scorer
 from skdml.model_selection import make_pairs
+from skdml.preprocessing import OnTuples
 from skdml.verification import PairVerifier
 
 
@@ -43,3 +50,20 @@ def test_the_rate_is_kept_on_digits_that_were_not_learned_from():
         passed = verifier.predict(fresh)[same == 0]
         low, high = binomtest(int(passed.sum()), len(passed)).proportion_ci(0.95)
         assert low <= target <= high
+
+
+def test_a_pipeline_that_ends_in_a_learner_of_pairs_is_scored_searched_and_verifies():
+    X, y = load_wine(return_X_y=True)
+    pairs, same = make_pairs(X, y, 400, random_state=0)
+    pipeline = make_pipeline(OnTuples(StandardScaler()), ITML(supervision="pairs"))
+    scorer = make_verification_scorer("roc_auc", supervision="pairs")
+    search = GridSearchCV(pipeline, {"itml__max_iter": [50, 100]}, scoring=scorer, cv=3)
+    search.fit(pairs, same)
+    fitted = search.best_estimator_
+    points = StandardScaler().fit(np.unique(pairs.reshape(-1, X.shape[1]), axis=0))
+    Z = fitted[-1].transform(points.transform(pairs.reshape(-1, X.shape[1])))
+    distance = np.linalg.norm(Z[::2] - Z[1::2], axis=1)
+    for estimator in (search, fitted, FrozenEstimator(fitted), FrozenEstimator(search)):
+        assert_allclose(scorer(estimator, pairs, same), roc_auc_score(same, -distance), rtol=1e-12)
+    verifier = PairVerifier(pipeline, threshold="eer", cv=3).fit(pairs, same)
+    assert_allclose(verifier.pair_distance(pairs), distance, rtol=1e-3)
