@@ -6,10 +6,16 @@ import pickle
 
 import pytest
 import torch
-from test_deep_miners import as_list, literal_matrix, literal_triplets, make_batch
+from test_deep_miners import (
+    TRIPLET_MINERS,
+    as_list,
+    literal_matrix,
+    literal_triplets,
+    make_batch,
+)
 
 from skdml.deep.losses import ContrastiveLoss, TripletLoss, triplet
-from skdml.deep.miners import MINERS, BatchHardMiner, get_miner
+from skdml.deep.miners import BatchHardMiner, get_miner
 from skdml.distances import BASE_DISTANCES
 
 REDUCTIONS = ("active", "mean", "sum")
@@ -63,7 +69,7 @@ def literal_pairs(labels, ref_labels):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", TRIPLET_MINERS)
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 def test_contrastive_equals_its_definition(distance, miner, reference):
     x, labels, y, y_labels = batch_and_reference(reference)
@@ -87,7 +93,7 @@ def test_contrastive_equals_its_definition(distance, miner, reference):
 
 @pytest.mark.parametrize("few", [0, 16])
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", TRIPLET_MINERS)
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 def test_triplet_equals_its_definition(distance, miner, reference, few, monkeypatch):
     monkeypatch.setattr(triplet, "_FEW", few)
@@ -162,7 +168,7 @@ def test_callable_miner_and_miner_of_another_distance():
     assert TripletLoss(0.5, miner="hard")(x, labels) != expected
 
 
-def every_loss(distances=("euclidean",), miners=tuple(MINERS)):
+def every_loss(distances=("euclidean",), miners=TRIPLET_MINERS):
     for distance in distances:
         for miner in miners:
             options = {"distance": distance, "miner": miner}
@@ -234,7 +240,7 @@ def test_blocks_of_rows_change_nothing(few, monkeypatch):
 def test_without_valid_tuples_the_loss_is_an_attached_zero(labels):
     labels = torch.tensor(labels, dtype=torch.long)
     for loss in every_loss(BASE_DISTANCES):
-        if isinstance(loss, ContrastiveLoss) and loss.miner.mine is get_miner("all").mine:
+        if isinstance(loss, ContrastiveLoss) and isinstance(loss.miner, AllTripletsMiner):
             continue  # one kind of pairs is enough for it
         x = torch.randn(len(labels), 3, requires_grad=True)
         value = loss(x, labels)
@@ -315,7 +321,7 @@ def test_losses_copy_and_pickle():
 
 def test_indices_of_a_loss_are_those_of_its_miner():
     x, labels = make_batch()
-    for name in MINERS:
+    for name in TRIPLET_MINERS:
         indices = get_miner(name)(x, labels)
         assert as_list(indices)
         torch.testing.assert_close(

@@ -4,10 +4,10 @@ import pytest
 import torch
 from test_deep_losses import REDUCTIONS, literal_reduce
 from test_deep_losses import literal_triplet as literal_terms
-from test_deep_miners import literal_matrix, literal_triplets, make_batch
+from test_deep_miners import TRIPLET_MINERS, literal_matrix, literal_triplets, make_batch
 
 from skdml.deep.losses import TripletLoss
-from skdml.deep.miners import MINERS, get_miner
+from skdml.deep.miners import get_miner
 
 
 def literal_swap(d, triplets, margin, soft, reduction):
@@ -19,7 +19,7 @@ def literal_swap(d, triplets, margin, soft, reduction):
     return literal_reduce(terms, reduction), sum(t > 0 for t in terms) / max(1, len(terms))
 
 
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", TRIPLET_MINERS)
 @pytest.mark.parametrize("distance", ["euclidean", "cosine", "manhattan"])
 def test_swap_equals_its_definition(distance, miner, monkeypatch):
     x, labels = make_batch(width=4)
@@ -43,7 +43,7 @@ def test_swap_equals_its_definition(distance, miner, monkeypatch):
 def test_gradients_of_the_swap(soft):
     x, labels = make_batch(width=3, sizes=(4, 3, 1))
     x.requires_grad_()
-    for miner in MINERS:
+    for miner in TRIPLET_MINERS:
         loss = TripletLoss(0.6, soft=soft, swap=True, miner=miner)
         assert torch.autograd.gradcheck(lambda u, f=loss: f(u, labels), (x,))
     indices = get_miner("all")(x, labels)

@@ -83,8 +83,8 @@ class PairwiseLoss(torch.nn.Module, ABC):
     ----------
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
         Distance between embeddings.
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None
-        Chooses tuples when a call is given none.
+    miner : str, class, callable or None
+        Chooses tuples when a call is given none; see `skdml.deep.miners.get_miner`.
     reduction : {"active", "mean", "sum"}
         Mean over the tuples with a loss > 0, mean over all valid tuples, or sum.
 
@@ -152,11 +152,12 @@ class PairwiseLoss(torch.nn.Module, ABC):
         """
         labels, ref_labels = self._check(embeddings, labels, ref_emb, ref_labels)
         batch = _Batch(embeddings, ref_emb, self.distance)
-        # A miner of skdml shares the distances of the loss, unless it wants other distances;
-        # which all triplets are does not depend on distances.
+        # A miner of skdml shares the distances of the loss, where they are what it chooses by.
         every = isinstance(self.miner, AllTripletsMiner)
-        fused = every or (isinstance(self.miner, Miner) and self.miner.distance == self.distance)
-        if indices_tuple is None and not fused:
+        shared = isinstance(self.miner, Miner) and self.miner.shares(
+            self.distance, references=ref_emb is not None
+        )
+        if indices_tuple is None and not shared:
             with torch.no_grad():
                 indices_tuple = self.miner(embeddings, labels, ref_emb, ref_labels)
 

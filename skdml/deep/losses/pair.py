@@ -35,7 +35,7 @@ class ContrastiveLoss(PairwiseLoss):
         1, or 2 for the squares of the paper (which has a further factor 1/2).
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
         Distance between embeddings.
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
+    miner : str, class, callable or None, default="all"
         Chooses the pairs: all pairs, or the distinct pairs of the mined triplets. A callable is
         called as ``miner(embeddings, labels, ref_emb, ref_labels)`` and gives indices.
     reduction : {"active", "mean", "sum"}, default="active"

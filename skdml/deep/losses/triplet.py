@@ -165,7 +165,7 @@ class TripletLoss(PairwiseLoss):
     swap : bool, default=False
         Whether to take the lesser distance of the negative. It takes no references, because
         the distances among them are not known; a miner chooses without regard to it.
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
+    miner : str, class, callable or None, default="all"
         Chooses the triplets. A callable is called as ``miner(embeddings, labels, ref_emb,
         ref_labels)`` and gives triplets or pairs; pairs with a common anchor, each taken once,
         are joined to triplets.

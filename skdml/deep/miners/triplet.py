@@ -1,50 +1,14 @@
-"""Miners: which triplets of a batch to learn from.
-
-A miner picks triplets (anchor, positive, negative) by their distances. Its :meth:`~Miner.mine` is
-a pure function of a distance matrix, so that a loss shares its own matrix with it.
-"""
+"""Miners of triplets: an anchor, a positive and a negative."""
 
 import torch
 
-from skdml.deep._pairwise import pairwise_distance, row_blocks
-from skdml.distances import check_distance
+from skdml.deep._pairwise import row_blocks
+
+from ._base import Miner, padded_slots
 
 # Up to this many positives per anchor, comparing all negatives with each positive in turn is
 # faster than sorting the negatives once.
 _FEW = 32
-
-
-def label_masks(labels, ref_labels=None):
-    """Two (n, m) masks: the pairs of the same class (no self pairs) and of different classes."""
-    every = labels if ref_labels is None else torch.cat([labels, ref_labels])
-    # Floats compared into floats, and those turned into a mask: far quicker than in one step.
-    codes = every.unique(return_inverse=True)[1].float()
-    rows, columns = (
-        codes[: len(labels), None],
-        codes if ref_labels is None else codes[len(labels) :],
-    )
-    different = torch.ne(rows, columns, out=codes.new_empty(len(rows), len(columns))).bool()
-    same = ~different
-    if ref_labels is None:
-        same.fill_diagonal_(False)
-    return same, different
-
-
-def as_number(mask, dtype):
-    """0 and 1 in place of false and true; by way of bytes, which is far quicker."""
-    return mask.view(torch.uint8).to(dtype)
-
-
-def padded_slots(mask):
-    """Return (row, column, place in the row) of the true entries, and the most per row.
-
-    ``table[row, place] = matrix[row, column]`` packs the few true entries of a wide matrix into a
-    narrow one.
-    """
-    row, column = mask.nonzero(as_tuple=True)
-    count = torch.bincount(row, minlength=len(mask))
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    return row, column, place, int(count.max()) if len(count) else 0
 
 
 def _best(distance, mask, farthest=False):
@@ -115,69 +79,6 @@ def mine_easy_positive(distance, same, different):
     return a, p[a], n[a]
 
 
-class Miner:
-    """Base class of the miners.
-
-    Parameters
-    ----------
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
-        Distance by which triplets are chosen.
-
-    Raises
-    ------
-    ValueError
-        If the name of the distance is unknown.
-    """
-
-    def __init__(self, distance="euclidean"):
-        self.distance = check_distance(distance)
-
-    def __repr__(self):
-        return f"{type(self).__name__}(distance={self.distance!r})"
-
-    @staticmethod
-    def mine(distance, same, different):
-        """Choose triplets from a distance matrix.
-
-        Parameters
-        ----------
-        distance : Tensor of shape (n, m)
-            Distances from the anchors to the references.
-        same, different : bool Tensor of shape (n, m)
-            Which pairs are positive and which negative.
-
-        Returns
-        -------
-        a, p, n : tuple of int64 Tensors of shape (t,)
-            Rows of the anchors, columns of the positives and of the negatives.
-        """
-
-    @torch.no_grad()
-    def __call__(self, embeddings, labels, ref_emb=None, ref_labels=None):
-        """Choose triplets from a batch.
-
-        Parameters
-        ----------
-        embeddings : Tensor of shape (n, d)
-            Anchors; without references the positives and negatives as well.
-        labels : int Tensor of shape (n,)
-            Classes of the embeddings.
-        ref_emb : Tensor of shape (m, d), optional
-            References, from which positives and negatives are taken.
-        ref_labels : int Tensor of shape (m,), optional
-            Classes of the references.
-
-        Returns
-        -------
-        a, p, n : tuple of int64 Tensors of shape (t,)
-            Indices of the anchors in the embeddings, and of the positives and the negatives in
-            the references. Anchors without a positive or without a negative are left out; among
-            equal distances the lowest index is taken.
-        """
-        distance = pairwise_distance(embeddings, ref_emb, self.distance)
-        return self.mine(distance, *label_masks(labels, ref_labels))
-
-
 class AllTripletsMiner(Miner):
     r"""Every triplet of the batch.
 
@@ -209,7 +110,13 @@ class AllTripletsMiner(Miner):
     ([0, 1], [1, 0], [2, 2])
     """
 
-    mine = staticmethod(mine_all)
+    def mine(self, distance, same, different):
+        """Choose from a distance matrix; see `Miner`."""
+        return mine_all(distance, same, different)
+
+    def shares(self, distance, references):
+        """Return True: which all triplets are does not depend on distances."""
+        return True
 
 
 class BatchHardMiner(Miner):
@@ -241,7 +148,9 @@ class BatchHardMiner(Miner):
     ([2, 0, 0, 4, 3], [3, 3, 3, 2, 2])
     """
 
-    mine = staticmethod(mine_hard)
+    def mine(self, distance, same, different):
+        """Choose from a distance matrix; see `Miner`."""
+        return mine_hard(distance, same, different)
 
 
 class SemiHardMiner(Miner):
@@ -276,7 +185,9 @@ class SemiHardMiner(Miner):
     ([0], [1], [3])
     """
 
-    mine = staticmethod(mine_semihard)
+    def mine(self, distance, same, different):
+        """Choose from a distance matrix; see `Miner`."""
+        return mine_semihard(distance, same, different)
 
 
 class EasyPositiveMiner(Miner):
@@ -312,46 +223,6 @@ class EasyPositiveMiner(Miner):
     ([0, 1, 2], [1, 0, 1], [3, 3, 3])
     """
 
-    mine = staticmethod(mine_easy_positive)
-
-
-MINERS = {
-    "all": AllTripletsMiner,
-    "hard": BatchHardMiner,
-    "semihard": SemiHardMiner,
-    "easy_positive": EasyPositiveMiner,
-}
-
-
-def get_miner(miner="all", distance="euclidean"):
-    """Return the miner of a name.
-
-    Parameters
-    ----------
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None
-        A name; None stands for "all". A callable is returned as it is.
-    distance : str
-        Distance of a miner given by name.
-
-    Returns
-    -------
-    callable
-        ``miner(embeddings, labels, ref_emb=None, ref_labels=None)`` gives a tuple of indices.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-
-    Examples
-    --------
-    >>> get_miner("hard", "cosine")
-    BatchHardMiner(distance='cosine')
-    """
-    if miner is None:
-        miner = "all"
-    if isinstance(miner, str) and miner in MINERS:
-        return MINERS[miner](distance)
-    if isinstance(miner, str) or not callable(miner):
-        raise ValueError(f"miner must be one of {', '.join(MINERS)}, or callable; got {miner!r}")
-    return miner
+    def mine(self, distance, same, different):
+        """Choose from a distance matrix; see `Miner`."""
+        return mine_easy_positive(distance, same, different)
