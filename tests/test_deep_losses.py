@@ -15,7 +15,7 @@ from test_deep_miners import (
 )
 
 from skdml.deep.losses import ContrastiveLoss, TripletLoss, triplet
-from skdml.deep.miners import BatchHardMiner, get_miner
+from skdml.deep.miners import AllTripletsMiner, BatchHardMiner, get_miner
 from skdml.distances import BASE_DISTANCES
 
 REDUCTIONS = ("active", "mean", "sum")

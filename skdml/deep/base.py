@@ -23,7 +23,7 @@ from skdml.deep.data import (
 )
 from skdml.deep.held_out import SCORINGS, hold_out, places
 from skdml.deep.losses import LOSSES
-from skdml.deep.miners import get_miner
+from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.modules import MAX_POINTS, ConvEmbedder, ResidualEmbedder
 from skdml.deep.net import EmbeddingNet, Width
 from skdml.deep.parameters import (
@@ -74,10 +74,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         The base distance, in the loss and in `get_metric`.
     normalize : bool, default=False
         Bring embeddings to unit length.
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
-        Which pairs and triplets of a batch the loss learns from. A callable gets (embeddings,
-        labels) and gives a tuple of indices, as the miners of pytorch-metric-learning do. None
-        leaves it to the loss.
+    miner : str, class, callable or None, default="all"
+        Which pairs and triplets of a batch the loss learns from: a name (see
+        `skdml.deep.miners.MINERS`), a miner, or its class. A callable gets (embeddings, labels) and
+        gives a tuple of indices, as the miners of pytorch-metric-learning do. None leaves it to
+        the loss. Its parameters are given by ``miner__*``.
     n_per_class : int, default=4
         K: samples of a class that a batch keeps together, at least 2.
     batch_size : int, default=128
@@ -120,10 +121,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     verbose : int, default=0
         1 prints a line for each epoch.
     **net_params : dict
-        ``module__*``, ``loss__*`` (or ``criterion__*``, skorch's name), ``optimizer__*``,
-        ``iterator_train__*`` (of `torch.utils.data.DataLoader`) and ``callbacks__*``, as in skorch.
-        They are parameters like all others: `get_params` shows them and a grid search can search
-        them.
+        ``module__*``, ``loss__*`` (or ``criterion__*``, skorch's name), ``miner__*``,
+        ``optimizer__*``, ``iterator_train__*`` (of `torch.utils.data.DataLoader`) and
+        ``callbacks__*``, as in skorch. They are parameters like all others: `get_params` shows them
+        and a grid search can search them.
 
     Attributes
     ----------
@@ -356,7 +357,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         # Ready-made parts, too, are copied.
         for name, value in copy.deepcopy(self._net_params).items():
             prefix, _, rest = name.partition("__")
-            given[f"criterion__{rest}" if prefix == "loss" else name] = value
+            if prefix != "miner":
+                given[f"criterion__{rest}" if prefix == "loss" else name] = value
         if former is not None:  # its network is built
             module = former.module_
             given = {k: v for k, v in given.items() if not k.startswith("module__")}
@@ -424,7 +426,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 "its class."
             )
         taken, _ = accepted_names(loss)
-        given = {"distance": self.distance, "miner": self.miner}
+        # A name is left to the loss, which knows its distance.
+        miner = self._built_miner() if self.params_of("miner") else self.miner
+        given = {"distance": self.distance, "miner": miner}
         if self.margin is not None:
             if "margin" not in taken:
                 raise ValueError(
@@ -441,7 +445,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     def _miner(self):
         """Return what mines for a loss that does not; from all it learns of itself."""
-        return None if self.miner in (None, "all") else get_miner(self.miner, self.distance)
+        miner = self._built_miner()
+        return None if isinstance(miner, AllTripletsMiner) else miner
+
+    def _built_miner(self):
+        return get_miner(self.miner, self.distance, **self.params_of("miner"))
 
     def _loss(self):
         return self.loss
@@ -622,7 +630,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 "callable."
             )
         check_distance(self.distance)
-        get_miner(self.miner, self.distance)
+        self._built_miner()
         widest = {"euclidean": 2.0, "sqeuclidean": 4.0}.get(self.distance, np.inf)
         if self.margin is not None:
             check_scalar(self.margin, "margin", Real)

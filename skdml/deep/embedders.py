@@ -25,8 +25,8 @@ class DeepSiameseEmbedder(DeepEmbedder):
     margin : float, default=1.0
         Different points are pushed until they are this far apart, > 0. The default networks start
         with two training points 1 apart on average. A cosine distance never exceeds 2.
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
-        Which pairs of a batch count: all, or those of the triplets that it names.
+    miner : str, class, callable or None, default="all"
+        Which pairs of a batch count: all, or those that a miner names; see `DeepEmbedder`.
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, or pairs of shape (n_pairs, 2, ...) and
         whether they are the same (1) or different (0 or -1).
@@ -35,7 +35,7 @@ early_stopping, validation_fraction, scoring, patience, device, random_state, wa
 checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
-        ``module__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
+        ``module__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
         `DeepEmbedder`, and ``criterion__*`` of `skdml.deep.losses.ContrastiveLoss`: power=2 squares
         both terms.
 
@@ -142,8 +142,8 @@ class DeepTripletEmbedder(DeepEmbedder):
     margin : float, default=0.2
         By how much a negative has to be further away than a positive, >= 0. The default networks
         start with two training points 1 apart on average. A cosine distance never exceeds 2.
-    miner : {"all", "hard", "semihard", "easy_positive"}, callable or None, default="all"
-        Which triplets of a batch count.
+    miner : str, class, callable or None, default="all"
+        Which triplets of a batch count; see `DeepEmbedder`.
     supervision : {"labels", "triplets"}, default="labels"
         What `fit` is given: points and their classes, or triplets (anchor, positive, negative) of
         shape (n_triplets, 3, ...).
@@ -152,7 +152,7 @@ early_stopping, validation_fraction, scoring, patience, device, random_state, wa
 checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
-        ``module__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
+        ``module__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
         `DeepEmbedder`, and ``criterion__*`` of `skdml.deep.losses.TripletLoss`: soft=True replaces
         the hinge by softplus.
 

@@ -5,7 +5,7 @@ import inspect
 import torch
 from torch.utils.data import DataLoader
 
-PREFIXES = ("module", "loss", "criterion", "optimizer", "iterator_train", "callbacks")
+PREFIXES = ("module", "loss", "criterion", "miner", "optimizer", "iterator_train", "callbacks")
 
 # skorch reads one parameter that no optimizer has. The others are not for the user: the sampler
 # makes the batches, and the net knows its weights.
@@ -56,6 +56,22 @@ class NetParametersMixin:
         others = {name: value for name, value in params.items() if name not in own}
         self._net_params = self._net_params | others
         return self
+
+    def params_of(self, prefix):
+        """Return the parameters that begin with a prefix, without it.
+
+        Parameters
+        ----------
+        prefix : str
+            As ``"miner"``.
+
+        Returns
+        -------
+        dict
+            Names and values.
+        """
+        named = ((name.partition("__"), value) for name, value in self._net_params.items())
+        return {rest: value for (first, _, rest), value in named if first == prefix}
 
     def check_net_params(self, *, module, criterion, optimizer):
         """Refuse parameters that nothing takes, naming those that exist.
