@@ -93,6 +93,11 @@ def read_table(path):
     return np.hstack(numbers + [encode.fit_transform(column) for column in names]), y
 
 
+def read_keel(name):
+    """Read the measured values of one of `keel_names()`, as they are; see `read_table`."""
+    return read_table(_keel_folder("raw") / f"{name}.dat")
+
+
 def load_mnist():
     """Load MNIST: 60 000 training and 10 000 test images.
 
@@ -167,7 +172,7 @@ def _keel_folder(kind):
 
 
 def _raw_fold(name, fold):
-    X, y = read_table(_keel_folder("raw") / f"{name}.dat")
+    X, y = read_keel(name)
     splits = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0).split(X, y)
     train, test = list(splits)[fold]
     return X[train], y[train], X[test], y[test]

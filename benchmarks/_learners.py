@@ -1,9 +1,9 @@
-"""Which linear learners the benchmarks run, and what each result depends on."""
+"""Which learners the benchmarks run, and what each result depends on."""
 
 import hashlib
 import inspect
 import re
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NeighborhoodComponentsAnalysis
 
+import skdml.deep
 import skdml.linear
 from skdml.linear import LinearMetricLearner, MahalanobisMetric
 
@@ -54,6 +55,12 @@ def learners():
     return found | {"Mahalanobis within": MahalanobisMetric(within_class=True)}
 
 
+def deep_learners():
+    """Return every deep learner at its defaults: a dict of {name: estimator}."""
+    names = [name for name in skdml.deep.__all__ if name.startswith("Deep")]
+    return {name: seeded(getattr(skdml.deep, name)()) for name in names}
+
+
 def seeded(estimator):
     """Return the estimator with a seed, if it draws anything."""
     if "random_state" in estimator.get_params():
@@ -79,7 +86,9 @@ def source_hash(estimator):
     while todo:
         module = todo.pop()
         if module.startswith("skdml.") and module not in files:
-            files[module] = Path(find_spec(module).origin).read_text(encoding="utf-8")
-            todo += re.findall(r"^from (skdml\.\S+) import", files[module], flags=re.MULTILINE)
+            spec = find_spec(module)
+            files[module] = Path(spec.origin).read_text(encoding="utf-8")
+            names = re.findall(r"^from (skdml\.\S+|\.\w+) import", files[module], re.MULTILINE)
+            todo += [resolve_name(name, spec.parent) for name in names]
     text = "".join(files[module] for module in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -27,6 +27,7 @@ from benchmarks._learners import (
     REAL_TARGETS,
     baselines,
     choose,
+    deep_learners,
     learners,
     source_hash,
 )
@@ -88,10 +89,12 @@ class Store:
     ----------
     folder : path-like
         Where the file is; made if need be.
+    name : str, default="accuracy.jsonl"
+        The file.
     """
 
-    def __init__(self, folder):
-        self.path = Path(folder) / "accuracy.jsonl"
+    def __init__(self, folder, name="accuracy.jsonl"):
+        self.path = Path(folder) / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
         lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -296,7 +299,7 @@ def parse():
 def main():
     """Compute and print the tables."""
     options = parse()
-    known = baselines() | learners()
+    known = baselines() | learners() | deep_learners()
     default = [name for name in known if name not in REAL_TARGETS]
     chosen = choose(options.learners or default, known)
     chosen = {EUCLID: known[EUCLID]} | vary(chosen, dict(options.set))

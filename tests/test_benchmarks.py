@@ -10,8 +10,9 @@ import pytest
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 
-from benchmarks import _data, _learners, _peers, _worker, accuracy, linear, scaling
-from skdml import MahalanobisMetric
+from benchmarks import _data, _learners, _peers, _worker, accuracy, linear, openset, scaling
+from skdml import DeepEmbedder, MahalanobisMetric
+from skdml.deep.losses import LOSSES
 
 
 @pytest.fixture
@@ -230,6 +231,66 @@ class TestAccuracy:
         assert varied.within_class
         with pytest.raises(SystemExit, match="No learner chosen has all of gamma"):
             accuracy.vary({"b": PCA()}, {"gamma": 1})
+
+
+class TestOpenSet:
+    EUCLID = {"MAP@R": 0.2, "recall@1": 0.9, "EER": 0.3, "seconds": 0.0, "epochs": []}  # noqa: RUF012
+
+    @pytest.fixture(autouse=True)
+    def made(self, monkeypatch):
+        """Points in five classes for three to be trained on, in place of every task."""
+        rng = np.random.default_rng(0)
+        y = np.arange(100) % 5
+        X = rng.normal(size=(100, 4)) + 3 * y[:, None]
+        seen, unseen = openset.split_classes(y, y, [0, 2, 4])
+        made = (X[seen], y[seen], X[unseen], y[unseen])
+        monkeypatch.setattr(openset, "load", lambda task, split: made)
+
+    def test_no_class_is_seen_and_unseen(self):
+        y, y_test = np.array([3, 1, 2, 1]), np.array([2, 2, 1, 3, 4])
+        seen, unseen = openset.split_classes(y, y_test, [1, 3])
+        np.testing.assert_array_equal(seen, [0, 1, 3])
+        np.testing.assert_array_equal(unseen, [0, 1, 4])
+
+    def test_what_is_there_is_not_computed_again(self, tmp_path):
+        store = accuracy.Store(tmp_path, "openset.jsonl")
+        options = SimpleNamespace(fresh=False, timeout=60)
+        keys = openset.complete(["Euclid"], ["letter"], store, options)
+        assert len(keys) == openset.SPLITS["letter"]
+        openset.complete(["Euclid", "LDA"], ["letter"], store, options)
+        assert len(store.path.read_text().splitlines()) == 2 * openset.SPLITS["letter"]
+
+    def test_a_network_is_judged_by_its_embedding_and_an_error_is_a_result(self):
+        embedder = DeepEmbedder(max_epochs=1, random_state=0)
+        found = openset.evaluate("DeepEmbedder()", embedder, "letter", 0, 60)
+        assert found["epochs"] in ([0], [1])
+        assert 0 <= found["EER"] < 0.5 < found["MAP@R"] <= found["recall@1"] <= 1
+        wrong = openset.evaluate("wrong", PCA(n_components=9), "letter", 0, 60)
+        assert wrong["error"].startswith("ValueError: n_components=9")
+
+    def test_rows_are_means_and_the_worst_gain(self, capsys):
+        better = [self.EUCLID | {"MAP@R": value, "epochs": [4]} for value in (0.1, 0.4, 0.7)]
+        names = ["Euclid", "better", "failed"]
+        keys = {(name, "letter", s): (name, s) for name in names for s in range(3)}
+        results = {("Euclid", s): self.EUCLID for s in range(3)}
+        results |= {("better", s): one for s, one in enumerate(better)}
+        results |= {("failed", s): {"error": "no"} for s in range(3)}
+        rows = openset.rows_of("letter", names, keys, results)
+        assert rows["failed"] == "no"
+        assert rows["better"]["MAP@R"] == pytest.approx(0.4)
+        assert rows["better"]["worst"] == pytest.approx(-0.1)
+        assert rows["better"]["epochs"] == [4, 4, 4]
+        openset.print_table("letter", rows)
+        assert "0.400 +0.200 -0.100" in capsys.readouterr().out
+
+    def test_words_choose_tasks_and_learners(self):
+        assert openset.select(["letter", "mnist"], ["supcon"]) == ["letter", "mnist"]
+        assert openset.select(["letter", "mnist"], ["mni", "supcon"]) == ["mnist"]
+
+    def test_every_loss_is_there_and_every_peer_is_one_of_them(self):
+        names = set(openset.learners())
+        assert names >= {f"{kind} {name}" for kind in ("loss", "fixed") for name in LOSSES}
+        assert {*openset.PEER_OF, *openset.PEER_CLASSES} <= LOSSES.keys()
 
 
 class TestPeers:
