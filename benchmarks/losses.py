@@ -29,7 +29,7 @@ FLOOR, OURS, THEIRS = "cdist", "skdml", "peer"
 PLAIN = "LpDistance(normalize_embeddings=False)"
 
 # Name: our loss, the peer's (or none), and the largest batch that the peer is given: beyond it, it
-# takes minutes or more than 10 GB.
+# takes minutes or more than 10 GB. C is the number of classes, D the width of the embedding.
 LOSSES = {
     "contrastive": ("ContrastiveLoss()", f"ContrastiveLoss(distance={PLAIN})", 2048),
     "triplet all": ("TripletLoss()", f"TripletMarginLoss(0.2, distance={PLAIN})", 512),
@@ -39,6 +39,11 @@ LOSSES = {
     "triplet soft": (
         "TripletLoss(soft=True)",
         f"TripletMarginLoss(0.2, smooth_loss=True, distance={PLAIN})",
+        512,
+    ),
+    "triplet swap": (
+        "TripletLoss(swap=True)",
+        f"TripletMarginLoss(0.2, swap=True, distance={PLAIN})",
         512,
     ),
     "multi-similarity": ("MultiSimilarityLoss()", "MultiSimilarityLoss()", 2048),
@@ -64,7 +69,31 @@ LOSSES = {
     "fast-ap": ("FastAPLoss()", "FastAPLoss()", 2048),
     "smooth-ap": ("SmoothAPLoss()", "SmoothAPLoss()", 512),
     "histogram": ("HistogramLoss()", "HistogramLoss()", 512),
+    "cosent": ("CoSENTLoss()", None, 0),
+    "info-nce": ("InfoNCELoss()", None, 0),
+    # One of our directions, because the peer's symmetric form has other negatives.
+    "info-nce one way": (
+        "InfoNCELoss(symmetric=False)",
+        "SelfSupervisedLoss(NTXentLoss(), symmetric=False)",
+        512,
+    ),
+    "vicreg": ("VICRegLoss()", "VICRegLoss()", 2048),
+    "proxy-nca": ("ProxyNCALoss(C, D, plus=False, temperature=1)", None, 0),
+    "proxy-nca++": ("ProxyNCALoss(C, D)", "ProxyNCALoss(C, D, softmax_scale=9)", 2048),
+    "proxy-anchor": ("ProxyAnchorLoss(C, D)", "ProxyAnchorLoss(C, D)", 2048),
+    "soft-triple": ("SoftTripleLoss(C, D)", "SoftTripleLoss(C, D)", 2048),
+    "normalized softmax": ("NormalizedSoftmaxLoss(C, D)", "NormalizedSoftmaxLoss(C, D)", 2048),
+    "cosface": ("CosFaceLoss(C, D)", "CosFaceLoss(C, D)", 2048),
+    "arcface": ("ArcFaceLoss(C, D)", "ArcFaceLoss(C, D)", 2048),
+    "subcenter arcface": (
+        "SubCenterArcFaceLoss(C, D)",
+        "SubCenterArcFaceLoss(num_classes=C, embedding_size=D)",
+        2048,
+    ),
+    "sphereface": ("SphereFaceLoss(C, D)", "SphereFaceLoss(C, D)", 2048),
+    "center": ("CenterLoss(C, D)", None, 0),
 }
+VIEWS = ("info-nce", "info-nce one way", "vicreg")  # losses of two views of each thing
 
 
 def load_peer():
@@ -79,36 +108,51 @@ def load_peer():
     return names | vars(importlib.import_module("pytorch_metric_learning.distances"))
 
 
-def make_steps(name, batch, sides=(FLOOR, OURS, THEIRS)):
-    """Return functions that run one forward and backward pass, by side."""
+def make_batch(batch):
+    """Return embeddings at unit length, another view of each, and labels."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(batch) // PER_CLASS
     centres = torch.randn(batch // PER_CLASS, WIDTH, generator=generator)
-    z = centres[labels] + torch.randn(batch, WIDTH, generator=generator)
-    z = torch.nn.functional.normalize(z).requires_grad_()
-    calls = {FLOOR: lambda: torch.cdist(z, z).sum()}
+    views = [centres[labels] + torch.randn(batch, WIDTH, generator=generator) for _ in range(2)]
+    return *(torch.nn.functional.normalize(view).requires_grad_() for view in views), labels
+
+
+def make_steps(name, batch, sides=(FLOOR, OURS, THEIRS)):
+    """Return functions that run one forward and backward pass, by side."""
+    x, y, labels = make_batch(batch)
+    counts = {"C": batch // PER_CLASS, "D": WIDTH}
+    calls, parameters = {FLOOR: lambda: torch.cdist(x, x).sum()}, [x, y]
+
+    def add(side, loss):
+        parameters.extend(loss.parameters())
+        if name not in VIEWS:
+            calls[side] = lambda: loss(x, labels)
+        elif type(loss).__name__ == "SelfSupervisedLoss":  # it has a call of its own
+            calls[side] = lambda: loss(x, y)
+        else:
+            calls[side] = lambda: loss(x, ref_emb=y)
+
     if name != FLOOR:
         ours, theirs, largest = LOSSES[name]
-        loss = eval(ours, vars(losses))
-        calls[OURS] = lambda: loss(z, labels)
+        add(OURS, eval(ours, vars(losses) | counts))
         if theirs and batch <= largest and THEIRS in sides:
-            peer = eval(theirs, load_peer())
-            calls[THEIRS] = lambda: peer(z, labels)
+            add(THEIRS, eval(theirs, load_peer() | counts))
 
     def step(call):
-        z.grad = None
+        for parameter in parameters:
+            parameter.grad = None
         call().backward()
 
     return {side: lambda c=call: step(c) for side, call in calls.items() if side in sides}
 
 
-def measure(name, batch, repeats):
+def measure(name, batch, repeats, clock):
     """Seconds of each side, turn by turn."""
     steps = make_steps(name, batch)
-    start = time.perf_counter()
+    start = clock()
     for step in steps.values():
         step()
-    return take_turns(steps, 1 if time.perf_counter() - start > SLOW else repeats)
+    return take_turns(steps, 1 if clock() - start > SLOW else repeats, clock)
 
 
 def peak_memory(name, batch, side):
@@ -141,13 +185,13 @@ def show_memory(names):
         print(f"{name:22}{''.join(cells)}{peak_memory(name, LARGEST, side):8.0f}", flush=True)
 
 
-def show_times(names, batches, quick):
+def show_times(names, batches, quick, clock):
     """Print the milliseconds of each loss, how many times the floor they are, and the peer's."""
     print("milliseconds forward + backward, times cdist, milliseconds of the peer, ours / peer's")
     for batch in batches:
         print(f"B = {batch}")
         for name in names:
-            seconds = measure(name, batch, 5 if quick else max(7, 10240 // batch))
+            seconds = measure(name, batch, 5 if quick else max(7, 10240 // batch), clock)
             ms = {side: 1e3 * value for side, value in medians(seconds).items()}
             line = f"{name:22}{ms[OURS]:9.2f}{median_ratio(seconds, OURS, FLOOR):7.2f}"
             if THEIRS in ms:
@@ -162,7 +206,6 @@ def main():
     torch.set_num_threads(1 if options.cpu else 2)
     if options.cpu:
         torch.autograd.set_multithreading_enabled(False)
-        time.perf_counter = time.thread_time
     if options.memory_of:
         name, batch, side = options.memory_of
         make_steps(name, int(batch), (side,))[side]()
@@ -171,7 +214,8 @@ def main():
         show_memory(options.only)
     else:
         batches = options.batches or ((128, 512) if options.quick else (128, 512, 1024, 2048))
-        show_times(options.only, batches, options.quick)
+        clock = time.thread_time if options.cpu else time.perf_counter
+        show_times(options.only, batches, options.quick, clock)
 
 
 if __name__ == "__main__":
