@@ -335,8 +335,8 @@ class LearnedDistance:
         if not self.distinct:
             return self.embed(X), None if Y is None else self.embed(Y)
         sets = [np.ascontiguousarray(S) for S in ((X,) if Y is None else (X, Y))]
-        rows, inverse = _distinct_rows(sets)
-        Z = self.embed(rows)[inverse]
+        points, inverse = distinct_points(sets)
+        Z = self.embed(points)[inverse]
         return Z[: len(sets[0])], None if Y is None else Z[len(sets[0]) :]
 
     def __getstate__(self):
@@ -346,8 +346,34 @@ class LearnedDistance:
         return f"LearnedDistance({self.embed!r}, distance={self.distance!r})"
 
 
-def _distinct_rows(sets):
-    """Stack sets of points; return the distinct ones, and where each point is among them."""
+def distinct_points(sets):
+    """Stack sets of points and keep each point once.
+
+    Parameters
+    ----------
+    sets : list of ndarray, each of shape (n_i, ...)
+        Points, compared by their bytes.
+
+    Returns
+    -------
+    points : ndarray of shape (n_distinct, ...)
+        The points that differ. Points that are objects are not compared, and all kept.
+    inverse : ndarray of int, shape (sum of the n_i,)
+        Where each of the stacked points is among them.
+
+    Raises
+    ------
+    ValueError
+        If the points of two sets differ in shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.distances import distinct_points
+    >>> points, inverse = distinct_points([np.array([[1.0], [2.0]]), np.array([[1.0]])])
+    >>> len(points), bool(inverse[0] == inverse[2])
+    (2, True)
+    """
     shapes = {S.shape[1:] for S in sets}
     if len(shapes) > 1:
         raise ValueError(f"The points of X and Y differ in shape: {sorted(shapes)}.")

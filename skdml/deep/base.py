@@ -21,6 +21,7 @@ from skdml.deep.data import (
     point_of,
     read_training_data,
 )
+from skdml.deep.frozen import FrozenNetwork
 from skdml.deep.held_out import SCORINGS, hold_out, places
 from skdml.deep.losses import LOSSES
 from skdml.deep.miners import AllTripletsMiner, get_miner
@@ -64,9 +65,17 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         fit. Its parameters are given by ``loss__*``, with which an instance is built anew. A loss
         that has to know the number of classes or the width of the embedding is told; its proxies
         start at the means of their classes.
+    freeze : {"module"} or None, default=None
+        What is not trained. "module": the given module is a backbone that stays as it is. It runs
+        in evaluation mode, once over all points that `fit` is given; what is trained on its
+        outputs is the head. `transform` passes points through both. The module then gives a
+        vector of any width for each point, and a class is not told `n_components`.
+    head : class, callable, torch.nn.Module or None, default=None
+        The network that is trained on the outputs of a frozen module, given as `module` is, with
+        ``head__*``; None builds a `ResidualEmbedder`. Only with ``freeze="module"``.
     n_components : int, default=None
-        Width of the embedding. None is what a given module makes it; for the default networks 64,
-        or the number of features where that is less.
+        Width of the embedding. None is what a given module (or head) makes it; for the default
+        networks 64, or the number of features where that is less.
     margin : float, default=None
         The margin of the loss, in units of `distance`; None is the default of the loss. The
         default networks start with two training points 1 apart on average.
@@ -110,7 +119,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     random_state : int, RandomState instance or None, default=None
         Decides weights, batches and what is held out. torch's global generator is left alone.
     warm_start : bool, default=False
-        Begin a further `fit` with the network of the last one.
+        Begin a further `fit` with the network of the last one. Where its backbone was frozen and
+        `freeze` is now None, backbone and head are trained on together.
     checkpoint : str or Path, default=None
         A folder. After each epoch the state of training is written there; the same fit (same
         parameters, same data), begun again after it was killed, goes on from its last epoch and
@@ -121,15 +131,17 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     verbose : int, default=0
         1 prints a line for each epoch.
     **net_params : dict
-        ``module__*``, ``loss__*`` (or ``criterion__*``, skorch's name), ``miner__*``,
-        ``optimizer__*``, ``iterator_train__*`` (of `torch.utils.data.DataLoader`) and
-        ``callbacks__*``, as in skorch. They are parameters like all others: `get_params` shows them
-        and a grid search can search them.
+        ``module__*``, ``head__*``, ``loss__*`` (or ``criterion__*``, skorch's name),
+        ``miner__*``, ``optimizer__*``, ``iterator_train__*`` (of `torch.utils.data.DataLoader`) and
+        ``callbacks__*``, as in skorch. They are parameters like all others: `get_params` shows
+        them and a grid search can search them.
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
-        The fitted net; ``net_.module_`` is the network.
+        The fitted net; ``net_.module_`` is the network, or the head of a frozen one.
+    backbone_ : FrozenNetwork or None
+        The frozen module as a callable on arrays; None without ``freeze``.
     n_components_ : int
         Width of the embedding.
     history_ : dict of str to ndarray of shape (n_epochs,)
@@ -168,6 +180,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self,
         module=None,
         *,
+        freeze=None,
+        head=None,
         loss="triplet",
         n_components=None,
         margin=None,
@@ -194,6 +208,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         **net_params,
     ):
         self.module = module
+        self.freeze = freeze
+        self.head = head
         self.loss = loss
         self.n_components = n_components
         self.margin = margin
@@ -244,12 +260,14 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         """
         with unchanged_on_error(self):
             self._check_params()
-            former = getattr(self, "net_", None) if self.warm_start else None
+            former = self._former()
             data = read_training_data(self, X, y, reset=former is None)
             self._number_classes(data, y)
             path = self._checkpoint_path(data)
             state = load_state(path) if path else None
             with self._seeded(state) as seed:
+                self._set_backbone(former)
+                data = self._outputs_or_points(data)
                 train, score = self._hold_out(data, seed)
                 if state is None:
                     net = self._build(data, seed, former, score, path)
@@ -297,6 +315,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         """Train for one epoch: a new net, or a copy, since one that fails must not stay half-way."""
         rows = np.arange(len(data))
         with self._seeded() as seed:
+            if first:
+                self._set_backbone()
+            data = self._outputs_or_points(data)
             net = self._build(data, seed) if first else copy.deepcopy(self.net_)
             torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
             if first:
@@ -329,7 +350,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         else:
             X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
             check_feature_shape(self, X.shape[1:])
-        return self.net_.map().embed(X)
+        return self._map().embed(X)
 
     def get_metric(self):
         """Return the learned distance as a callable.
@@ -340,27 +361,69 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             d, with a copy of the network. It embeds each distinct point once.
         """
         check_is_fitted(self)
-        f = self.net_.map()
+        f = self._map()
         f.module = copy.deepcopy(f.module)
         f.feature_shape = self.feature_shape_
         return LearnedDistance(f, self.distance, distinct=True)
 
+    def _map(self):
+        """Return f as it is now."""
+        f = self.net_.map()
+        f.backbone = self.backbone_
+        return f
+
     # -- how a net is made -----------------------------------------------------------------------
+
+    def _former(self):
+        """Return the network of the last fit where training begins with it, or None."""
+        if not self.warm_start or not self.__sklearn_is_fitted__():
+            return None
+        if self.backbone_ is not None and self.freeze is None:  # thawed
+            return torch.nn.Sequential(self.backbone_.module, self.net_.module_)
+        if self.backbone_ is None and self.freeze is not None:
+            raise ValueError(
+                "With warm_start=True freeze='module' goes on with the frozen backbone of the last "
+                "fit, which had none. Give what it learned, net_.module_, to a new "
+                f"{type(self).__name__} as its module."
+            )
+        return self.net_.module_
+
+    def _set_backbone(self, former=None):
+        """Set `backbone_`: none, or the frozen module, which a former network brings with it."""
+        if self.freeze is None:
+            self.backbone_ = None
+        elif former is None:
+            self.check_net_params(module=self.module)
+            module, given = self._network("module")
+            given.pop("n_components", None)  # a width of its own
+            if not isinstance(module, torch.nn.Module):
+                module = module(**given, **self.params_of("module"))
+            shape = self.feature_shape_
+            self.backbone_ = FrozenNetwork(_own(module), device=self._device(), feature_shape=shape)
+
+    def _outputs_or_points(self, data):
+        """Return what the network to train reads: outputs of a backbone, or the points."""
+        return data if self.backbone_ is None else self.backbone_.read(data)
+
+    def _input_shape(self):
+        return self.feature_shape_ if self.backbone_ is None else (self.backbone_.n_outputs,)
 
     def _build(self, data, seed, former=None, score=None, path=None):
         """Return an initialised net that starts at Euclid, or where a former net ended."""
-        module, module_given = self._module()
+        trained = "module" if self.backbone_ is None else "head"
+        module, module_given = self._network(trained)
         criterion, criterion_given = self._criterion(self._n_classes(data))
-        self.check_net_params(module=module, criterion=criterion, optimizer=self.optimizer)
+        parts = {"module": self.module, trained: module}
+        self.check_net_params(**parts, criterion=criterion, optimizer=self.optimizer)
         given = {f"module__{name}": value for name, value in module_given.items()}
         given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
-        # Ready-made parts, too, are copied.
-        for name, value in copy.deepcopy(self._net_params).items():
-            prefix, _, rest = name.partition("__")
-            if prefix != "miner":
-                given[f"criterion__{rest}" if prefix == "loss" else name] = value
+        names = {trained: "module", "loss": "criterion", "criterion": "criterion"}
+        names |= {name: name for name in ("optimizer", "iterator_train", "callbacks")}
+        for prefix, name in names.items():
+            params = self.params_of(prefix)
+            given |= {f"{name}__{rest}": value for rest, value in params.items()}
         if former is not None:  # its network is built
-            module = former.module_
+            module = former
             given = {k: v for k, v in given.items() if not k.startswith("module__")}
         net = EmbeddingNet(
             _own(module),
@@ -382,9 +445,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self._start(net, data, seed, new=not isinstance(module, torch.nn.Module))
         return net
 
-    def _module(self):
-        """Return what builds the network, and the shapes to give to it."""
-        shape, module = self.feature_shape_, self.module
+    def _network(self, name):
+        """Return what builds the module or the head, and the shapes to give to it."""
+        module = getattr(self, name)
+        shape = self.feature_shape_ if name == "module" else self._input_shape()
         if module is None:
             if len(shape) not in (1, 3):
                 raise ValueError(
@@ -397,7 +461,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             return module, {}
         if not callable(module):
             raise ValueError(
-                f"module={module!r} is no network: give a torch.nn.Module, its class, or a "
+                f"{name}={module!r} is no network: give a torch.nn.Module, its class, or a "
                 "function that returns one."
             )
         width = self.n_components or min(DEFAULT_WIDTH, int(np.prod(shape)))
@@ -437,7 +501,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 )
             given["margin"] = self.margin
         given = {name: value for name, value in given.items() if name in taken}
-        width = Width(self.feature_shape_)
+        width = Width(self._input_shape())
         asked = {"n_classes": n_classes, "n_components": width}
         asked |= {"num_classes": n_classes, "embedding_size": width}  # pytorch-metric-learning
         required = required_names(loss)
@@ -478,7 +542,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             )
         if new and hasattr(net.module_, "initialize_from"):
             net.module_.initialize_from(points)
-        width = net.width(self.feature_shape_)
+        width = net.width(self._input_shape())
         if self.n_components not in (None, width):
             raise ValueError(
                 f"n_components={self.n_components}, but the module gives embeddings of width "
@@ -530,7 +594,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
-        self.n_components_ = net.width(self.feature_shape_)
+        self.n_components_ = net.width(self._input_shape())
         net.drop_callbacks(RetrievalStopping, SaveState)
         net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net
@@ -603,6 +667,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         for name in ("normalize", "early_stopping", "warm_start"):
             check_scalar(getattr(self, name), name, (bool, np.bool_))
         check_scalar(self.verbose, "verbose", Integral)
+        self._check_freeze()
         if self.n_components is not None:
             check_scalar(self.n_components, "n_components", Integral, min_val=1)
         for name in ("lr", "proxy_lr"):
@@ -638,6 +703,22 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             raise ValueError(
                 f"margin={self.margin} cannot be reached: with normalize=True no two points are "
                 f"further apart than {widest:g} ({self.distance})."
+            )
+
+    def _check_freeze(self):
+        if self.freeze not in (None, "module"):
+            raise ValueError(f"freeze={self.freeze!r} is unknown; give None or 'module'.")
+        if self.freeze is not None and self.module is None:
+            raise ValueError(
+                "freeze='module' with module=None would freeze a network that has learned nothing. "
+                "Give the module that is to stay as it is."
+            )
+        for_head = ["head"] if self.head is not None else []
+        for_head += sorted(name for name in self._net_params if name.startswith("head__"))
+        if self.freeze is None and for_head and not self.warm_start:
+            raise ValueError(
+                f"{for_head} were given, but there is no head without freeze='module': what is "
+                "trained is the module."
             )
 
     @property

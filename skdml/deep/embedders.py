@@ -30,19 +30,19 @@ class DeepSiameseEmbedder(DeepEmbedder):
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, or pairs of shape (n_pairs, 2, ...) and
         whether they are the same (1) or different (0 or -1).
-    n_components, distance, normalize, n_per_class, batch_size, max_epochs, lr, optimizer, \
-early_stopping, validation_fraction, scoring, patience, device, random_state, warm_start, \
-checkpoint, callbacks, verbose
+    freeze, head, n_components, distance, normalize, n_per_class, batch_size, max_epochs, lr, \
+optimizer, early_stopping, validation_fraction, scoring, patience, device, random_state, \
+warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
-        ``module__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
-        `DeepEmbedder`, and ``criterion__*`` of `skdml.deep.losses.ContrastiveLoss`: power=2 squares
-        both terms.
+        ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
+        ``callbacks__*`` as in `DeepEmbedder`, and ``criterion__*`` of
+        `skdml.deep.losses.ContrastiveLoss`: power=2 squares both terms.
 
     Attributes
     ----------
-    net_, n_components_, history_, best_epoch_, start_score_, best_score_, feature_shape_, \
-n_features_in_, feature_names_in_
+    net_, backbone_, n_components_, history_, best_epoch_, start_score_, best_score_, \
+feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`.
 
     See Also
@@ -74,6 +74,8 @@ n_features_in_, feature_names_in_
         self,
         module=None,
         *,
+        freeze=None,
+        head=None,
         margin=1.0,
         n_components=None,
         distance="euclidean",
@@ -99,6 +101,8 @@ n_features_in_, feature_names_in_
     ):
         super().__init__(
             module,
+            freeze=freeze,
+            head=head,
             margin=margin,
             n_components=n_components,
             distance=distance,
@@ -147,19 +151,19 @@ class DeepTripletEmbedder(DeepEmbedder):
     supervision : {"labels", "triplets"}, default="labels"
         What `fit` is given: points and their classes, or triplets (anchor, positive, negative) of
         shape (n_triplets, 3, ...).
-    n_components, distance, normalize, n_per_class, batch_size, max_epochs, lr, optimizer, \
-early_stopping, validation_fraction, scoring, patience, device, random_state, warm_start, \
-checkpoint, callbacks, verbose
+    freeze, head, n_components, distance, normalize, n_per_class, batch_size, max_epochs, lr, \
+optimizer, early_stopping, validation_fraction, scoring, patience, device, random_state, \
+warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
-        ``module__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
-        `DeepEmbedder`, and ``criterion__*`` of `skdml.deep.losses.TripletLoss`: soft=True replaces
-        the hinge by softplus.
+        ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
+        ``callbacks__*`` as in `DeepEmbedder`, and ``criterion__*`` of
+        `skdml.deep.losses.TripletLoss`: soft=True replaces the hinge by softplus.
 
     Attributes
     ----------
-    net_, n_components_, history_, best_epoch_, start_score_, best_score_, feature_shape_, \
-n_features_in_, feature_names_in_
+    net_, backbone_, n_components_, history_, best_epoch_, start_score_, best_score_, \
+feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`.
 
     See Also
@@ -188,6 +192,8 @@ n_features_in_, feature_names_in_
         self,
         module=None,
         *,
+        freeze=None,
+        head=None,
         margin=0.2,
         n_components=None,
         distance="euclidean",
@@ -213,6 +219,8 @@ n_features_in_, feature_names_in_
     ):
         super().__init__(
             module,
+            freeze=freeze,
+            head=head,
             margin=margin,
             n_components=n_components,
             distance=distance,
@@ -272,19 +280,20 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
         Hold out rows of each class (never whole classes: each needs its proxy) and stop by
         `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
         before the proxies have learned to classify.
-    n_components, distance, n_per_class, batch_size, lr, optimizer, validation_fraction, scoring, \
-patience, device, random_state, warm_start, checkpoint, callbacks, verbose
+    freeze, head, n_components, distance, n_per_class, batch_size, lr, optimizer, \
+validation_fraction, scoring, patience, device, random_state, warm_start, checkpoint, callbacks, \
+verbose
         As in `DeepEmbedder`.
     **net_params : dict
-        ``module__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``, ``callbacks__*`` as in
-        `DeepEmbedder`.
+        ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
+        ``callbacks__*`` as in `DeepEmbedder`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The classes, sorted; those that `partial_fit` met later follow after them.
-    net_, n_components_, history_, best_epoch_, start_score_, best_score_, feature_shape_, \
-n_features_in_, feature_names_in_
+    net_, backbone_, n_components_, history_, best_epoch_, start_score_, best_score_, \
+feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`. The proxies are ``net_.criterion_.proxies``.
 
     See Also
@@ -314,6 +323,8 @@ n_features_in_, feature_names_in_
         self,
         module=None,
         *,
+        freeze=None,
+        head=None,
         loss="arcface",
         n_components=None,
         distance="euclidean",
@@ -338,6 +349,8 @@ n_features_in_, feature_names_in_
     ):
         super().__init__(
             module,
+            freeze=freeze,
+            head=head,
             loss=loss,
             n_components=n_components,
             distance=distance,

@@ -167,7 +167,7 @@ class EmbeddingNet(NeuralNet):
 
     def width(self, feature_shape):
         """Return the width of the embedding of points of a shape."""
-        return self.map().embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
+        return self.map().width(feature_shape)
 
     def history_table(self):
         """Return what was recorded for each epoch, a dict of arrays of shape (n_epochs,)."""
@@ -266,13 +266,16 @@ class NetworkMap:
         Where the network is.
     feature_shape : tuple of int, default=None
         The shape of one point, for points that come from outside and have to be checked.
+    backbone : NetworkMap, default=None
+        What points pass through first.
     """
 
-    def __init__(self, module, *, normalize, device, feature_shape=None):
+    def __init__(self, module, *, normalize, device, feature_shape=None, backbone=None):
         self.module = module
         self.normalize = normalize
         self.device = device
         self.feature_shape = feature_shape
+        self.backbone = backbone
 
     def __call__(self, X):
         """Check and embed points.
@@ -311,6 +314,8 @@ class NetworkMap:
         ndarray of float32, shape (n, n_components)
             f(X).
         """
+        if self.backbone is not None:
+            data = self.backbone.embed(data)
         was_training = self.module.training
         self.module.eval()
         try:
@@ -321,6 +326,10 @@ class NetworkMap:
         finally:
             self.module.train(was_training)
         return torch.cat(batches).numpy()
+
+    def width(self, feature_shape):
+        """Return the width of what becomes of points of a shape."""
+        return self.embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
 
     def __getstate__(self):
         # Pickled without a trace of the GPU it may be on.
@@ -356,6 +365,11 @@ def embed_batch(module, X, normalize):
         If the network gives another shape.
     """
     Z = module(X)
+    if not isinstance(Z, torch.Tensor):
+        raise ValueError(
+            f"The module has to give a tensor of shape ({len(X)}, n_components); it gave a "
+            f"{type(Z).__name__}. Wrap it in a module that returns the embedding alone."
+        )
     if Z.ndim != 2 or len(Z) != len(X):
         raise ValueError(
             f"The module has to give one embedding a sample, shape ({len(X)}, n_components); for a "

@@ -1,11 +1,13 @@
 """The parameters of the net inside a deep learner, as ordinary scikit-learn parameters."""
 
+import copy
 import inspect
 
 import torch
 from torch.utils.data import DataLoader
 
-PREFIXES = ("module", "loss", "criterion", "miner", "optimizer", "iterator_train", "callbacks")
+PREFIXES = ("module", "head", "loss", "criterion", "miner", "optimizer")
+PREFIXES += ("iterator_train", "callbacks")
 
 # skorch reads one parameter that no optimizer has. The others are not for the user: the sampler
 # makes the batches, and the net knows its weights.
@@ -58,7 +60,7 @@ class NetParametersMixin:
         return self
 
     def params_of(self, prefix):
-        """Return the parameters that begin with a prefix, without it.
+        """Return the parameters of a prefix, without it; ready-made parts among them are copied.
 
         Parameters
         ----------
@@ -71,15 +73,16 @@ class NetParametersMixin:
             Names and values.
         """
         named = ((name.partition("__"), value) for name, value in self._net_params.items())
-        return {rest: value for (first, _, rest), value in named if first == prefix}
+        return {rest: copy.deepcopy(v) for (first, _, rest), v in named if first == prefix}
 
-    def check_net_params(self, *, module, criterion, optimizer):
+    def check_net_params(self, *, module, head=None, criterion=None, optimizer=None):
         """Refuse parameters that nothing takes, naming those that exist.
 
         Parameters
         ----------
-        module, criterion, optimizer : class, callable or torch.nn.Module
-            What takes the parameters of these names; the criterion those of the loss, too.
+        module, head, criterion, optimizer : class, callable, torch.nn.Module or None
+            What takes the parameters of these names; the criterion those of the loss, too. Those
+            of what is None are not looked at.
 
         Raises
         ------
@@ -87,8 +90,8 @@ class NetParametersMixin:
             If there is an unknown parameter, or one for an instance that is built already.
         """
         owner = type(self).__name__
-        targets = {"module": module, "criterion": criterion, "optimizer": optimizer}
-        targets["loss"] = criterion
+        targets = {"module": module, "head": head, "criterion": criterion, "loss": criterion}
+        targets["optimizer"] = optimizer
         targets["iterator_train"] = DataLoader
         for name in self._net_params:
             prefix, _, rest = name.partition("__")
