@@ -60,9 +60,9 @@ class Backbone(nn.Module):
 class TableBackbone(nn.Module):
     """Random features of a table."""
 
-    def __init__(self, n_features, n_outputs=6):
+    def __init__(self, n_features, n_components=6):
         super().__init__()
-        self.layer = nn.Linear(n_features, n_outputs)
+        self.layer = nn.Linear(n_features, n_components)
 
     def forward(self, table):
         return torch.tanh(self.layer(table))
@@ -115,6 +115,7 @@ def test_backbone_stays_as_it_is_and_runs_once(backbone, seen):
         for name, value in module.state_dict().items():
             assert_array_equal(value, before[name])
     assert learner.backbone_.module is not backbone
+    assert not learner.backbone_.module.training  # so that no thread has to switch it
     assert_allclose(learner.backbone_(X), outputs(backbone, X), atol=1e-6)
 
 
@@ -169,6 +170,8 @@ def test_shapes_are_given_to_a_backbone_that_asks_for_them():
     learner = DeepTripletEmbedder(TableBackbone, freeze="module", n_components=3, max_epochs=1)
     assert learner.fit(DIGITS[:100], y[:100]).transform(DIGITS[:5]).shape == (5, 3)
     assert learner.backbone_.n_outputs == 6
+    learner.set_params(module__n_components=7).fit(DIGITS[:100], y[:100])
+    assert learner.backbone_.n_outputs == 7
 
 
 class Head(nn.Module):

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning, ResidualEmbedder
 from skdml.deep.callbacks import lower_bound
-from skdml.deep.data import ArrayDataset
+from skdml.deep.data import ArrayDataset, batches_of_points
 from skdml.deep.held_out import hold_out
 from skdml.deep.losses import TripletLoss
 
@@ -350,6 +350,21 @@ def test_dataset_is_read_a_batch_at_a_time():
     assert_allclose(Z, learner.transform(MANY), atol=1e-6)
     by_array = DeepTripletEmbedder(**TO_THE_END, batch_size=16).fit(MANY, MANY_Y)
     assert_array_equal(by_array.transform(MANY), learner.transform(MANY))
+
+
+@pytest.mark.parametrize("shape", [(100,), (1, 10, 10)])
+def test_large_points_pass_in_small_batches(shape):
+    X = np.arange(1000.0, dtype=np.float32).reshape(10, *shape)
+    for data in (X, Rows(X)):
+        for limits, sizes in [
+            ((4,), [4, 4, 2]),
+            ((4, 400), [4, 4, 2]),
+            ((4, 399), [3, 3, 3, 1]),
+            ((4, 99), [1] * 10),
+        ]:
+            batches = list(batches_of_points(data, *limits))
+            assert [len(batch) for batch in batches] == sizes
+            assert_array_equal(torch.cat(batches), X)
 
 
 def test_dataset_holds_nothing_back_with_early_stopping():

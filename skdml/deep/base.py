@@ -397,7 +397,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             module, given = self._network("module")
             given.pop("n_components", None)  # a width of its own
             if not isinstance(module, torch.nn.Module):
-                module = module(**given, **self.params_of("module"))
+                module = module(**given | self.params_of("module"))
             shape = self.feature_shape_
             self.backbone_ = FrozenNetwork(_own(module), device=self._device(), feature_shape=shape)
 
@@ -714,7 +714,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 "Give the module that is to stay as it is."
             )
         for_head = ["head"] if self.head is not None else []
-        for_head += sorted(name for name in self._net_params if name.startswith("head__"))
+        for_head += [f"head__{name}" for name in self.params_of("head")]
         if self.freeze is None and for_head and not self.warm_start:
             raise ValueError(
                 f"{for_head} were given, but there is no head without freeze='module': what is "

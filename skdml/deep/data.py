@@ -1,5 +1,7 @@
 """What training reads: X and y checked, as datasets that give a batch at a time."""
 
+import math
+
 import numpy as np
 import torch
 from sklearn.utils.multiclass import check_classification_targets
@@ -264,23 +266,36 @@ def point_of(item):
     return torch.as_tensor(item, dtype=torch.float32)
 
 
-def batches_of_points(data, batch_size):
+def batches_of_points(data, max_points, max_numbers=np.inf):
     """Yield points batch by batch, in order.
 
     Parameters
     ----------
     data : ndarray of float32, shape (n, ...), or torch Dataset
         The points.
-    batch_size : int
-        Points a batch.
+    max_points : int
+        Points a batch at most.
+    max_numbers : int, default=np.inf
+        Numbers a batch at most, unless a single point has more.
 
     Yields
     ------
     Tensor of float32, shape (n_batch, ...)
         A batch.
     """
+
+    def batch_size(n_numbers):
+        return max(1, int(min(max_points, max_numbers / max(1, n_numbers))))
+
     if isinstance(data, np.ndarray):
-        yield from torch.from_numpy(writeable(data)).split(batch_size)
-    else:
-        # With a generator of its own, since a loader otherwise draws from the global one.
-        yield from DataLoader(Points(data), batch_size, generator=torch.Generator())
+        yield from torch.from_numpy(writeable(data)).split(batch_size(math.prod(data.shape[1:])))
+        return
+    batch = []
+    # With a generator of its own, since a loader otherwise draws from the global one.
+    for point in DataLoader(Points(data), batch_size=None, generator=torch.Generator()):
+        batch.append(point)
+        if len(batch) == batch_size(point.numel()):
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)

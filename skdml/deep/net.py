@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 from skdml.deep.callbacks import RetrievalStopping
 from skdml.deep.data import batches_of_points
 
-# Points that pass through the network at once where no gradient is kept.
+# Points that pass through the network at once where no gradient is kept; fewer, where they are
+# large.
 POINTS_AT_ONCE = 2048
+NUMBERS_AT_ONCE = 2**22
 
 
 class EmbeddingNet(NeuralNet):
@@ -321,7 +323,7 @@ class NetworkMap:
         try:
             batches = [
                 embed_batch(self.module, batch.to(self.device), self.normalize).float().cpu()
-                for batch in batches_of_points(data, POINTS_AT_ONCE)
+                for batch in batches_of_points(data, POINTS_AT_ONCE, NUMBERS_AT_ONCE)
             ]
         finally:
             self.module.train(was_training)
