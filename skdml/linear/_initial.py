@@ -147,6 +147,49 @@ def _axes_of_sparse(X, n_axes, weight):
     return svds(centred, k=n_axes, v0=start)[2][::-1] if n_axes > 0 else np.empty((0, X.shape[1]))
 
 
+def within_axes(X, n_components):
+    """Points in their leading principal axes, where sparse ones have too many columns to be dense.
+
+    A learner whose prior is the identity of these axes, and 0 across them, looks for M within
+    their span: a matrix of finite LogDet divergence from a prior has the range of the prior.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Points.
+    n_components : int
+        How many axes to take for sparse points.
+
+    Returns
+    -------
+    Z : ndarray of shape (n_samples, n_features or n_components)
+        Dense points, in the dtype of X.
+    axes : ndarray of float64, shape (n_components, n_features), or None
+        The rows are the axes; None where the points were left as they are.
+
+    References
+    ----------
+    J. V. Davis & I. S. Dhillon, "Structured metric learning for high dimensional problems",
+    KDD 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from skdml.linear._initial import within_axes
+    >>> Z, axes = within_axes(csr_matrix(np.array([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])), 1)
+    >>> Z.round(1)
+    array([[-1.8],
+           [ 3.2]])
+    """
+    if not issparse(X):
+        return X, None
+    if n_components >= X.shape[1]:
+        return X.toarray(), None
+    axes = principal_axes(X, n_components)
+    return np.asarray(X @ axes.T.astype(X.dtype)), axes
+
+
 def discriminants(X, codes, n_components, weight=None):
     """Fisher's discriminant axes: spherical within classes, then by spread between classes.
 

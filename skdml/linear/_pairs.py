@@ -4,6 +4,7 @@ import numpy as np
 from scipy.linalg import eigh, svd
 from sklearn.utils import check_array
 
+from skdml.linear._initial import within_axes
 from skdml.linear._neighbors import PairGraph, nearest_mates, nearest_strangers
 from skdml.linear._psd import numerical_range, pinv_sqrt, root, with_positive_peak
 from skdml.linear.base import centre_and_scale
@@ -223,7 +224,7 @@ def prior_root(prior, points, scale):
     return root(M0) * scale
 
 
-def map_by_prior(prior, X, *rows):
+def map_by_prior(prior, n_components, X, *rows):
     """Map points so that the prior becomes the identity.
 
     The LogDet divergence of M = L0ᵀAᵀA L0 from M0 = L0ᵀL0 is that of AᵀA from the identity.
@@ -232,8 +233,10 @@ def map_by_prior(prior, X, *rows):
     ----------
     prior : {"identity", "covariance"} or array-like of shape (n_features, n_features)
         M0, as `prior_root` reads it.
+    n_components : int
+        Of sparse points, how many axes the prior is about; see `within_axes`.
     X, *rows
-        Points and constraints, as `constrained_points` takes them.
+        Points and constraints, as `constrained_points` takes them; X may be sparse.
 
     Returns
     -------
@@ -244,10 +247,12 @@ def map_by_prior(prior, X, *rows):
     *rows : ndarray of int, shape (n_constraints,)
         Where among the points those of the constraints are.
     """
+    X, axes = within_axes(X, n_components)
     points, *rows = constrained_points(X, *rows)
     points, scale = centre_and_scale(points)
     L0 = prior_root(prior, points, scale)
-    return points @ L0.T.astype(X.dtype), L0 / scale, *rows
+    points = points @ L0.T.astype(X.dtype)
+    return points, L0 / scale if axes is None else L0 / scale @ axes, *rows
 
 
 def leading_components(L, n_components):
@@ -301,6 +306,8 @@ def distinct_neighbor_pairs(X, codes, n_neighbors):
     mates = nearest_mates(X, codes, n_neighbors)
     row, rank = np.nonzero(mates >= 0)
     alike, apart = (row, mates[row, rank]), nearest_strangers(X, codes, n_neighbors)
-    keys = [np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)]
+    keys = [
+        np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)
+    ]
     first, second = np.divmod(np.concatenate(keys), len(X))
     return first, second, np.arange(len(first)) < len(keys[0])

@@ -90,6 +90,7 @@ class ITML(LinearMetricLearner):
     ----------
     n_components : int, default=None
         Keep the so many leading axes of M. None keeps all n_features: M is positive definite.
+        Of sparse X, so many principal axes are taken first, and M is sought within them.
     gamma : float, default=0.3
         How much the pairs count against the prior, > 0. The price c of a pair is ``gamma *
         n_points / n_pairs``, n_points being the number of distinct points in the pairs: more
@@ -161,6 +162,7 @@ class ITML(LinearMetricLearner):
     0.97
     """
 
+    _sparse = True
     _supervisions = ("labels", "pairs")
 
     def __init__(
@@ -193,7 +195,8 @@ class ITML(LinearMetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
+                (n_pairs, 2, n_features)
             Points, or with ``supervision="pairs"`` pairs of points.
         y : array-like of shape (n_samples,) or (n_pairs,)
             Class labels of any kind, or for each pair 1 if it is the same and 0 or -1 if not.
@@ -213,7 +216,7 @@ class ITML(LinearMetricLearner):
             self._check_ranges(gamma=(Real, False, 0, None, "neither"))
             X, first, second, same = self._read_pairs(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-            points, L0, first, second = map_by_prior(self.prior, X, first, second)
+            points, L0, first, second = map_by_prior(self.prior, n_components, X, first, second)
             apart = told_apart(points, first, second)
             pairs, same = PairDistances(points, first[apart], second[apart]), same[apart]
             self.bounds_ = self._choose_bounds(pairs)

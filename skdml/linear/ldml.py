@@ -65,7 +65,8 @@ class LDML(LinearMetricLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Keep the so many leading axes of M. None keeps all n_features.
+        Keep the so many leading axes of M. None keeps all n_features. Of sparse X, so many
+        principal axes are taken first, and M is sought within them.
     gamma : float, default=0.2
         How much the pairs count against the prior, > 0: c is ``gamma * n_points / n_pairs``,
         n_points being the number of distinct points in the pairs, as more pairs of the same points
@@ -135,6 +136,7 @@ class LDML(LinearMetricLearner):
     0.97
     """
 
+    _sparse = True
     _supervisions = ("labels", "pairs")
 
     def __init__(
@@ -165,7 +167,8 @@ class LDML(LinearMetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
+                (n_pairs, 2, n_features)
             Points, or with ``supervision="pairs"`` pairs of points.
         y : array-like of shape (n_samples,) or (n_pairs,)
             Class labels of any kind, or for each pair 1 if it is the same and 0 or -1 if not.
@@ -185,7 +188,7 @@ class LDML(LinearMetricLearner):
             self._check_ranges(gamma=(Real, False, 0, None, "neither"))
             X, first, second, same = self._read_pairs(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-            points, L0, first, second = map_by_prior(self.prior, X, first, second)
+            points, L0, first, second = map_by_prior(self.prior, n_components, X, first, second)
             pairs, prior = PairDistances(points, first, second), np.eye(len(L0))
             weight = self.gamma * len(points) / len(pairs)
             found, self.loss_curve_, self.n_iter_ = minimize_lbfgs(

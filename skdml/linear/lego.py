@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg.blas import dger
+from scipy.sparse import issparse
 from sklearn.utils import check_random_state
+from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import check_same, draw_pairs
+from skdml.linear._initial import within_axes
 from skdml.linear._psd import root
 from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
@@ -34,6 +37,9 @@ class State(NamedTuple):
         Sum of the squared Euclidean distances of the pairs.
     rng : RandomState
         Draws pairs from labels.
+    axes : ndarray of float64, shape (n_components, n_features), or None
+        Within which the matrices are, n_components x n_components then; those of the first points,
+        where these were sparse.
     """
 
     A: np.ndarray
@@ -42,6 +48,7 @@ class State(NamedTuple):
     n_updates: int
     square: float
     rng: np.random.RandomState
+    axes: np.ndarray | None
 
     @property
     def mean(self):
@@ -132,7 +139,8 @@ class LEGO(LinearMetricLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Rows of L: this many leading axes of M, from 1 to n_features. None keeps all.
+        Rows of L: this many leading axes of M, from 1 to n_features. None keeps all. Of sparse X,
+        so many principal axes of the first points are taken, and M is sought within them.
     eta : float, default=0.1
         Step size, > 0, in units of one over the mean squared distance, squared: small for a
         stream that is long.
@@ -173,8 +181,9 @@ class LEGO(LinearMetricLearner):
     The method is the same in any basis: to start from a metric that is known, not Euclid, put a
     learner of that metric before this one in a pipeline.
 
-    A is dense, n_features x n_features: sparse points are not taken, and each call takes the
-    eigenvectors of M, O(n_features³) time.
+    A is dense, n_features x n_features, and each call takes the eigenvectors of M, O(n_features³)
+    time. For sparse points and n_components, A_0 is the identity on so many axes and 0 across
+    them, and so is all that follows: A is n_components x n_components.
 
     References
     ----------
@@ -193,6 +202,7 @@ class LEGO(LinearMetricLearner):
     0.99
     """
 
+    _sparse = True
     _supervisions = ("labels", "pairs")
 
     def __init__(
@@ -217,7 +227,8 @@ class LEGO(LinearMetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
+                (n_pairs, 2, n_features)
             Points, or pairs with ``supervision="pairs"``.
         y : array-like of shape (n_samples,) or (n_pairs,)
             Class labels, of any kind; or for each pair 1 if it is of one class, 0 or -1 if not.
@@ -241,7 +252,8 @@ class LEGO(LinearMetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
+                (n_pairs, 2, n_features)
             Points, or pairs.
         y : array-like of shape (n_samples,) or (n_pairs,)
             As in `fit`; a batch may be of one class or kind, and of a single pair.
@@ -266,10 +278,13 @@ class LEGO(LinearMetricLearner):
         rng = check_random_state(self.random_state) if state is None else deepcopy(state.rng)
         X, first, second, same = self._read(X, y, rng, min_kinds, reset=state is None)
         n_components = check_n_components(self.n_components, X.shape[1], "n_features")
+        Z, axes = within_axes(X, n_components) if state is None else _map(X, state.axes)
         if state is None:
-            state = State(np.eye(X.shape[1]), np.zeros((X.shape[1],) * 2), 0, 0, 0.0, rng)
-        self._state = self._go_through(state._replace(rng=rng), X, first, second, same)
-        self.components_ = root(self._state.mean, n_components).astype(X.dtype)
+            n_rows = Z.shape[1]
+            state = State(np.eye(n_rows), np.zeros((n_rows, n_rows)), 0, 0, 0.0, rng, axes)
+        self._state = self._go_through(state._replace(rng=rng), Z, first, second, same)
+        L = root(self._state.mean, n_components)
+        self.components_ = (L if axes is None else L @ axes).astype(X.dtype)
         self.n_pairs_seen_, self.n_updates_ = self._state.n_pairs, self._state.n_updates
         return self
 
@@ -299,4 +314,11 @@ class LEGO(LinearMetricLearner):
             kinds, scales = same[block].tolist(), units.tolist()
             n_updates += learn(A, lag, Z, kinds, scales, n_pairs, self.margin, self.eta)
             n_pairs, square = n_pairs + len(Z), float(sums[-1])
-        return State(A, lag, n_pairs, n_updates, square, state.rng)
+        return State(A, lag, n_pairs, n_updates, square, state.rng, state.axes)
+
+
+def _map(X, axes):
+    """Map points to axes that are known, and give these back, as `within_axes` does."""
+    if axes is not None:
+        X = safe_sparse_dot(X, axes.T.astype(X.dtype), dense_output=True)
+    return X.toarray() if issparse(X) else X, axes

@@ -77,7 +77,8 @@ class LSML(LinearMetricLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Keep the so many leading axes of M. None keeps all n_features.
+        Keep the so many leading axes of M. None keeps all n_features. Of sparse X, so many
+        principal axes are taken first, and M is sought within them.
     gamma : float, default=0.3
         How much the comparisons count against the prior, > 0: wᵢ is ``gamma * n_points`` over the
         number of quadruplets, n_points being the number of distinct points in them: more
@@ -145,6 +146,7 @@ class LSML(LinearMetricLearner):
     0.97
     """
 
+    _sparse = True
     _supervisions = ("labels", "quadruplets")
 
     def __init__(
@@ -175,7 +177,8 @@ class LSML(LinearMetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_quadruplets, 4, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
+                (n_quadruplets, 4, n_features)
             Points, or with ``supervision="quadruplets"`` quadruplets of points.
         y : array-like of shape (n_samples,), default=None
             Class labels of any kind. Not read with ``supervision="quadruplets"``.
@@ -199,7 +202,7 @@ class LSML(LinearMetricLearner):
             X, rows = self._read_quadruplets(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             weight = self._read_weights(weights, len(rows))
-            points, L0, a, b, c, d = map_by_prior(self.prior, X, *rows.T)
+            points, L0, a, b, c, d = map_by_prior(self.prior, n_components, X, *rows.T)
             apart = told_apart(points, c, d)
             weight = self.gamma * len(points) / len(rows) * weight[apart]
             pairs = PairDistances(points, *(np.r_[i[apart], j[apart]] for i, j in ((a, c), (b, d))))

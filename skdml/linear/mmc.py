@@ -3,8 +3,10 @@
 from numbers import Real
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skdml.base import unchanged_on_error
+from skdml.linear._initial import within_axes
 from skdml.linear._pairs import (
     PairDistances,
     distinct_neighbor_pairs,
@@ -92,7 +94,8 @@ class MMC(LinearMetricLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Keep the so many leading axes of M. None keeps all n_features.
+        Keep the so many leading axes of M. None keeps all n_features. Of sparse X, so many
+        principal axes are taken first, and M is sought within them.
     gamma : float, default=0.06
         How much the pairs count against the prior, > 0: c is ``gamma * n_points``, n_points being
         the number of distinct points in the pairs. The solution of [1]_ is the limit of a large
@@ -158,6 +161,7 @@ class MMC(LinearMetricLearner):
     0.99
     """
 
+    _sparse = True
     _supervisions = ("labels", "pairs")
 
     def __init__(
@@ -188,7 +192,8 @@ class MMC(LinearMetricLearner):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_pairs, 2, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
+                (n_pairs, 2, n_features)
             Points, or with ``supervision="pairs"`` pairs of points.
         y : array-like of shape (n_samples,) or (n_pairs,)
             Class labels of any kind, or for each pair 1 if it is the same and 0 or -1 if not.
@@ -201,14 +206,17 @@ class MMC(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not of that shape or not finite, if all labels or pairs are of one kind, if no
-            class has two samples, or if a parameter is out of range.
+            If X is not of that shape or not finite, or sparse with ``diagonal=True``, if all
+            labels or pairs are of one kind, if no class has two samples, or if a parameter is out
+            of range.
         """
         with unchanged_on_error(self):
             self._check_ranges(gamma=(Real, False, 0, None, "neither"))
             X, first, second, same = self._read_pairs(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-            points, L0, first, second = map_by_prior(self.prior, X, first, second)
+            if self.diagonal and issparse(X):
+                raise ValueError("With diagonal=True X has to be dense: M weighs single features.")
+            points, L0, first, second = map_by_prior(self.prior, n_components, X, first, second)
             kept = same.copy()
             kept[~same] = told_apart(points, first[~same], second[~same])
             pairs, same = PairDistances(points, first[kept], second[kept]), same[kept]
@@ -245,4 +253,6 @@ class MMC(LinearMetricLearner):
         return np.diag(A) if self.diagonal else A
 
     def _choose_pairs(self, X, codes):
-        return distinct_neighbor_pairs(X, codes, self.n_neighbors)
+        n_components = check_n_components(self.n_components, X.shape[1], "n_features")
+        Z, _ = within_axes(X, n_components)
+        return distinct_neighbor_pairs(Z, codes, self.n_neighbors)
