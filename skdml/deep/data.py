@@ -162,6 +162,14 @@ class ArrayDataset(Dataset):
     tuples : bool, default=False
         Whether the rows are tuples; a batch then is the flat list of their points.
 
+    Attributes
+    ----------
+    kind : {"labels", "targets", "views", "pairs", "triplets"}
+        What the targets say: classes, graded targets, nothing (a row is alike to itself alone), or
+        what the tuples are.
+    groups : ndarray of int64, shape (n,), or None
+        The group of each row.
+
     Examples
     --------
     >>> import numpy as np
@@ -171,6 +179,9 @@ class ArrayDataset(Dataset):
     >>> points.shape, same.shape
     (torch.Size([4, 3]), torch.Size([2]))
     """
+
+    kind = "labels"
+    groups = None
 
     def __init__(self, X, targets, *, tuples=False):
         self.X = X
@@ -214,6 +225,8 @@ class LabelledDataset(Dataset):
         The class of each item.
     """
 
+    kind = "labels"
+    groups = None
     collate = staticmethod(default_collate)
 
     def __init__(self, dataset, targets):
