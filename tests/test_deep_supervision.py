@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
+from skorch.callbacks import Callback
 
-from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.miners import (
     MINERS,
     AngularMiner,
@@ -102,3 +105,105 @@ def test_bad_miners_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
     assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+# Groups
+
+
+GROUPS = np.arange(len(X)) % 3
+
+
+class Seen(Callback):
+    """Note the labels of each batch; copies of a callback share the class's list."""
+
+    batches = ()
+
+    def on_batch_end(self, net, batch, training, **kwargs):
+        Seen.batches.append(batch[1].numpy().ravel())
+
+
+@pytest.fixture
+def batches():
+    Seen.batches = []
+    return Seen.batches
+
+
+@pytest.mark.parametrize("group_batches", ["together", "apart", None])
+def test_groups_reach_the_batches(group_batches):
+    learner = DeepTripletEmbedder(group_batches=group_batches, batch_size=16, **QUICK)
+    by_group = learner.fit(X, y, groups=[f"session {g}" for g in GROUPS]).transform(X)
+    without = clone(learner).fit(X, y).transform(X)
+    assert np.array_equal(by_group, without) == (group_batches is None)
+
+
+def test_groups_that_are_apart_are_never_in_one_batch(batches):
+    labels = 10 * GROUPS + y % 4  # so that a label tells its group
+    options = {**QUICK, "batch_size": 16, "callbacks": [Seen()]}
+    DeepTripletEmbedder(group_batches="apart", **options).fit(X, labels, groups=GROUPS)
+    codes = np.unique(labels)
+    assert len(batches) > 8
+    for batch in batches:
+        assert len(np.unique(codes[batch] // 10)) == 1
+
+
+def test_rare_classes_are_drawn_equally_often(batches):
+    labels = np.repeat([0, 1, 2], [100, 12, 8])
+    options = {**QUICK, "batch_size": 12, "callbacks": [Seen()]}
+    DeepTripletEmbedder(balance_classes=True, **options).fit(X, labels)
+    counts = np.bincount(np.concatenate(batches))
+    assert counts.max() < 1.5 * counts.min()
+    batches.clear()
+    DeepTripletEmbedder(**options).fit(X, labels)
+    assert np.bincount(np.concatenate(batches))[0] >= 200
+
+
+def test_groups_are_routed():
+    with config_context(enable_metadata_routing=True):
+        learner = DeepTripletEmbedder(group_batches="apart", **QUICK).set_fit_request(groups=True)
+        model = make_pipeline(learner, KNeighborsClassifier())
+        lone = np.arange(len(X))  # each point a group, which teaches nothing
+        with pytest.raises(ValueError, match="none of the 120 groups to train on holds two"):
+            model.fit(X, y, groups=lone)
+        model.fit(X, y, groups=GROUPS)
+        unset = DeepTripletEmbedder(group_batches="apart", **QUICK)
+        with pytest.raises(UnsetMetadataPassedError):
+            make_pipeline(unset, KNeighborsClassifier()).fit(X, y, groups=GROUPS)
+
+
+def test_proxies_and_partial_fit_take_groups():
+    learner = DeepProxyEmbedder(group_batches="apart", max_epochs=1, random_state=0)
+    assert learner.fit(X, y, groups=GROUPS).score(X, y) > 0
+    first = learner.transform(X)
+    assert not np.array_equal(learner.partial_fit(X, y, groups=GROUPS).transform(X), first)
+    triplet = DeepTripletEmbedder(random_state=0).partial_fit(X, y, groups=GROUPS)
+    assert triplet.transform(X).shape == (120, 6)
+
+
+@pytest.mark.parametrize(
+    ("params", "groups", "message"),
+    [
+        ({"group_batches": "mixed"}, None, r"'mixed' is unknown; choose one of \['together'"),
+        ({"balance_classes": "yes"}, None, "balance_classes must be an instance of"),
+        ({}, GROUPS[:5], "inconsistent numbers of samples"),
+        ({}, np.ones((120, 2)), "1d array"),
+    ],
+)
+def test_bad_groups_are_refused(params, groups, message):
+    learner = DeepTripletEmbedder(**params)
+    with pytest.raises((ValueError, TypeError), match=message):
+        learner.fit(X, y, groups=groups)
+    assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+def test_tuples_have_no_groups():
+    pairs = X.reshape(60, 2, 6)
+    with pytest.raises(ValueError, match="supervision='pairs' has tuples in its batches"):
+        DeepSiameseEmbedder(supervision="pairs").fit(pairs, np.arange(60) % 2, groups=GROUPS[:60])
+
+
+def test_frozen_module_keeps_the_groups():
+    options = {**QUICK, "freeze": "module", "group_batches": "apart"}
+    options = {k: v for k, v in options.items() if k != "module__n_hidden"}
+    learner = DeepTripletEmbedder(torch.nn.Linear(6, 3), **options)
+    with pytest.raises(ValueError, match="none of the 120 groups"):
+        learner.fit(X, y, groups=np.arange(len(X)))

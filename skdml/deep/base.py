@@ -34,7 +34,7 @@ from skdml.deep.parameters import (
     required_names,
 )
 from skdml.deep.resume import SaveState, load_state, set_generators
-from skdml.deep.samplers import ClassBalancedBatches, ShuffledBatches
+from skdml.deep.samplers import GROUP_BATCHES, make_batches
 from skdml.distances import LearnedDistance, check_distance
 
 DEFAULT_WIDTH = 64
@@ -92,6 +92,16 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         K: samples of a class that a batch keeps together, at least 2.
     batch_size : int, default=128
         P x K, samples a batch; with tuples, tuples a batch. A batch holds two classes at least.
+    balance_classes : bool, default=False
+        Draw every class equally often, for rare ones: of a frequent class some samples wait for
+        other epochs, those of a rare one come again in later batches. False draws every sample
+        once an epoch.
+    group_batches : {"together", "apart"} or None, default="together"
+        What the `groups` that `fit` is given do. "together": alike samples of a batch come from
+        different groups as far as can be (a face seen by several cameras: what is learned is not
+        the camera). "apart": each batch is of one group (sessions that differ in what is not of
+        interest: a stranger is told by more than the session); groups without two classes, one of
+        them twice, are left out. None pays them no regard.
     max_epochs : int, default=100
         Epochs at most.
     lr : float, default=3e-4
@@ -190,6 +200,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         miner="all",
         n_per_class=4,
         batch_size=128,
+        balance_classes=False,
+        group_batches="together",
         max_epochs=100,
         lr=3e-4,
         proxy_lr=0.01,
@@ -218,6 +230,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.miner = miner
         self.n_per_class = n_per_class
         self.batch_size = batch_size
+        self.balance_classes = balance_classes
+        self.group_batches = group_batches
         self.max_epochs = max_epochs
         self.lr = lr
         self.proxy_lr = proxy_lr
@@ -235,7 +249,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.verbose = verbose
         self._net_params = net_params
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, groups=None):
         """Learn the network.
 
         Parameters
@@ -247,6 +261,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         y : array-like of shape (n_samples,)
             Class labels of any kind; for pairs 1 (same) and 0 or -1 (different); for triplets
             None.
+        groups : array-like of shape (n_samples,), default=None
+            The group of each point: a camera, a writer, a session. What becomes of it says
+            `group_batches`; without it groups play no part.
 
         Returns
         -------
@@ -261,7 +278,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         with unchanged_on_error(self):
             self._check_params()
             former = self._former()
-            data = read_training_data(self, X, y, reset=former is None)
+            data = read_training_data(self, X, y, groups, reset=former is None)
             self._number_classes(data, y)
             path = self._checkpoint_path(data)
             state = load_state(path) if path else None
@@ -282,7 +299,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 path.unlink(missing_ok=True)
         return self
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, groups=None):
         """Train for one epoch on the given data; the first call builds the network from it.
 
         Nothing is held out, and there is no early stopping.
@@ -293,6 +310,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             As in `fit`.
         y : array-like of shape (n_samples,)
             As in `fit`; classes may come and go from call to call.
+        groups : array-like of shape (n_samples,), default=None
+            As in `fit`.
 
         Returns
         -------
@@ -308,7 +327,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     f"tell which is which in {self.net_.criterion_}. Take DeepProxyEmbedder, which "
                     "remembers them."
                 )
-            self._train_once(read_training_data(self, X, y, reset=first), first)
+            self._train_once(read_training_data(self, X, y, groups, reset=first), first)
         return self
 
     def _train_once(self, data, first):
@@ -615,11 +634,15 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     def _sampler(self, data, rows, seed, net):
         """Return the batches of the epochs to come."""
-        if self.supervision == "labels":
-            options = {"n_per_class": self.n_per_class, "rows": rows, "seed": seed}
-            sampler = ClassBalancedBatches(data.targets, self.batch_size, **options)
-        else:
-            sampler = ShuffledBatches(rows, self.batch_size, seed=seed)
+        sampler = make_batches(
+            data,
+            rows,
+            self.batch_size,
+            n_per_class=self.n_per_class,
+            balanced=self.balance_classes,
+            group_batches=self.group_batches,
+            seed=seed,
+        )
         sampler.epoch = len(net.history)
         return sampler
 
@@ -630,7 +653,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         silent = ("checkpoint", "verbose", "device")
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in silent}
         points = data.X if hasattr(data, "X") else len(data)
-        name = joblib.hash((type(self).__name__, params, points, data.targets))
+        name = joblib.hash((type(self).__name__, params, points, data.targets, data.groups))
         return Path(self.checkpoint) / f"{name}.fit"
 
     def _device(self):
@@ -664,7 +687,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             ("patience", 1),
         ]:
             check_scalar(getattr(self, name), name, Integral, min_val=low)
-        for name in ("normalize", "early_stopping", "warm_start"):
+        for name in ("normalize", "balance_classes", "early_stopping", "warm_start"):
             check_scalar(getattr(self, name), name, (bool, np.bool_))
         check_scalar(self.verbose, "verbose", Integral)
         self._check_freeze()
@@ -688,6 +711,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             raise ValueError(
                 f"supervision={self.supervision!r} is unknown to {type(self).__name__}; choose one "
                 f"of {list(self._supervisions)}."
+            )
+        if self.group_batches not in GROUP_BATCHES:
+            raise ValueError(
+                f"group_batches={self.group_batches!r} is unknown; choose one of "
+                f"{list(GROUP_BATCHES)}."
             )
         if not callable(self.scoring) and self.scoring not in SCORINGS:
             raise ValueError(

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import torch
+from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from skdml.base import check_tuples
@@ -14,8 +15,8 @@ from skdml.deep.samplers import check_labels_teach
 TUPLE_SIZES = {"pairs": 2, "triplets": 3}
 
 
-def read_training_data(learner, X, y, *, reset):
-    """Check X and y as a learner's `supervision` wants them.
+def read_training_data(learner, X, y, groups=None, *, reset):
+    """Check X, y and groups as a learner's `supervision` wants them.
 
     Parameters
     ----------
@@ -25,6 +26,8 @@ def read_training_data(learner, X, y, *, reset):
         Points, or tuples of points.
     y : array-like or None
         Labels, or same/different.
+    groups : array-like of shape (n_samples,) or None
+        The group of each point.
     reset : bool
         Whether to set the attributes of the learner; otherwise X has to agree with them.
 
@@ -36,10 +39,23 @@ def read_training_data(learner, X, y, *, reset):
     Raises
     ------
     ValueError
-        If X or y are not what they have to be.
+        If X, y or groups are not what they have to be.
     """
     if learner.supervision in TUPLE_SIZES:
+        if groups is not None:
+            raise ValueError(
+                f"groups say which points share a batch, and supervision={learner.supervision!r} "
+                "has tuples in its batches. Leave groups out."
+            )
         return _read_tuples(learner, X, y, reset)
+    data = _read_points(learner, X, y, reset)
+    if groups is not None:
+        check_consistent_length(X, groups)
+        data.groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
+    return data
+
+
+def _read_points(learner, X, y, reset):
     if isinstance(X, Dataset):
         return _read_dataset(learner, X, y, reset)
     X, y = validate_data(
@@ -88,7 +104,9 @@ def _read_tuples(learner, tuples, y, reset):
     points = validate_data(learner, points, reset=reset, dtype=np.float32, allow_nd=True)
     check_feature_shape(learner, points.shape[1:], reset=reset)
     targets = np.zeros(len(tuples), np.int64) if size == 3 else _check_same(y, len(tuples))
-    return ArrayDataset(writeable(points).reshape(tuples.shape), targets, tuples=True)
+    data = ArrayDataset(writeable(points).reshape(tuples.shape), targets, tuples=True)
+    data.kind = learner.supervision
+    return data
 
 
 def check_feature_shape(learner, shape, *, reset=False):

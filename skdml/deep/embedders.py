@@ -30,9 +30,10 @@ class DeepSiameseEmbedder(DeepEmbedder):
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, or pairs of shape (n_pairs, 2, ...) and
         whether they are the same (1) or different (0 or -1).
-    freeze, head, n_components, distance, normalize, n_per_class, batch_size, max_epochs, lr, \
-optimizer, early_stopping, validation_fraction, scoring, patience, device, random_state, \
-warm_start, checkpoint, callbacks, verbose
+    freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
+balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
+validation_fraction, scoring, patience, device, random_state, warm_start, checkpoint, \
+callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -83,6 +84,8 @@ feature_shape_, n_features_in_, feature_names_in_
         miner="all",
         n_per_class=4,
         batch_size=128,
+        balance_classes=False,
+        group_batches="together",
         max_epochs=100,
         lr=3e-4,
         optimizer=torch.optim.AdamW,
@@ -110,6 +113,8 @@ feature_shape_, n_features_in_, feature_names_in_
             miner=miner,
             n_per_class=n_per_class,
             batch_size=batch_size,
+            balance_classes=balance_classes,
+            group_batches=group_batches,
             max_epochs=max_epochs,
             lr=lr,
             optimizer=optimizer,
@@ -151,9 +156,10 @@ class DeepTripletEmbedder(DeepEmbedder):
     supervision : {"labels", "triplets"}, default="labels"
         What `fit` is given: points and their classes, or triplets (anchor, positive, negative) of
         shape (n_triplets, 3, ...).
-    freeze, head, n_components, distance, normalize, n_per_class, batch_size, max_epochs, lr, \
-optimizer, early_stopping, validation_fraction, scoring, patience, device, random_state, \
-warm_start, checkpoint, callbacks, verbose
+    freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
+balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
+validation_fraction, scoring, patience, device, random_state, warm_start, checkpoint, \
+callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -201,6 +207,8 @@ feature_shape_, n_features_in_, feature_names_in_
         miner="all",
         n_per_class=4,
         batch_size=128,
+        balance_classes=False,
+        group_batches="together",
         max_epochs=100,
         lr=3e-4,
         optimizer=torch.optim.AdamW,
@@ -228,6 +236,8 @@ feature_shape_, n_features_in_, feature_names_in_
             miner=miner,
             n_per_class=n_per_class,
             batch_size=batch_size,
+            balance_classes=balance_classes,
+            group_batches=group_batches,
             max_epochs=max_epochs,
             lr=lr,
             optimizer=optimizer,
@@ -280,9 +290,9 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
         Hold out rows of each class (never whole classes: each needs its proxy) and stop by
         `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
         before the proxies have learned to classify.
-    freeze, head, n_components, distance, n_per_class, batch_size, lr, optimizer, \
-validation_fraction, scoring, patience, device, random_state, warm_start, checkpoint, callbacks, \
-verbose
+    freeze, head, n_components, distance, n_per_class, batch_size, balance_classes, \
+group_batches, lr, optimizer, validation_fraction, scoring, patience, device, random_state, \
+warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -331,6 +341,8 @@ feature_shape_, n_features_in_, feature_names_in_
         normalize=True,
         n_per_class=4,
         batch_size=128,
+        balance_classes=False,
+        group_batches="together",
         max_epochs=30,
         lr=3e-4,
         proxy_lr=0.01,
@@ -357,6 +369,8 @@ feature_shape_, n_features_in_, feature_names_in_
             normalize=normalize,
             n_per_class=n_per_class,
             batch_size=batch_size,
+            balance_classes=balance_classes,
+            group_batches=group_batches,
             max_epochs=max_epochs,
             lr=lr,
             proxy_lr=proxy_lr,
@@ -374,7 +388,7 @@ feature_shape_, n_features_in_, feature_names_in_
             **net_params,
         )
 
-    def partial_fit(self, X, y=None, classes=None):
+    def partial_fit(self, X, y=None, classes=None, groups=None):
         """Train for one epoch on the given data; the first call builds the network from it.
 
         Classes that were not seen before get proxies, at the means of their points. What was
@@ -388,6 +402,8 @@ feature_shape_, n_features_in_, feature_names_in_
             Class labels.
         classes : array-like of shape (n_classes,), default=None
             Classes that are known to come; needed by no call.
+        groups : array-like of shape (n_samples,), default=None
+            As in `fit`.
 
         Returns
         -------
@@ -397,7 +413,7 @@ feature_shape_, n_features_in_, feature_names_in_
         with unchanged_on_error(self):
             self._check_params()
             first = not self.__sklearn_is_fitted__()
-            data = read_training_data(self, X, y, reset=first)
+            data = read_training_data(self, X, y, groups, reset=first)
             known = () if first else self.classes_
             self._number_classes(data, y, known, () if classes is None else classes)
             self._train_once(data, first)

@@ -79,4 +79,6 @@ class FrozenNetwork(NetworkMap):
             )
         if tuples:
             Z = Z[places].reshape(len(data), -1, self.n_outputs)
-        return ArrayDataset(Z, data.targets, tuples=tuples)
+        outputs = ArrayDataset(Z, data.targets, tuples=tuples)
+        outputs.kind, outputs.groups = data.kind, data.groups
+        return outputs
