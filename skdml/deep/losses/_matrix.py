@@ -2,9 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from numbers import Integral, Real
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from skdml.deep._pairwise import pairwise_distance, row_blocks
 from skdml.deep.miners import as_number, label_masks, padded_slots
@@ -59,10 +61,47 @@ def logits(distance, temperature):
     return (distance / -temperature).clamp(-_FARTHEST, _FARTHEST)
 
 
-def log_sum_exp(logit, mask):
-    """Logarithm of the sum of exp(logit) over the true entries of each row; without any, -1e32."""
-    # Added, and not chosen by torch.where, which takes many times longer in both directions.
-    return (logit + as_number(mask, logit.dtype).sub_(1).mul_(_BEYOND)).logsumexp(1)
+class _LogSumExp(torch.autograd.Function):
+    """As :func:`log_sum_exp`, with one exponential for each entry, kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx, value, mask, factor):
+        share = (value * factor).clamp_(-_FARTHEST, _FARTHEST)
+        # Subtracted, and not chosen by torch.where, which takes many times longer.
+        share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
+        peak = share.amax(1)
+        total = share.sub_(peak[:, None]).exp_().sum(1)
+        # What was cut has no gradient; only where nothing is nearer does it have a share.
+        ctx.save_for_backward(share, torch.where(peak.abs() < _FARTHEST, factor / total, 0))
+        return peak + total.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        share, scale = ctx.saved_tensors
+        return share * (grad * scale)[:, None], None, None
+
+
+def log_sum_exp(value, mask, factor=1.0):
+    r"""Logarithm of a sum of exponentials over the true entries of each row.
+
+    .. math:: \log \sum_j m_{ij} e^{c v_{ij}}
+
+    Parameters
+    ----------
+    value : Tensor of shape (n, m)
+        The values v, m > 0; products c v beyond 1e30 are cut, and have no gradient.
+    mask : bool Tensor of shape (n, m)
+        The mask m.
+    factor : float
+        The factor c.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        The logarithms; -1e32 for a row without a true entry.
+    """
+    return _LogSumExp.apply(value, mask, factor)
 
 
 def _some(mask):
@@ -70,40 +109,83 @@ def _some(mask):
     return as_number(mask, torch.float32).sum(1) > 0
 
 
-def few(mask):
-    """Columns of the true entries of each row, packed, and which of these places are taken.
+@dataclass(frozen=True)
+class Positives:
+    """The positives of each anchor, packed into the few columns that the most of them need.
 
-    The positives of a row are few, so that what is done with them alone costs next to nothing.
+    Attributes
+    ----------
+    index : int64 Tensor of shape (n, p)
+        Columns of the positives of each row, p the most of a row.
+    taken : bool Tensor of shape (n, p)
+        Which places hold a positive; the index of the others means nothing.
     """
-    row, column, place, width = padded_slots(mask)
-    index = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
-    index[row, place] = column
-    taken = torch.zeros_like(index, dtype=torch.bool)
-    taken[row, place] = True
-    return index, taken
+
+    index: torch.Tensor
+    taken: torch.Tensor
+
+    def of_rows(self, rows):
+        """Those of some anchors."""
+        return Positives(self.index[rows], self.taken[rows])
+
+    def pairs(self):
+        """List the pairs: rows and columns."""
+        row, place = self.taken.nonzero(as_tuple=True)
+        return row, self.index[row, place]
+
+    def mask(self, columns):
+        """Mask of the pairs, of shape (n, columns)."""
+        mask = self.taken.new_zeros(len(self.taken), columns)
+        mask[self.pairs()] = True
+        return mask
+
+    @classmethod
+    def of_mask(cls, mask):
+        """Pack the true entries of a mask of shape (n, m)."""
+        row, column, place, width = padded_slots(mask)
+        index = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
+        index[row, place] = column
+        taken = torch.zeros_like(index, dtype=torch.bool)
+        taken[row, place] = True
+        return cls(index, taken)
+
+    @classmethod
+    def of_labels(cls, labels, ref_labels=None):
+        """Pack what has the label of the anchor, without looking at all pairs."""
+        alone = ref_labels is None
+        labels = labels.long()
+        ordered, order = (labels if alone else ref_labels.long()).sort(stable=True)
+        first = torch.searchsorted(ordered, labels)
+        count = torch.searchsorted(ordered, labels, right=True) - first - int(alone)
+        width = int(count.max()) if len(count) else 0
+        place = torch.arange(width, device=labels.device).expand(len(labels), width)
+        taken = place < count[:, None]
+        place = first[:, None] + place
+        if alone:  # a point is no positive of itself: the places from its own on move by one
+            own = torch.empty_like(order)
+            own[order] = torch.arange(len(order), device=order.device)
+            place = place + (place >= own[:, None])
+        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken)
 
 
-def loss_masks(labels, ref_labels, indices=None):
-    """Positive and negative pairs: two masks, by the labels or by given tuples.
+def loss_pairs(labels, ref_labels, indices=None):
+    """Positives and a mask of the negative pairs, by the labels or by given tuples.
 
     Triplets (a, p, n) stand for the pairs (a, p) and (a, n).
     """
     if indices is None:
-        return label_masks(labels, ref_labels)
+        return Positives.of_labels(labels, ref_labels), label_masks(labels, ref_labels)[1]
     a, p, *rest = PairwiseLoss._check_indices(indices, labels.device)
     b, n = rest if len(rest) == 2 else (a, *rest)
     shape = len(labels), len(labels if ref_labels is None else ref_labels)
     same, different = torch.zeros(2, *shape, dtype=torch.bool, device=labels.device)
     same[a, p] = True
     different[b, n] = True
-    return same, different
+    return Positives.of_mask(same), different
 
 
-def sum_of_rows(function, distance, same, different, work=1):
-    r"""Sum of a loss per row, and its gradient by the distances, a block of rows at a time.
-
-    .. math:: \sum_i \ell(d_{i \cdot}), \quad
-        \frac{\partial}{\partial d_{ij}} = \frac{\partial \ell(d_{i \cdot})}{\partial d_{ij}}
+def sum_of_rows(function, leaves, others, work=1):
+    r"""Sum of a loss per row, and its gradient by the row's values, a block of rows at a time.
 
     A row's loss knows only its own row. So forward and backward of a block are done at once, while
     the block is in the processor's cache, and nothing is kept of it but its gradient.
@@ -111,36 +193,37 @@ def sum_of_rows(function, distance, same, different, work=1):
     Parameters
     ----------
     function : callable
-        ``function(distance, same, different)`` gives the losses of a block of rows.
-    distance : Tensor of shape (n, m)
-        Distances, with or without a gradient.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs.
+        ``function(*leaves, *others)``, given blocks of rows, gives the losses of these rows.
+    leaves : sequence of Tensors of shape (n, ...)
+        What the gradient is wanted of; widest last.
+    others : sequence of Tensors of shape (n, ...)
+        Constants.
     work : int
-        Numbers that the function keeps for each distance; the more, the smaller the blocks.
+        Numbers that the function keeps for each value; the more, the smaller the blocks.
 
     Returns
     -------
     total : Tensor of shape ()
-        The sum, differentiable by the distances.
+        The sum, detached.
     active : Tensor of shape ()
         How many rows have a loss > 0.
+    slopes : list of Tensors
+        Gradient by each of the leaves; empty if none of them wants one.
     """
-    wanted = distance.requires_grad and torch.is_grad_enabled()
-    given = distance.detach()
-    weights = torch.empty_like(given) if wanted else None
-    total = given.new_zeros(())
-    active = given.new_zeros(())
-    for rows in row_blocks(len(given), given.shape[1] * work):
-        with torch.set_grad_enabled(wanted):
-            block = given[rows].requires_grad_(wanted)
-            losses = function(block, same[rows], different[rows])
-            part = losses.sum()
+    wanted = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
+    leaves = [leaf.detach() for leaf in leaves]
+    slopes = [torch.empty_like(leaf) for leaf in leaves] if wanted else []
+    total, active = leaves[-1].new_zeros(2)
+    for rows in row_blocks(len(leaves[-1]), leaves[-1].shape[1] * work):
+        block = [leaf[rows].requires_grad_(wanted) for leaf in leaves]
+        losses = function(*block, *(other[rows] for other in others))
+        part = losses.sum()
         if wanted:
-            (weights[rows],) = torch.autograd.grad(part, block)
+            for slope, grad in zip(slopes, torch.autograd.grad(part, block), strict=True):
+                slope[rows] = grad
         total += part.detach()
         active += (losses.detach() > 0).sum()
-    return (_Weighted.apply(distance, weights, total) if wanted else total), active
+    return total, active, slopes
 
 
 class MatrixLoss(torch.nn.Module, ABC):
@@ -172,7 +255,7 @@ class MatrixLoss(torch.nn.Module, ABC):
         return pairwise_distance(embeddings, ref_emb, self.distance)
 
     @abstractmethod
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Loss of the anchors that have what they need: (value, number of active anchors)."""
 
     def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
@@ -206,39 +289,50 @@ class MatrixLoss(torch.nn.Module, ABC):
         labels, ref_labels = PairwiseLoss._check(embeddings, labels, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             matrix = self.measure(embeddings, labels, ref_emb)
-            masks = loss_masks(labels, ref_labels, indices_tuple)
-            value, active = self.compute(*self._useful(matrix, *masks))
+            pairs = loss_pairs(labels, ref_labels, indices_tuple)
+            value, active = self.compute(*self._useful(matrix, *pairs))
         share = torch.as_tensor(active / max(1, len(embeddings)), device=value.device)
         self.active_share = share.detach().to(value.dtype)
         return value
 
-    def _useful(self, matrix, same, different):
+    def _useful(self, matrix, positives, different):
         keep = torch.ones(len(matrix), dtype=torch.bool, device=matrix.device)
         if self.needs_same:
-            keep &= _some(same)
+            keep &= positives.taken.any(1)
         if self.needs_different:
             keep &= _some(different)
         if keep.all():
-            return matrix, same, different
-        return matrix[keep], same[keep], different[keep]
+            return matrix, positives, different
+        return matrix[keep], positives.of_rows(keep), different[keep]
 
 
 class RowLoss(MatrixLoss):
     """Base of the losses that are a mean over anchors, of a function of the anchor's distances."""
 
     @abstractmethod
-    def rows(self, distance, same, different):
-        """Losses of some anchors, of shape (rows,)."""
+    def rows(self, near, distance, taken, different):
+        """Losses of some anchors, of shape (rows,).
 
-    def count(self, same):
+        ``near`` are the distances of the positives, in the places ``taken`` of each row, and
+        ``distance`` all distances, of which the mask ``different`` tells the negatives.
+        """
+
+    def count(self, positives):
         """By how much the sum over anchors is divided."""
-        return len(same)
+        return len(positives.taken)
 
-    def work(self, same):
+    def work(self, positives):
         """Numbers kept for each distance, if they are many."""
         return 1
 
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Mean over the anchors."""
-        total, active = sum_of_rows(self.rows, distance, same, different, self.work(same))
-        return total / max(1, self.count(same)), active
+        near = distance.detach().gather(1, positives.index)
+        total, active, slopes = sum_of_rows(
+            self.rows, (near, distance), (positives.taken, different), self.work(positives)
+        )
+        if slopes:
+            of_near, weights = slopes
+            weights.scatter_add_(1, positives.index, of_near)
+            total = _Weighted.apply(distance, weights, total)
+        return total / max(1, self.count(positives)), active

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from skdml.deep._pairwise import _full_precision, pairwise_distance
 from skdml.distances import check_distance
 
+from ._base import _Weighted
 from ._matrix import _FARTHEST, check_positive, check_views, logits, sum_of_rows
 
 _LARGEST = 1e8  # fourth powers of larger entries would overflow
@@ -144,7 +145,9 @@ class CoSENTLoss(torch.nn.Module):
             def rows(distance, target, used):
                 return cosent(logits(distance, self.temperature), target, used)
 
-            total, active = sum_of_rows(rows, matrix, target, used)
+            total, active, slopes = sum_of_rows(rows, (matrix,), (target, used))
+            if slopes:
+                total = _Weighted.apply(matrix, slopes[0], total)
         self.active_share = (active / max(1, len(embeddings))).to(total.dtype)
         return total / max(1, len(embeddings))
 

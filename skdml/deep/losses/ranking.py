@@ -1,14 +1,38 @@
 """Losses on the ranking that each anchor gives: FastAP, SmoothAP and the histogram loss."""
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from skdml.deep.miners import as_number
 
 from ._base import check_choice
-from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, few
+from ._matrix import _BEYOND, MatrixLoss, RowLoss, check_count, check_positive, logits
 
 # Distances that have a largest value, so that bins can cover them all.
 _RANGE = {"cosine": 2.0, "angular": 1.0}
+
+
+class _SoftHistogram(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, distance, mask, n_bins, largest):
+        upper = distance * (n_bins / largest)
+        node = upper.floor().clamp_(0, n_bins - 1)
+        inside = as_number(mask, distance.dtype)
+        upper.sub_(node).mul_(inside)
+        # NaN must not index; it is in the counts all the same.
+        node = node.long().clamp_(0, n_bins - 1)
+        ctx.save_for_backward(node, mask)
+        ctx.per_node = n_bins / largest
+        counts = distance.new_zeros(len(distance), n_bins + 1)
+        counts[:, 1:].scatter_add_(1, node, upper)
+        return counts.scatter_add_(1, node, inside.sub_(upper))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        node, mask = ctx.saved_tensors
+        slope = grad.diff(dim=1).mul_(ctx.per_node).gather(1, node)
+        return slope.mul_(as_number(mask, slope.dtype)), None, None, None
 
 
 def soft_histogram(distance, mask, n_bins, largest):
@@ -33,27 +57,24 @@ def soft_histogram(distance, mask, n_bins, largest):
     Tensor of shape (n, n_bins + 1)
         The counts h, differentiable by the distances.
     """
-    position = distance * (n_bins / largest)
-    node = position.detach().floor().clamp(0, n_bins - 1)
-    inside = as_number(mask, distance.dtype)
-    upper = (position - node) * inside
-    node = node.nan_to_num_(0).long()  # NaN must not index; it is in the counts all the same
-    counts = distance.new_zeros(len(distance), n_bins + 1)
-    counts = counts.scatter_add(1, node, inside - upper)
-    return counts.scatter_add(1, node + 1, upper)
+    return _SoftHistogram.apply(distance, mask, n_bins, largest)
 
 
-def fast_ap(distance, same, different, n_bins, largest):
+def fast_ap(near, distance, taken, different, n_bins, largest):
     r"""One minus the average precision of each row, of its histogram.
 
     .. math:: 1 - \frac{1}{|P|} \sum_k \frac{H^+_k h^+_k}{H_k}
 
     Parameters
     ----------
+    near : Tensor of shape (n, p)
+        Distances of the positives, in [0, largest].
     distance : Tensor of shape (n, m)
-        Distances in [0, largest].
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs; each row has a positive.
+        All distances, in [0, largest].
+    taken : bool Tensor of shape (n, p)
+        Which places of `near` hold a positive; each row has one.
+    different : bool Tensor of shape (n, m)
+        Which of the distances are those of negatives.
     n_bins : int
         Number of intervals between the nodes.
     largest : float
@@ -64,15 +85,52 @@ def fast_ap(distance, same, different, n_bins, largest):
     Tensor of shape (n,)
         Losses in [0, 1].
     """
-    index, taken = few(same)
-    positive = soft_histogram(distance.gather(1, index), taken, n_bins, largest)
+    positive = soft_histogram(near, taken, n_bins, largest)
     below = positive.cumsum(1)
     every = below + soft_histogram(distance, different, n_bins, largest).cumsum(1)
     precision = below / torch.where(every > 0, every, 1)
     return 1 - (precision * positive).sum(1) / taken.sum(1)
 
 
-def smooth_ap(distance, same, different, temperature):
+class _SoftCount(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, limit, value, mask):
+        masked = value + as_number(~mask, value.dtype).mul_(_BEYOND)
+        before = (limit[:, :, None] - masked[:, None, :]).sigmoid_()
+        ctx.save_for_backward(before)
+        return before.sum(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (before,) = ctx.saved_tensors
+        slope = torch.addcmul(before, before, before, value=-1).mul_(grad[:, :, None])
+        return slope.sum(2), slope.sum(1).neg_(), None
+
+
+def soft_count(limit, value, mask):
+    r"""How many of the masked values of each row lie before each limit, made smooth by a sigmoid.
+
+    .. math:: c_{ik} = \sum_j m_{ij} \, \sigma(l_{ik} - v_{ij})
+
+    Parameters
+    ----------
+    limit : Tensor of shape (n, k)
+        The limits l.
+    value : Tensor of shape (n, m)
+        The values v.
+    mask : bool Tensor of shape (n, m)
+        The mask m.
+
+    Returns
+    -------
+    Tensor of shape (n, k)
+        The counts c, differentiable by limits and values; they take memory for n k m numbers.
+    """
+    return _SoftCount.apply(limit, value, mask)
+
+
+def smooth_ap(near, distance, taken, different, temperature):
     r"""One minus the average precision of each row, of ranks made smooth by a sigmoid.
 
     .. math:: 1 - \frac{1}{|P|} \sum_{p \in P}
@@ -81,10 +139,14 @@ def smooth_ap(distance, same, different, temperature):
 
     Parameters
     ----------
+    near : Tensor of shape (n, p)
+        Distances of the positives.
     distance : Tensor of shape (n, m)
-        Distances.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs; each row has a positive.
+        All distances.
+    taken : bool Tensor of shape (n, p)
+        Which places of `near` hold a positive; each row has one.
+    different : bool Tensor of shape (n, m)
+        Which of the distances are those of negatives.
     temperature : float
         The temperature tau.
 
@@ -93,12 +155,10 @@ def smooth_ap(distance, same, different, temperature):
     Tensor of shape (n,)
         Losses in [0, 1).
     """
-    index, taken = few(same)
-    near = distance.gather(1, index)
-    before = ((near[:, :, None] - distance[:, None, :]) / temperature).sigmoid()
-    kinds = torch.stack([same, different], 2).to(distance.dtype)
-    positives, negatives = (before @ kinds).unbind(2)
-    rank = positives + 0.5  # a positive is half before itself, by the sigmoid, and first is 1
+    near, distance = (-logits(d, temperature) for d in (near, distance))
+    negatives = soft_count(near, distance, different)
+    # A positive is half before itself, by the sigmoid, and first is 1.
+    rank = soft_count(near, near, taken) + 0.5
     precision = rank / (rank + negatives)
     return 1 - torch.where(taken, precision, 0).sum(1) / taken.sum(1)
 
@@ -154,9 +214,9 @@ class FastAPLoss(RowLoss):
         """Parameters, for ``repr``."""
         return f"n_bins={self.n_bins}, distance={self.distance!r}"
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return fast_ap(distance, same, different, self.n_bins, _RANGE[self.distance])
+        return fast_ap(near, distance, taken, different, self.n_bins, _RANGE[self.distance])
 
 
 class SmoothAPLoss(RowLoss):
@@ -212,13 +272,13 @@ class SmoothAPLoss(RowLoss):
         """Parameters, for ``repr``."""
         return f"temperature={self.temperature:g}, distance={self.distance!r}"
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return smooth_ap(distance, same, different, self.temperature)
+        return smooth_ap(near, distance, taken, different, self.temperature)
 
-    def work(self, same):
+    def work(self, positives):
         """Compare each distance with those of all positives of the anchor."""
-        return int(same.sum(1).max()) if len(same) else 1
+        return max(1, positives.taken.shape[1])
 
 
 class HistogramLoss(MatrixLoss):
@@ -271,14 +331,15 @@ class HistogramLoss(MatrixLoss):
         """Parameters, for ``repr``."""
         return f"n_bins={self.n_bins}, distance={self.distance!r}"
 
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Likelihood over the pairs of two masks, and the number of anchors."""
-        largest = _RANGE[self.distance]
-        index, taken = few(same)
+        kinds = (distance.gather(1, positives.index), positives.taken), (distance, different)
         near, far = (
-            soft_histogram(values, mask, self.n_bins, largest).sum(0)
+            soft_histogram(
+                values.reshape(1, -1), mask.reshape(1, -1), self.n_bins, _RANGE[self.distance]
+            )[0]
             / mask.count_nonzero().clamp(min=1)
-            for values, mask in ((distance.gather(1, index), taken), (distance, different))
+            for values, mask in kinds
         )
         value = torch.dot(far, near.flip(0).cumsum(0).flip(0))
-        return value, same.any(1).sum() * (value > 0)
+        return value, positives.taken.any(1).sum() * (value > 0)

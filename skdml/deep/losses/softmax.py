@@ -1,88 +1,97 @@
 """Losses that are a softmax over the batch: NT-Xent, SupCon, NCA and InfoNCE."""
 
+from functools import partial
+
 import torch
 from torch.nn import functional as F
 
 from skdml.deep._pairwise import pairwise_distance
 from skdml.distances import check_distance
 
+from ._base import _Weighted
 from ._matrix import (
     RowLoss,
     check_flag,
     check_positive,
     check_views,
-    few,
     log_sum_exp,
     logits,
     sum_of_rows,
 )
 
 
-def nt_xent(logit, same, different):
+def nt_xent(near, distance, taken, different, temperature):
     r"""Sum over the positives of each row of the cross-entropy against all negatives.
 
     .. math:: \sum_{p} -\log \frac{e^{s_{ip}}}{e^{s_{ip}} + \sum_{n} e^{s_{in}}}
-        = \sum_{p} \operatorname{softplus}\Bigl(\log \sum_{n} e^{s_{in}} - s_{ip}\Bigr)
+        = \sum_{p} \operatorname{softplus}\Bigl(\log \sum_{n} e^{s_{in}} - s_{ip}\Bigr), \quad
+        s_{ij} = -d_{ij} / \tau
 
     Parameters
     ----------
-    logit : Tensor of shape (n, m)
-        The logits s.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs; each row has both.
+    near : Tensor of shape (n, p)
+        Distances of the positives.
+    distance : Tensor of shape (n, m)
+        All distances.
+    taken : bool Tensor of shape (n, p)
+        Which places of `near` hold a positive.
+    different : bool Tensor of shape (n, m)
+        Which of the distances are those of negatives; each row has both kinds.
+    temperature : float
+        The temperature tau.
 
     Returns
     -------
     Tensor of shape (n,)
         The sums.
     """
-    index, taken = few(same)
-    loss = F.softplus(log_sum_exp(logit, different)[:, None] - logit.gather(1, index))
+    negatives = log_sum_exp(distance, different, -1 / temperature)
+    loss = F.softplus(negatives[:, None] - logits(near, temperature))
     return torch.where(taken, loss, 0).sum(1)
 
 
-def sup_con(logit, same, different):
+def sup_con(near, distance, taken, different, temperature):
     r"""Mean over the positives of each row of the cross-entropy against all others.
 
     .. math:: \frac{1}{|P(i)|} \sum_{p \in P(i)}
-        -\log \frac{e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}
+        -\log \frac{e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}, \quad s_{ij} = -d_{ij} / \tau
 
     Parameters
     ----------
-    logit : Tensor of shape (n, m)
-        The logits s.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs; each row has a positive.
+    near, distance, taken, different, temperature
+        As in `nt_xent`; a row may have no negative.
 
     Returns
     -------
     Tensor of shape (n,)
         The means.
     """
-    index, taken = few(same)
-    pulled = torch.where(taken, logit.gather(1, index), 0).sum(1) / taken.sum(1)
-    return log_sum_exp(logit, same | different) - pulled
+    positives = log_sum_exp(near, taken, -1 / temperature)
+    negatives = log_sum_exp(distance, different, -1 / temperature)
+    pulled = torch.where(taken, logits(near, temperature), 0).sum(1) / taken.sum(1)
+    return torch.logaddexp(positives, negatives) - pulled
 
 
-def nca(logit, same, different):
+def nca(near, distance, taken, different, temperature):
     r"""Negative log probability that a neighbour of each row, drawn by softmax, is a positive.
 
     .. math:: -\log \frac{\sum_{p \in P(i)} e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}
+        = \operatorname{softplus} \Bigl( \log \sum_n e^{s_{in}} - \log \sum_p e^{s_{ip}} \Bigr),
+        \quad s_{ij} = -d_{ij} / \tau
 
     Parameters
     ----------
-    logit : Tensor of shape (n, m)
-        The logits s.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs; each row has a positive.
+    near, distance, taken, different, temperature
+        As in `nt_xent`; a row may have no negative.
 
     Returns
     -------
     Tensor of shape (n,)
         The negative logarithms.
     """
-    index, taken = few(same)
-    return log_sum_exp(logit, same | different) - log_sum_exp(logit.gather(1, index), taken)
+    positives = log_sum_exp(near, taken, -1 / temperature)
+    negatives = log_sum_exp(distance, different, -1 / temperature)
+    return F.softplus(negatives - positives)
 
 
 class _SoftmaxLoss(RowLoss):
@@ -144,13 +153,13 @@ class NTXentLoss(_SoftmaxLoss):
     def __init__(self, temperature=0.07, *, distance="cosine"):
         super().__init__(temperature, distance)
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return nt_xent(logits(distance, self.temperature), same, different)
+        return nt_xent(near, distance, taken, different, self.temperature)
 
-    def count(self, same):
+    def count(self, positives):
         """Divide the sum by the number of positive pairs."""
-        return int(same.count_nonzero())
+        return int(positives.taken.count_nonzero())
 
 
 class SupConLoss(_SoftmaxLoss):
@@ -197,9 +206,9 @@ class SupConLoss(_SoftmaxLoss):
     def __init__(self, temperature=0.1, *, distance="cosine"):
         super().__init__(temperature, distance)
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return sup_con(logits(distance, self.temperature), same, different)
+        return sup_con(near, distance, taken, different, self.temperature)
 
 
 class NCALoss(_SoftmaxLoss):
@@ -245,9 +254,9 @@ class NCALoss(_SoftmaxLoss):
     def __init__(self, temperature=1.0, *, distance="sqeuclidean"):
         super().__init__(temperature, distance)
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return nca(logits(distance, self.temperature), same, different)
+        return nca(near, distance, taken, different, self.temperature)
 
 
 class InfoNCELoss(torch.nn.Module):
@@ -339,10 +348,15 @@ class InfoNCELoss(torch.nn.Module):
         return value
 
     def _one_way(self, distance):
-        own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
-
-        def rows(distance, own, other):
-            return nca(logits(distance, self.temperature), own, other)
-
-        total, active = sum_of_rows(rows, distance, own, ~own)
-        return total / max(1, len(distance)), active
+        n = len(distance)
+        different = ~torch.eye(n, dtype=torch.bool, device=distance.device)
+        total, active, slopes = sum_of_rows(
+            partial(nca, temperature=self.temperature),
+            (distance.diagonal()[:, None], distance),
+            (torch.ones_like(different[:, :1]), different),
+        )
+        if slopes:
+            own, weights = slopes
+            weights.diagonal().add_(own[:, 0])
+            total = _Weighted.apply(distance, weights, total)
+        return total / max(1, n), active

@@ -7,7 +7,7 @@ from skdml.deep._pairwise import row_blocks
 from skdml.deep.miners import as_number, padded_slots
 
 from ._base import PairwiseLoss, check_margin
-from ._matrix import check_flag, few
+from ._matrix import Positives, check_flag
 
 # Up to this many positives per anchor, comparing each of them with all negatives is faster than
 # ranking the negatives among the sorted positives.
@@ -124,7 +124,8 @@ def batch_all_swap(distance, same, different, margin, soft=False):
     active, used : int64 Tensor of shape ()
         Number of triplets with a loss > 0, and of all triplets.
     """
-    positive, taken = few(same)
+    positives = Positives.of_mask(same)
+    positive, taken = positives.index, positives.taken
     reach = torch.where(taken, distance.gather(1, positive) + margin, -torch.inf)
     weights = torch.zeros_like(distance)
     total, active = distance.new_zeros(()), torch.zeros((), dtype=torch.long, device=same.device)

@@ -8,7 +8,7 @@ from skdml.deep._pairwise import _directions, _full_precision
 from skdml.deep.miners import as_number
 
 from ._base import check_margin
-from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, few, logits
+from ._matrix import MatrixLoss, RowLoss, check_count, check_positive
 from .softmax import nt_xent
 
 _STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
@@ -118,11 +118,10 @@ class MarginLoss(MatrixLoss):
             )
         return distance - self.beta[labels.long()][:, None]
 
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Sum of the two means, and the number of anchors with a loss."""
-        index, taken = few(same)
-        far = (distance.gather(1, index) + self.margin).clamp(min=0)
-        far = far * as_number(taken, distance.dtype)
+        far = (distance.gather(1, positives.index) + self.margin).clamp(min=0)
+        far = far * as_number(positives.taken, distance.dtype)
         near = (self.margin - distance).clamp(min=0) * as_number(different, distance.dtype)
         value = sum(kind.sum() / kind.detach().sign().sum().clamp(min=1) for kind in (far, near))
         return value, (far.detach().sum(1) + near.detach().sum(1) > 0).sum()
@@ -184,8 +183,9 @@ class AngularLoss(MatrixLoss):
         unit = [math.sqrt(2) * _directions(x)[0] for x in _full_precision(*given)]
         return torch.cat(unit) @ unit[-1].T
 
-    def compute(self, cosine, same, different):
+    def compute(self, cosine, positives, different):
         """Mean over the positive pairs, and the number of anchors."""
+        same = positives.mask(cosine.shape[1])
         same = same & different.any(1, keepdim=True)
         term = angular(cosine, same, different, math.tan(math.radians(self.alpha)) ** 2)
         return term.sum() / max(1, len(term)), same.any(1).sum()
@@ -232,10 +232,10 @@ class NPairsLoss(RowLoss):
         given = [x.clamp(-_LARGEST_ENTRY, _LARGEST_ENTRY) for x in _full_precision(*given)]
         return -given[0] @ given[-1].T
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return nt_xent(logits(distance, 1.0), same, different)
+        return nt_xent(near, distance, taken, different, 1.0)
 
-    def count(self, same):
+    def count(self, positives):
         """Divide the sum by the number of positive pairs."""
-        return int(same.count_nonzero())
+        return int(positives.taken.count_nonzero())

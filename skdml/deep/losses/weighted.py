@@ -7,7 +7,7 @@ from skdml.deep._pairwise import _full_precision, pairwise_distance
 from skdml.deep.miners import as_number
 
 from ._base import _Weighted, check_margin
-from ._matrix import _FARTHEST, MatrixLoss, RowLoss, check_flag, check_positive, few, log_sum_exp
+from ._matrix import _FARTHEST, MatrixLoss, RowLoss, check_flag, check_positive, log_sum_exp
 from .pair import ContrastiveLoss
 
 # A row whose variance is a smaller share of the batch's largest is taken to have this share.
@@ -16,7 +16,7 @@ _LEAST_VARIANCE = 1e-6
 _LARGEST = 1e15  # squares of larger terms, and their gradients, would overflow
 
 
-def multi_similarity(distance, same, different, alpha, beta, base):
+def multi_similarity(near, distance, taken, different, alpha, beta, base):
     r"""Soft maximum of how far the positives of each row lie, and of how near the negatives.
 
     .. math:: \frac{1}{\alpha} \log \Bigl(1 + \sum_p e^{\alpha (d_{ip} - b)}\Bigr) +
@@ -24,10 +24,14 @@ def multi_similarity(distance, same, different, alpha, beta, base):
 
     Parameters
     ----------
+    near : Tensor of shape (n, p)
+        Distances of the positives.
     distance : Tensor of shape (n, m)
-        Distances.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs.
+        All distances.
+    taken : bool Tensor of shape (n, p)
+        Which places of `near` hold a positive.
+    different : bool Tensor of shape (n, m)
+        Which of the distances are those of negatives.
     alpha, beta, base : float
         As in the formula.
 
@@ -36,14 +40,12 @@ def multi_similarity(distance, same, different, alpha, beta, base):
     Tensor of shape (n,)
         Losses.
     """
-    index, taken = few(same)
-    far = (alpha * (distance.gather(1, index) - base)).clamp(max=_FARTHEST)
-    near = (beta * (base - distance)).clamp(min=-_FARTHEST)
-    far, near = log_sum_exp(far, taken), log_sum_exp(near, different)
-    return F.softplus(far) / alpha + F.softplus(near) / beta
+    far = log_sum_exp(near, taken, alpha) - alpha * base
+    close = log_sum_exp(distance, different, -beta) + beta * base
+    return F.softplus(far) / alpha + F.softplus(close) / beta
 
 
-def circle(distance, same, different, margin, scale):
+def circle(near, distance, taken, different, margin, scale):
     r"""Circle loss of each row, by distances.
 
     .. math:: \log \Bigl(1 + \sum_p e^{\gamma \alpha_p (d_{ip} - m)}
@@ -54,10 +56,14 @@ def circle(distance, same, different, margin, scale):
 
     Parameters
     ----------
+    near : Tensor of shape (n, p)
+        Distances of the positives.
     distance : Tensor of shape (n, m)
-        Distances.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs; each row has both.
+        All distances.
+    taken : bool Tensor of shape (n, p)
+        Which places of `near` hold a positive.
+    different : bool Tensor of shape (n, m)
+        Which of the distances are those of negatives; each row has both.
     margin, scale : float
         The relaxation m and the scale gamma.
 
@@ -66,16 +72,12 @@ def circle(distance, same, different, margin, scale):
     Tensor of shape (n,)
         Losses.
     """
-    index, taken = few(same)
-    far = distance.gather(1, index)
-    far = scale * (far.detach() + margin).clamp(min=0) * (far - margin)
-    weight = (1 + margin - distance.detach()).clamp_(min=0).mul_(scale)
-    near = weight * (1 - margin - distance)
-    far, near = (logit.clamp(-_FARTHEST, _FARTHEST) for logit in (far, near))
-    return F.softplus(log_sum_exp(far, taken) + log_sum_exp(near, different))
+    pull = scale * (near.detach() + margin).clamp(min=0) * (near - margin)
+    push = (1 + margin - distance.detach()).clamp_(min=0).mul_(scale) * (1 - margin - distance)
+    return F.softplus(log_sum_exp(pull, taken) + log_sum_exp(push, different))
 
 
-def lifted(distance, same, different, margin):
+def lifted(distance, positives, different, margin):
     r"""Terms of the lifted structure loss, one for each positive pair.
 
     .. math:: \max \Bigl(0, \log \Bigl( \sum_{n \in N(i)} e^{m - d_{in}} +
@@ -85,8 +87,10 @@ def lifted(distance, same, different, margin):
     ----------
     distance : Tensor of shape (n, m)
         Distances.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs.
+    positives : Positives
+        Positive pairs.
+    different : bool Tensor of shape (n, m)
+        Negative pairs.
     margin : float
         The margin m.
 
@@ -97,7 +101,7 @@ def lifted(distance, same, different, margin):
     term : Tensor of shape (p,)
         The term of each positive pair.
     """
-    row, column = same.nonzero(as_tuple=True)
+    row, column = positives.pairs()
     distance = distance.clamp(max=_LARGEST)
     near = torch.where(different, margin - distance, -_FARTHEST)
     either = torch.logaddexp(near.logsumexp(1)[row], near.logsumexp(0)[column])
@@ -163,9 +167,10 @@ class MultiSimilarityLoss(RowLoss):
             f"distance={self.distance!r}"
         )
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return multi_similarity(distance, same, different, self.alpha, self.beta, self.base)
+        sharpness = self.alpha, self.beta, self.base
+        return multi_similarity(near, distance, taken, different, *sharpness)
 
 
 class CircleLoss(RowLoss):
@@ -221,9 +226,9 @@ class CircleLoss(RowLoss):
         """Parameters, for ``repr``."""
         return f"margin={self.margin:g}, scale={self.scale:g}, distance={self.distance!r}"
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
-        return circle(distance, same, different, self.margin, self.scale)
+        return circle(near, distance, taken, different, self.margin, self.scale)
 
 
 class LiftedStructureLoss(RowLoss):
@@ -290,17 +295,16 @@ class LiftedStructureLoss(RowLoss):
         """Parameters, for ``repr``."""
         return f"margin={self.margin:g}, smooth={self.smooth}, distance={self.distance!r}"
 
-    def rows(self, distance, same, different):
+    def rows(self, near, distance, taken, different):
         """Losses of some anchors in the smooth form, of shape (rows,)."""
-        index, taken = few(same)
-        far, near = distance.gather(1, index), self.margin - distance
-        return (log_sum_exp(far, taken) + log_sum_exp(near, different)).clamp(min=0)
+        apart = self.margin + log_sum_exp(distance, different, -1.0)
+        return (log_sum_exp(near, taken) + apart).clamp(min=0)
 
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Mean over anchors, or over positive pairs."""
         if self.smooth:
-            return super().compute(distance, same, different)
-        row, term = lifted(distance, same, different, self.margin)
+            return super().compute(distance, positives, different)
+        row, term = lifted(distance, positives, different, self.margin)
         return term.square().sum() / (2 * max(1, len(term))), len(row[term > 0].unique())
 
 
@@ -355,10 +359,10 @@ class IntraPairVarianceLoss(MatrixLoss):
         """Parameters, for ``repr``."""
         return f"pos_eps={self.pos_eps:g}, neg_eps={self.neg_eps:g}, distance={self.distance!r}"
 
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Sum of the two means, and the number of anchors with a loss."""
-        index, taken = few(same)
-        near, kept = distance.gather(1, index), as_number(taken, distance.dtype)
+        near = distance.gather(1, positives.index)
+        kept = as_number(positives.taken, distance.dtype)
         lost = as_number(different, distance.dtype)
         # Shares are summed, because a sum of huge distances may overflow.
         kept, lost = kept / kept.sum().clamp(min=1), lost / lost.sum().clamp(min=1)
@@ -434,8 +438,9 @@ class SignalToNoiseRatioContrastiveLoss(MatrixLoss):
         distance = pairwise_distance(*centred, distance="sqeuclidean")
         return distance / torch.where(power > 0, power, 1)
 
-    def compute(self, distance, same, different):
+    def compute(self, distance, positives, different):
         """Contrastive loss of the distances, and how many negatives have one."""
+        same = positives.mask(distance.shape[1])
         with torch.no_grad():
             value, weights, active, used = self.pairs.compute_dense(distance, same, different)
         value = _Weighted.apply(distance, weights, value)
