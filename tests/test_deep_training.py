@@ -703,26 +703,6 @@ def test_no_warning_on_a_healthy_run(Learner):
     Learner(max_epochs=12, random_state=0).fit(MANY, MANY_Y)  # warnings are errors here
 
 
-def test_divergence_with_early_stopping_returns_the_start():
-    learner = DeepTripletEmbedder(**QUICK, lr=1e30)
-    with pytest.warns(CollapseWarning, match="the loss is nan"):
-        learner.fit(MANY, MANY_Y)
-    still = DeepTripletEmbedder(**TO_THE_END, lr=1e-30).fit(MANY, MANY_Y)
-    assert learner.best_epoch_ == 0
-    assert learner.transform(MANY).shape == (120, 6)
-    assert np.isfinite(learner.transform(MANY)).all()
-    spread = [np.ptp(one.transform(MANY)) for one in (learner, still)]
-    assert spread[0] == pytest.approx(spread[1], rel=0.3)
-
-
-@pytest.mark.filterwarnings("ignore::skdml.deep.CollapseWarning")
-def test_divergence_without_early_stopping_is_an_error():
-    learner = DeepTripletEmbedder(**TO_THE_END, lr=1e30)
-    with pytest.raises(ValueError, match="Training diverged"):
-        learner.fit(MANY, MANY_Y)
-    assert fitted_names(learner) == []
-
-
 # Checkpoints
 
 KILLED = textwrap.dedent(
@@ -982,7 +962,7 @@ def test_a_fitted_learner_does_not_carry_the_data(tmp_path):
     learner = DeepTripletEmbedder(**QUICK, checkpoint=tmp_path).fit(X, np.arange(4000) % 9)
     assert len(pickle.dumps(learner)) < 100_000
     names = [type(one[1] if isinstance(one, tuple) else one) for one in learner.net_.callbacks]
-    assert {name.__name__ for name in names} == {"PassthroughScoring", "CollapseAlarm"}
+    assert {name.__name__ for name in names} == {"PassthroughScoring", "CollapseAlarm", "IdleAlarm"}
     joblib.dump(learner, tmp_path / "learner")
     assert_array_equal(joblib.load(tmp_path / "learner").transform(X), learner.transform(X))
 

@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from skdml.deep.base import DeepEmbedder
-from skdml.deep.callbacks import CollapseWarning
+from skdml.deep.callbacks import CollapseWarning, IdleBatchesWarning
 from skdml.deep.embedders import DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.modules import ConvEmbedder, ResidualEmbedder
 
@@ -23,5 +23,6 @@ __all__ = [
     "DeepProxyEmbedder",
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
+    "IdleBatchesWarning",
     "ResidualEmbedder",
 ]

@@ -14,7 +14,7 @@ from skorch.callbacks import PassthroughScoring
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep.callbacks import CollapseAlarm, RetrievalStopping
+from skdml.deep.callbacks import CollapseAlarm, IdleAlarm, RetrievalStopping
 from skdml.deep.data import (
     batches_of_points,
     check_feature_shape,
@@ -23,7 +23,15 @@ from skdml.deep.data import (
 )
 from skdml.deep.frozen import FrozenNetwork
 from skdml.deep.held_out import SCORINGS, hold_out, places
-from skdml.deep.losses import LOSSES
+from skdml.deep.losses import (
+    LOSSES,
+    ContrastiveLoss,
+    LiftedStructureLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    TripletLoss,
+)
+from skdml.deep.memory import check_takes_references
 from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.modules import MAX_POINTS, ConvEmbedder, ResidualEmbedder
 from skdml.deep.net import EmbeddingNet, Width
@@ -38,6 +46,15 @@ from skdml.deep.samplers import GROUP_BATCHES, make_batches
 from skdml.distances import LearnedDistance, check_distance
 
 DEFAULT_WIDTH = 64
+
+# The losses with a margin that is a distance, and what they call it.
+MARGINS = {
+    ContrastiveLoss: "margin",
+    LiftedStructureLoss: "margin",
+    MarginLoss: "margin",
+    MultiSimilarityLoss: "base",
+    TripletLoss: "margin",
+}
 
 # Proxies start at the mean of so many points of their class, or of all it has.
 POINTS_PER_PROXY = 32
@@ -124,6 +141,23 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         Epochs without a new best score before training stops.
     supervision : {"labels"}, default="labels"
         What `fit` is given; see the subclasses for pairs and triplets.
+    memory_size : int, default=0
+        Cross-batch memory: each batch is also compared with the embeddings of so many points of
+        earlier batches, kept as they were, from the second epoch on. The loss is the mean of that
+        within the batch and that by the memory. Needs ``supervision="labels"`` and a loss that
+        takes references, as most over pairs and triplets do.
+    chunk_size : int, default=None
+        Pass a batch through the network in pieces of at most so many points. The memory is that
+        of a piece, the loss and its gradient are those of the whole batch, and the time is that
+        of one forward pass more. Batch normalisation takes its statistics from each piece. None
+        passes the batch at once.
+    amp : bool, default=False
+        Train the network in automatic mixed precision: bfloat16, or float16 with a scaled gradient
+        on a GPU that has no bfloat16. The loss gets float32. `transform`, and the scores to stop
+        on, stay in full precision.
+    compile : bool, default=False
+        Run the network through `torch.compile` while it trains; its parameters are given by
+        ``compile__*``. `transform` and pickles hold the network as it is.
     device : str, default="auto"
         A torch device; "auto" is a GPU where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -142,9 +176,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         1 prints a line for each epoch.
     **net_params : dict
         ``module__*``, ``head__*``, ``loss__*`` (or ``criterion__*``, skorch's name),
-        ``miner__*``, ``optimizer__*``, ``iterator_train__*`` (of `torch.utils.data.DataLoader`) and
-        ``callbacks__*``, as in skorch. They are parameters like all others: `get_params` shows
-        them and a grid search can search them.
+        ``miner__*``, ``optimizer__*``, ``iterator_train__*`` (of `torch.utils.data.DataLoader`),
+        ``callbacks__*`` and ``compile__*``, as in skorch. They are parameters like all others:
+        `get_params` shows them and a grid search can search them.
 
     Attributes
     ----------
@@ -211,6 +245,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         scoring="map_at_r",
         patience=10,
         supervision="labels",
+        memory_size=0,
+        chunk_size=None,
+        amp=False,
+        compile=False,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -241,6 +279,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.scoring = scoring
         self.patience = patience
         self.supervision = supervision
+        self.memory_size = memory_size
+        self.chunk_size = chunk_size
+        self.amp = amp
+        self.compile = compile
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
@@ -273,7 +315,12 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         Raises
         ------
         ValueError
-            If X or y cannot be learned from, or a parameter is out of range or unknown.
+            If X or y cannot be learned from, or a parameter is out of range or unknown. The
+            learner is as it was.
+        RuntimeError
+            If the loss or the weights are no longer finite. After at least one whole epoch the
+            learner is fitted all the same, with its best weights, or without early stopping those
+            of the last epoch that went well. Otherwise it is as it was.
         """
         with unchanged_on_error(self):
             self._check_params()
@@ -293,10 +340,18 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 else:
                     net = self._go_on(state, score, path)
                 n_left = self.max_epochs - len(net.history)
-                interrupted = net.run(data, self._sampler(data, train, seed, net), n_left)
+                trouble = net.run(data, self._sampler(data, train, seed, net), n_left)
+            diverged = isinstance(trouble, RuntimeError)
+            if diverged and not net.history:
+                raise trouble
             self._keep(net)
-            if path and not interrupted:
+            if path and trouble is None:
                 path.unlink(missing_ok=True)
+        if diverged:
+            raise RuntimeError(
+                f"{trouble} The learner is fitted with its weights after epoch "
+                f"{self.best_epoch_} (0 is the start)."
+            )
         return self
 
     def partial_fit(self, X, y=None, groups=None):
@@ -344,7 +399,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 net.notify("on_train_begin", X=data, y=None)
             else:
                 self._make_room(net, data, seed)
-            net.run(data, self._sampler(data, rows, seed, net), 1)
+                net.empty_memory()
+            trouble = net.run(data, self._sampler(data, rows, seed, net), 1)
+        if isinstance(trouble, RuntimeError):
+            raise trouble
         self._keep(net)
 
     def transform(self, X):
@@ -453,6 +511,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             optimizer=self.optimizer,
             lr=self.lr,
             proxy_lr=self.proxy_lr,
+            memory_size=self.memory_size,
+            chunk_size=self.chunk_size,
+            amp=self.amp,
+            compile=self.compile,
             max_epochs=self.max_epochs,
             callbacks=self._callbacks(score, path, seed),
             train_split=None,
@@ -543,7 +605,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         for name in ("active_share", "spread"):
             averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
             callbacks.append((name, averaged))
-        callbacks.append(("collapse", CollapseAlarm()))
+        callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
         if score is not None:
             callbacks.append(("stopping", RetrievalStopping(score, self.patience)))
         if path is not None:
@@ -567,6 +629,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 f"n_components={self.n_components}, but the module gives embeddings of width "
                 f"{width}."
             )
+        if self.normalize:
+            check_reach(net.criterion_, width)
+        if self.memory_size:
+            check_takes_references(net.compare, width, net.device)
 
     def _start_loss(self, net, data, rows, seed):
         """Let proxies start at the means of their classes, unless they came with the loss."""
@@ -615,6 +681,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.best_score_ = stopping.best_score_ if stopping else np.nan
         self.n_components_ = net.width(self._input_shape())
         net.drop_callbacks(RetrievalStopping, SaveState)
+        net.memory_ = None
         net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net
 
@@ -685,14 +752,19 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             ("n_per_class", 2),
             ("max_epochs", 1),
             ("patience", 1),
+            ("memory_size", 0),
         ]:
             check_scalar(getattr(self, name), name, Integral, min_val=low)
-        for name in ("normalize", "balance_classes", "early_stopping", "warm_start"):
+        for name in (
+            *("normalize", "balance_classes", "early_stopping"),
+            *("amp", "compile", "warm_start"),
+        ):
             check_scalar(getattr(self, name), name, (bool, np.bool_))
+        for name in ("n_components", "chunk_size"):
+            if getattr(self, name) is not None:
+                check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.verbose, "verbose", Integral)
         self._check_freeze()
-        if self.n_components is not None:
-            check_scalar(self.n_components, "n_components", Integral, min_val=1)
         for name in ("lr", "proxy_lr"):
             check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")
         check_scalar(
@@ -717,6 +789,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 f"group_batches={self.group_batches!r} is unknown; choose one of "
                 f"{list(GROUP_BATCHES)}."
             )
+        if self.memory_size and self.supervision != "labels":
+            raise ValueError(
+                f"memory_size={self.memory_size} needs classes, by which earlier points are "
+                f"compared; supervision={self.supervision!r} has none. Take memory_size=0."
+            )
         if not callable(self.scoring) and self.scoring not in SCORINGS:
             raise ValueError(
                 f"scoring={self.scoring!r} is unknown; choose one of {sorted(SCORINGS)}, or give a "
@@ -724,14 +801,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             )
         check_distance(self.distance)
         self._built_miner()
-        widest = {"euclidean": 2.0, "sqeuclidean": 4.0}.get(self.distance, np.inf)
         if self.margin is not None:
             check_scalar(self.margin, "margin", Real)
-        if self.normalize and self.margin is not None and self.margin > widest:
-            raise ValueError(
-                f"margin={self.margin} cannot be reached: with normalize=True no two points are "
-                f"further apart than {widest:g} ({self.distance})."
-            )
 
     def _check_freeze(self):
         if self.freeze not in (None, "module"):
@@ -761,6 +832,30 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         tags.target_tags.required = self.supervision != "triplets"
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def check_reach(loss, width):
+    """Raise if a loss asks for a distance that two points of length 1 cannot have.
+
+    Parameters
+    ----------
+    loss : callable
+        The loss; those whose margin is a distance are checked.
+    width : int
+        Width of the embedding.
+
+    Raises
+    ------
+    ValueError
+        If the margin is larger than the largest distance.
+    """
+    name = next((name for kind, name in MARGINS.items() if isinstance(loss, kind)), None)
+    largest = {"euclidean": 2.0, "sqeuclidean": 4.0, "manhattan": 2 * np.sqrt(width)}
+    if name and getattr(loss, name) > largest.get(loss.distance, np.inf):
+        raise ValueError(
+            f"{name}={getattr(loss, name):g} cannot be reached: with normalize=True no two points "
+            f"are further apart than {largest[loss.distance]:.3g} ({loss.distance})."
+        )
 
 
 def _own(part):

@@ -12,6 +12,10 @@ class CollapseWarning(UserWarning):
     """All points have met: the learned distance tells nothing apart any more."""
 
 
+class IdleBatchesWarning(UserWarning):
+    """Many batches teach nothing: they hold no pair or triplet to learn from."""
+
+
 class RetrievalStopping(Callback):
     """Score the net on what it does not train on; stop, and restore the best weights.
 
@@ -120,11 +124,10 @@ def lower_bound(gains, confidence=0.9):
 
 
 class CollapseAlarm(Callback):
-    """Warn, once, when all points have met, the loss stands at the margin or is not finite.
+    """Warn, once, when all points have met, or the loss stands at the margin.
 
     A loss over triplets or pairs that are all of distance 0 is exactly the margin; hard negatives
-    and a high learning rate lead there, and no gradient leads out again. A loss that is not finite
-    ends training.
+    and a high learning rate lead there, and no gradient leads out again.
 
     Parameters
     ----------
@@ -150,9 +153,6 @@ class CollapseAlarm(Callback):
     def on_epoch_end(self, net, **kwargs):
         """Look at the spread and the loss of the epoch."""
         spread, loss = net.history[-1, "spread"], net.history[-1, "train_loss"]
-        if not np.isfinite(loss):
-            self._warn(net, f"the loss is {loss}")
-            raise KeyboardInterrupt  # how a skorch callback ends training
         if self.first_spread_ is None:
             self.first_spread_ = spread
         # The loss of a classifier passes its margin on the way down.
@@ -178,5 +178,39 @@ class CollapseAlarm(Callback):
             f"The embedding collapsed by epoch {len(net.history)}: {seen}. Try a smaller lr, "
             "miner='semihard' or 'all' in place of 'hard', or normalize=True.",
             CollapseWarning,
+            stacklevel=2,
+        )
+
+
+class IdleAlarm(Callback):
+    """Warn, once, when too many batches of an epoch teach nothing, for lack of what to compare.
+
+    Their loss is 0 because no two of their points are of one class, or all are, or the miner
+    chooses none. A loss of 0 that is success, each margin kept, is none of this.
+
+    Parameters
+    ----------
+    share : float, default=0.05
+        How many batches may be idle.
+    """
+
+    def __init__(self, share=0.05):
+        self.share = share
+
+    def on_train_begin(self, net, **kwargs):
+        """Forget an earlier training."""
+        self.warned_ = False
+
+    def on_epoch_end(self, net, **kwargs):
+        """Count the idle batches of the epoch."""
+        idle = net.history[-1, "batches", :, "idle"]
+        if self.warned_ or sum(idle) <= self.share * len(idle):
+            return
+        self.warned_ = True
+        warnings.warn(
+            f"{sum(idle)} of the {len(idle)} batches of epoch {len(net.history)} taught nothing: "
+            "no two of their points are of one class, or all are, or the miner chose none. See "
+            "what the miner chooses, or take a larger batch_size or n_per_class.",
+            IdleBatchesWarning,
             stacklevel=2,
         )

@@ -32,8 +32,8 @@ class DeepSiameseEmbedder(DeepEmbedder):
         whether they are the same (1) or different (0 or -1).
     freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
 balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
-validation_fraction, scoring, patience, device, random_state, warm_start, checkpoint, \
-callbacks, verbose
+validation_fraction, scoring, patience, memory_size, chunk_size, amp, compile, device, \
+random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -94,6 +94,10 @@ feature_shape_, n_features_in_, feature_names_in_
         scoring="map_at_r",
         patience=10,
         supervision="labels",
+        memory_size=0,
+        chunk_size=None,
+        amp=False,
+        compile=False,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -123,6 +127,10 @@ feature_shape_, n_features_in_, feature_names_in_
             scoring=scoring,
             patience=patience,
             supervision=supervision,
+            memory_size=memory_size,
+            chunk_size=chunk_size,
+            amp=amp,
+            compile=compile,
             device=device,
             random_state=random_state,
             warm_start=warm_start,
@@ -158,8 +166,8 @@ class DeepTripletEmbedder(DeepEmbedder):
         shape (n_triplets, 3, ...).
     freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
 balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
-validation_fraction, scoring, patience, device, random_state, warm_start, checkpoint, \
-callbacks, verbose
+validation_fraction, scoring, patience, memory_size, chunk_size, amp, compile, device, \
+random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -217,6 +225,10 @@ feature_shape_, n_features_in_, feature_names_in_
         scoring="map_at_r",
         patience=10,
         supervision="labels",
+        memory_size=0,
+        chunk_size=None,
+        amp=False,
+        compile=False,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -246,6 +258,10 @@ feature_shape_, n_features_in_, feature_names_in_
             scoring=scoring,
             patience=patience,
             supervision=supervision,
+            memory_size=memory_size,
+            chunk_size=chunk_size,
+            amp=amp,
+            compile=compile,
             device=device,
             random_state=random_state,
             warm_start=warm_start,
@@ -291,8 +307,8 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
         `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
         before the proxies have learned to classify.
     freeze, head, n_components, distance, n_per_class, batch_size, balance_classes, \
-group_batches, lr, optimizer, validation_fraction, scoring, patience, device, random_state, \
-warm_start, checkpoint, callbacks, verbose
+group_batches, lr, optimizer, validation_fraction, scoring, patience, chunk_size, amp, \
+compile, device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -351,6 +367,9 @@ feature_shape_, n_features_in_, feature_names_in_
         validation_fraction=0.2,
         scoring="map_at_r",
         patience=10,
+        chunk_size=None,
+        amp=False,
+        compile=False,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -379,6 +398,9 @@ feature_shape_, n_features_in_, feature_names_in_
             validation_fraction=validation_fraction,
             scoring=scoring,
             patience=patience,
+            chunk_size=chunk_size,
+            amp=amp,
+            compile=compile,
             device=device,
             random_state=random_state,
             warm_start=warm_start,

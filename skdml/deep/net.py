@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from skdml.deep.callbacks import RetrievalStopping
 from skdml.deep.data import batches_of_points
+from skdml.deep.memory import CrossBatchMemory, DrawnBatches, backward_in_pieces
 
 # Points that pass through the network at once where no gradient is kept; fewer, where they are
 # large.
@@ -39,6 +40,12 @@ class EmbeddingNet(NeuralNet):
         What a batch holds: samples, or the points of tuples one after the other.
     proxy_lr : float, default=None
         Learning rate of the parameters of the criterion; None is `lr`.
+    memory_size : int, default=0
+        How many embeddings of earlier batches a batch is compared with.
+    chunk_size : int, default=None
+        How many points pass through the network at once in training; None is the whole batch.
+    amp : bool, default=False
+        Whether the network computes in half precision while it trains.
     **kwargs : dict
         As in `skorch.NeuralNet`.
     """
@@ -52,6 +59,9 @@ class EmbeddingNet(NeuralNet):
         miner=None,
         supervision="labels",
         proxy_lr=None,
+        memory_size=0,
+        chunk_size=None,
+        amp=False,
         **kwargs,
     ):
         super().__init__(module, criterion, **kwargs)
@@ -59,6 +69,27 @@ class EmbeddingNet(NeuralNet):
         self.miner = miner
         self.supervision = supervision
         self.proxy_lr = proxy_lr
+        self.memory_size = memory_size
+        self.chunk_size = chunk_size
+        self.amp = amp
+
+    def initialize(self):
+        """Build all parts, with an empty memory; see `skorch.NeuralNet`."""
+        super().initialize()
+        self.half_ = half_precision(self.device) if self.amp else None
+        # What is small in float16 would vanish from the gradient; bfloat16 has float32's range.
+        scaled = self.half_ == torch.float16
+        self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type) if scaled else None
+        self.empty_memory()
+        return self
+
+    def empty_memory(self):
+        """Forget the embeddings of earlier batches."""
+        self.memory_ = CrossBatchMemory(self.memory_size) if self.memory_size else None
+
+    def torch_compile(self, module, name):
+        """Leave a part as it is: `run` compiles the network for as long as it trains."""
+        return module
 
     def get_params_for(self, prefix):
         """Return the parameters of a part, with `Width` replaced; see `skorch.NeuralNet`."""
@@ -119,32 +150,135 @@ class EmbeddingNet(NeuralNet):
         sampler : iterable
             Its batches, as lists of rows.
         n_epochs : int
-            How many epochs, unless a callback or Ctrl-C ends them before.
+            How many epochs, unless a callback, Ctrl-C or a loss that is not finite ends them
+            before.
 
         Returns
         -------
-        bool
-            Whether Ctrl-C did.
+        KeyboardInterrupt, DivergenceError or None
+            What ended an epoch before its time. After a divergence, weights and history are those
+            of the last epoch that went well, if there was one.
         """
-        self.sampler_ = sampler
+        good, trouble = [self._weights()], None
+        self.sampler_ = DrawnBatches(sampler)
+        if self.compile:
+            self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
         try:
             for _ in range(n_epochs):
                 self.fit_loop(dataset, epochs=1)
-        except KeyboardInterrupt:  # how callbacks end training, too, but after a whole epoch
-            pass
+                self._check_weights()  # a callback may have set them
+                good = [*good[-1:], self._weights()]
+        except DivergenceError as error:
+            trouble = error
+            self._mend(good)
+        except KeyboardInterrupt as error:  # how callbacks end training, too: after a whole epoch
+            if len(self.history) > 0 and "train_loss" not in self.history[-1]:
+                trouble = error
+                self.history.pop()
         finally:
-            del self.sampler_  # it holds the labels, which are no part of a fitted net
-        interrupted = len(self.history) > 0 and "train_loss" not in self.history[-1]
-        if interrupted:
-            self.history.pop()
+            # The one holds the labels, the other what cannot be pickled.
+            del self.sampler_
+            vars(self).pop("network_", None)
         self.notify("on_train_end", X=dataset, y=None)
+        return trouble
+
+    def _weights(self):
+        if self.callback(RetrievalStopping):
+            return None  # it keeps the best, and restores them
+        return [copy.deepcopy(part.state_dict()) for part in self.trained_parts()]
+
+    def _mend(self, good):
+        """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
+        epoch = self.history.pop()
+        if good[-1] is not None:
+            if not any("train_loss" in batch for batch in epoch["batches"]):
+                # Weights without a loss are not good: those of the epoch before are the last.
+                del good[-1], self.history[-1 if good else 0 :]
+            for part, weights in zip(self.trained_parts(), good[-1] if good else (), strict=False):
+                part.load_state_dict(weights)
+        for state in self.optimizer_.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                    value.zero_()
+
+    def on_epoch_end(self, net, **kwargs):
+        """See that the weights are good, before any callback scores or saves them."""
+        super().on_epoch_end(net, **kwargs)
+        self._check_weights()
+
+    def _check_weights(self):
         weights = [weight for part in self.trained_parts() for weight in part.parameters()]
         if not all(torch.isfinite(weight).all() for weight in weights):
-            raise ValueError(
-                "Training diverged: weights of the network are no longer finite. Try a smaller lr, "
-                "and see that what a Dataset gives is finite."
+            raise self._divergence("weights are no longer finite")
+
+    def _divergence(self, seen):
+        lr = self.optimizer_.param_groups[0]["lr"]
+        half = " or amp=False," if self.amp else ""
+        return DivergenceError(
+            f"Training diverged in epoch {len(self.history)}, at a learning rate of {lr:g}: {seen}."
+            f" Try lr={lr / 10:g}, callbacks=[skorch.callbacks.GradientNormClipping(1.0)],{half} or"
+            " normalize=True; see that features are scaled, and that what a Dataset gives is finite."
+        )
+
+    def train_step(self, batch, **fit_params):
+        """Take a step on a batch; see `skorch.NeuralNet.train_step`."""
+        self.rows_ = self.sampler_.drawn.popleft()
+        take = super().train_step if self.scaler_ is None else self._scaled_step
+        try:
+            step = take(batch, **fit_params)
+        except torch.cuda.OutOfMemoryError as error:
+            raise type(error)(
+                f"A batch of {len(batch[0])} points does not fit into the memory of {self.device}. "
+                "Pass it through the network in pieces by chunk_size (with chunk_size="
+                f"{self.chunk_size}), or take a smaller batch_size. {error}"
+            ) from error
+        if not torch.isfinite(step["loss"]):
+            raise self._divergence(f"the loss is {step['loss'].item()}")
+        idle = step["loss"] == 0 and not self._has_tuples(step["y_pred"], batch[1])
+        self.history.record_batch("idle", bool(idle))
+        return step
+
+    @torch.no_grad()
+    def _has_tuples(self, embeddings, targets):
+        """Whether there is something to compare in a batch, a pair or a triplet."""
+        if self.supervision != "labels":
+            return len(targets) > 0
+        if self.miner is not None:
+            return any(len(i) for i in self.miner(embeddings, targets.to(self.device)))
+        counts = targets.unique(return_counts=True)[1]
+        return len(counts) > 1 and counts.max() > 1
+
+    def _scaled_step(self, batch, **fit_params):
+        """Take a step on a loss that is scaled up, unless its gradient overflows."""
+        self.optimizer_.zero_grad()
+        step = self.train_step_single(batch, **fit_params)
+        self.scaler_.unscale_(self.optimizer_)
+        named = list(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        return step
+
+    def train_step_single(self, batch, **fit_params):
+        """Compute the loss of a batch and its gradient; see `skorch.NeuralNet`."""
+        X, y = batch
+        for part in self.trained_parts():
+            part.train()
+
+        def backward(embeddings):
+            loss = self.get_loss(embeddings, y, X=X, training=True)
+            (loss if self.scaler_ is None else self.scaler_.scale(loss)).backward()
+            return loss.detach()
+
+        n_pieces = 1 if self.chunk_size is None else -(-len(X) // self.chunk_size)
+        if n_pieces == 1:
+            embeddings = self.infer(X)
+            loss = backward(embeddings)
+        else:
+            embeddings, loss = backward_in_pieces(
+                self.infer, backward, X, n_pieces, self.module_, self.device
             )
-        return interrupted
+        return {"loss": loss, "y_pred": embeddings}
 
     def callback(self, kind):
         """Return the callback of a class, or None."""
@@ -196,33 +330,82 @@ class EmbeddingNet(NeuralNet):
 
     def infer(self, x, **fit_params):
         """Embed a batch; see `skorch.NeuralNet.infer`."""
-        return embed_batch(self.module_, x.to(self.device), self.normalize)
+        network = getattr(self, "network_", self.module_)  # compiled, or as it is
+        half = self.half_ if self.module_.training else None
+        return embed_batch(network, x.to(self.device), self.normalize, half)
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return the loss of a batch; see `skorch.NeuralNet.get_loss`."""
         y_true = y_true.to(self.device)
-        indices = self._indices(y_pred.detach(), y_true)
-        if self.supervision != "labels":  # the tuples say all; no two points share a label
-            y_true = torch.arange(len(y_pred), device=y_pred.device)
-        loss = self.criterion_(y_pred, y_true, *(() if indices is None else (indices,)))
+        if self.supervision == "labels":
+            loss = self.compare(y_pred, y_true)
+        else:  # the tuples say all; no two points share a label
+            indices = self._indices(y_pred, y_true)
+            own = torch.arange(len(y_pred), device=y_pred.device)
+            loss = self.criterion_(y_pred, own, indices)
         if training:
-            self._record(y_pred.detach())
+            active = self._active_share()
+            if self.memory_ is not None:
+                loss, active = self._look_back(loss, active, y_pred, y_true)
+            self._record(y_pred.detach(), active)
         return loss
+
+    def compare(self, embeddings, labels, *references):
+        """Return the loss of a batch, within itself or by references.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (n, n_components)
+            The batch.
+        labels : int64 Tensor of shape (n,)
+            Its classes.
+        *references : Tensors of shape (m, n_components) and (m,)
+            Embeddings to compare it with, and their classes.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
+        """
+        mined = (
+            () if self.miner is None else (self.miner(embeddings.detach(), labels, *references),)
+        )
+        named = dict(zip(("ref_emb", "ref_labels"), references, strict=False))
+        return self.criterion_(embeddings, labels, *mined, **named)
+
+    def _look_back(self, loss, active, embeddings, labels):
+        """Mean of the loss within the batch and of that by the memory, which learns of the batch.
+
+        The first epoch only fills the memory: as in the paper, training begins without, since the
+        embeddings drift most at first.
+        """
+        rows = torch.as_tensor(self.rows_, device=embeddings.device)
+        self.memory_.forget(rows)
+        if len(self.history) > 1 and len(self.memory_):
+            back = self.compare(embeddings, labels, self.memory_.embeddings, self.memory_.labels)
+            loss, active = (loss + back) / 2, (active + self._active_share()) / 2
+        self.memory_.add(embeddings, labels, rows)
+        return loss, active
 
     def _indices(self, embeddings, targets):
         if self.supervision == "triplets":
             return tuple(torch.arange(len(embeddings), device=embeddings.device).view(-1, 3).T)
-        if self.supervision == "pairs":
-            a, b = torch.arange(len(embeddings), device=embeddings.device).view(-1, 2).T
-            same = targets == 1
-            return a[same], b[same], a[~same], b[~same]
-        return None if self.miner is None else self.miner(embeddings, targets)
+        a, b = torch.arange(len(embeddings), device=embeddings.device).view(-1, 2).T
+        same = targets == 1
+        return a[same], b[same], a[~same], b[~same]
 
-    def _record(self, embeddings):
-        active = getattr(self.criterion_, "active_share", np.nan)
-        self.history.record_batch("active_share", float(active))
+    def _active_share(self):
+        return float(getattr(self.criterion_, "active_share", np.nan))
+
+    def _record(self, embeddings, active):
+        self.history.record_batch("active_share", active)
         centred = embeddings - embeddings.mean(dim=0)
         self.history.record_batch("spread", centred.square().sum(dim=1).mean().sqrt().item())
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        state.pop("network_", None)  # compiled code; `run` makes it anew
+        return state
 
     def __setstate__(self, state):
         with warnings.catch_warnings():  # a net from a GPU is at home on a CPU
@@ -240,6 +423,17 @@ class EmbeddingNet(NeuralNet):
         twin = memo[id(self)] = type(self).__new__(type(self))
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin
+
+
+class DivergenceError(RuntimeError):
+    """The loss or the weights are no longer finite."""
+
+
+def half_precision(device):
+    """Return the half precision that a device computes in: float16 on GPUs without bfloat16."""
+    device = torch.device(device)
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16
 
 
 class Width:
@@ -344,7 +538,7 @@ class NetworkMap:
         return f"NetworkMap({type(self.module).__name__})"
 
 
-def embed_batch(module, X, normalize):
+def embed_batch(module, X, normalize, half=None):
     """Pass a batch through a network.
 
     Parameters
@@ -355,6 +549,9 @@ def embed_batch(module, X, normalize):
         Points.
     normalize : bool
         Whether embeddings are brought to unit length.
+    half : torch.dtype, default=None
+        The precision to compute in where that is enough; None leaves it to the network. What
+        comes out is float32.
 
     Returns
     -------
@@ -366,7 +563,11 @@ def embed_batch(module, X, normalize):
     ValueError
         If the network gives another shape.
     """
-    Z = module(X)
+    if half is None:
+        Z = module(X)
+    else:
+        with torch.autocast(X.device.type, dtype=half):
+            Z = module(X)
     if not isinstance(Z, torch.Tensor):
         raise ValueError(
             f"The module has to give a tensor of shape ({len(X)}, n_components); it gave a "
@@ -377,4 +578,6 @@ def embed_batch(module, X, normalize):
             f"The module has to give one embedding a sample, shape ({len(X)}, n_components); for a "
             f"batch of shape {tuple(X.shape)} it gave shape {tuple(Z.shape)}."
         )
+    if half is not None:
+        Z = Z.float()
     return to_unit_length(Z, dim=1) if normalize else Z

@@ -7,14 +7,15 @@ import torch
 from torch.utils.data import DataLoader
 
 PREFIXES = ("module", "head", "loss", "criterion", "miner", "optimizer")
-PREFIXES += ("iterator_train", "callbacks")
+PREFIXES += ("iterator_train", "callbacks", "compile")
 
 # skorch reads one parameter that no optimizer has. The others are not for the user: the sampler
 # makes the batches, and the net knows its weights.
 MORE = {"optimizer": {"param_groups"}}
 OURS = {
     "optimizer": {"params"},
-    "iterator_train": {"dataset", "batch_size", "shuffle", "sampler", "drop_last"},
+    "iterator_train": {"dataset", "batch_size", "shuffle", "sampler", "drop_last", "in_order"},
+    "compile": {"model"},
 }
 
 
@@ -91,8 +92,7 @@ class NetParametersMixin:
         """
         owner = type(self).__name__
         targets = {"module": module, "head": head, "criterion": criterion, "loss": criterion}
-        targets["optimizer"] = optimizer
-        targets["iterator_train"] = DataLoader
+        targets |= {"optimizer": optimizer, "iterator_train": DataLoader, "compile": torch.compile}
         for name in self._net_params:
             prefix, _, rest = name.partition("__")
             if prefix not in PREFIXES or not rest:

@@ -28,7 +28,7 @@ class SaveState(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         written = self.path.with_suffix(f".{os.getpid()}")
         written.write_bytes(
-            pickle.dumps({"net": net, "seed": self.seed, "generators": _generators(net.device)})
+            pickle.dumps({"net": net, "seed": self.seed, "generators": generators(net.device)})
         )
         os.replace(written, self.path)
 
@@ -66,7 +66,19 @@ def set_generators(states, device):
         torch.cuda.set_rng_state(states[1], device)
 
 
-def _generators(device):
+def generators(device):
+    """Return the states of torch's generators.
+
+    Parameters
+    ----------
+    device : str
+        Where training is.
+
+    Returns
+    -------
+    list of Tensor
+        The CPU's state and, on a GPU, that GPU's.
+    """
     states = [torch.get_rng_state()]
     if torch.device(device).type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
