@@ -201,7 +201,7 @@ def test_proxies_that_diverge_are_told():
             net.criterion_.proxies.data.fill_(torch.nan)
 
     options = {"max_epochs": 1, "early_stopping": False}
-    with pytest.raises(RuntimeError, match="in epoch 1, .* weights are no longer finite"):
+    with pytest.raises(RuntimeError, match=r"in epoch 1, .* weights are no longer finite"):
         DeepEmbedder(loss="arcface", callbacks=[Ruin()], **options).fit(X, y)
 
 
