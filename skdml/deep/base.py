@@ -495,7 +495,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         given = {f"module__{name}": value for name, value in module_given.items()}
         given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
         names = {trained: "module", "loss": "criterion", "criterion": "criterion"}
-        names |= {name: name for name in ("optimizer", "iterator_train", "callbacks")}
+        names |= {name: name for name in ("optimizer", "iterator_train", "callbacks", "compile")}
         for prefix, name in names.items():
             params = self.params_of(prefix)
             given |= {f"{name}__{rest}": value for rest, value in params.items()}

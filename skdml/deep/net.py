@@ -81,6 +81,7 @@ class EmbeddingNet(NeuralNet):
         scaled = self.half_ == torch.float16
         self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type) if scaled else None
         self.empty_memory()
+        self.mined_ = False  # whether the miner chose anything of the batch
         return self
 
     def empty_memory(self):
@@ -223,6 +224,7 @@ class EmbeddingNet(NeuralNet):
     def train_step(self, batch, **fit_params):
         """Take a step on a batch; see `skorch.NeuralNet.train_step`."""
         self.rows_ = self.sampler_.drawn.popleft()
+        self.mined_ = False
         take = super().train_step if self.scaler_ is None else self._scaled_step
         try:
             step = take(batch, **fit_params)
@@ -234,17 +236,16 @@ class EmbeddingNet(NeuralNet):
             ) from error
         if not torch.isfinite(step["loss"]):
             raise self._divergence(f"the loss is {step['loss'].item()}")
-        idle = step["loss"] == 0 and not self._has_tuples(step["y_pred"], batch[1])
+        idle = step["loss"] == 0 and not self._has_tuples(batch[1])
         self.history.record_batch("idle", bool(idle))
         return step
 
-    @torch.no_grad()
-    def _has_tuples(self, embeddings, targets):
-        """Whether there is something to compare in a batch, a pair or a triplet."""
+    def _has_tuples(self, targets):
+        """Whether there was something to compare in a batch, a pair or a triplet."""
         if self.supervision != "labels":
             return len(targets) > 0
         if self.miner is not None:
-            return any(len(i) for i in self.miner(embeddings, targets.to(self.device)))
+            return self.mined_
         counts = targets.unique(return_counts=True)[1]
         return len(counts) > 1 and counts.max() > 1
 
@@ -367,9 +368,10 @@ class EmbeddingNet(NeuralNet):
         Tensor of shape ()
             The loss.
         """
-        mined = (
-            () if self.miner is None else (self.miner(embeddings.detach(), labels, *references),)
-        )
+        mined = ()
+        if self.miner is not None:
+            mined = (self.miner(embeddings.detach(), labels, *references),)
+            self.mined_ |= any(len(i) for i in mined[0])
         named = dict(zip(("ref_emb", "ref_labels"), references, strict=False))
         return self.criterion_(embeddings, labels, *mined, **named)
 
