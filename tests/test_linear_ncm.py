@@ -217,6 +217,21 @@ def test_integer_weights_are_repeated_rows(init):
     assert_allclose(weighted.loss_curve_[[0, -1]], repeated.loss_curve_[[0, -1]], rtol=1e-9)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_integer_weights_are_repeated_rows_for_several_centroids(sparse):
+    rng = np.random.RandomState(3)
+    weight = rng.randint(0, 4, size=len(X))
+    rows = rng.permutation(np.repeat(np.arange(len(X)), weight))
+    points = csr_matrix(X) if sparse else X
+    weighted = NCMC(random_state=0, tol=1e-10).fit(points, Y, sample_weight=weight)
+    repeated = NCMC(random_state=0, tol=1e-10).fit(points[rows], Y[rows])
+    assert_allclose(weighted.components_, repeated.components_, rtol=1e-4)
+    assert_allclose(weighted.centroids_, repeated.centroids_, rtol=1e-12)
+    assert_allclose(weighted.loss_curve_[[0, -1]], repeated.loss_curve_[[0, -1]], rtol=1e-9)
+    plain = NCMC(random_state=0, tol=1e-10).fit(points, Y)
+    assert not np.allclose(plain.centroids_, weighted.centroids_)
+
+
 def test_class_without_weight_is_no_class():
     learner = NCMML().fit(X, Y, sample_weight=Y > 0)
     assert learner.classes_.tolist() == [1, 2]

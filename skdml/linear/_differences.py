@@ -6,7 +6,8 @@ import numpy as np
 
 from skdml.base import unchanged_on_error
 from skdml.linear._moments import Moments, merge, moments_of, scatter_of
-from skdml.linear.base import LinearMetricLearner, check_n_components
+from skdml.linear._neighbors import nearest_mates, nearest_strangers
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
 # Numbers in a block of differences: they fit a processor's cache.
 _BLOCK = 2**18
@@ -36,6 +37,36 @@ def scatter_of_differences(X, first, second, weight=None):
         difference = X[first[block]] - X[second[block]]
         total += scatter_of(difference, None if weight is None else weight[block])
     return total
+
+
+def neighbor_pairs(X, codes, n_mates, n_strangers):
+    """Pairs of each row with its nearest neighbours of its class, and with those of others.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes, one of two rows at least.
+    n_mates, n_strangers : int
+        How many neighbours of either kind, fewer where there are not so many.
+
+    Returns
+    -------
+    same, different : tuple of two ndarray of int, shape (n_pairs,)
+        A row and its neighbour.
+
+    Raises
+    ------
+    ValueError
+        If each class has a single row.
+    """
+    mates = nearest_mates(X, codes, n_mates)
+    found = mates >= 0
+    if not found.any():
+        raise ValueError(no_mates_message(codes))
+    same = np.nonzero(found)[0], mates[found]
+    return same, nearest_strangers(X, codes, n_strangers)
 
 
 class Differences(NamedTuple):

@@ -205,6 +205,25 @@ class PairGraph:
         return product
 
 
+def in_own_order(X, codes):
+    """Sort rows, so that ties among neighbours fall alike in whatever order the rows came.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes.
+
+    Returns
+    -------
+    X, codes : ndarray
+        The same, by the first column, then the second ..., then the class.
+    """
+    order = np.lexsort((codes, *X.T[::-1]))
+    return X[order], codes[order]
+
+
 def distinct_rows(X, codes, weight):
     """Merge equal rows of one class, and put the rows in an order that is theirs alone.
 

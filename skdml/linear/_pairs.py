@@ -306,8 +306,6 @@ def distinct_neighbor_pairs(X, codes, n_neighbors):
     mates = nearest_mates(X, codes, n_neighbors)
     row, rank = np.nonzero(mates >= 0)
     alike, apart = (row, mates[row, rank]), nearest_strangers(X, codes, n_neighbors)
-    keys = [
-        np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)
-    ]
+    keys = [np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)]
     first, second = np.divmod(np.concatenate(keys), len(X))
     return first, second, np.arange(len(first)) < len(keys[0])

@@ -6,63 +6,9 @@ import numpy as np
 
 from skdml.base import unchanged_on_error
 from skdml.linear._axes import check_embedding_type, embed, relative_axes, shrink
-from skdml.linear._differences import scatter_of_differences
-from skdml.linear._neighbors import nearest_mates, nearest_strangers
-from skdml.linear.base import (
-    LinearMetricLearner,
-    centre_and_scale,
-    check_n_components,
-    no_mates_message,
-)
-
-
-def in_own_order(X, codes):
-    """Sort rows, so that ties among neighbours fall alike in whatever order the rows came.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Points.
-    codes : ndarray of int, shape (n_samples,)
-        Their classes.
-
-    Returns
-    -------
-    X, codes : ndarray
-        The same, by the first column, then the second ..., then the class.
-    """
-    order = np.lexsort((codes, *X.T[::-1]))
-    return X[order], codes[order]
-
-
-def neighbor_pairs(X, codes, n_mates, n_strangers):
-    """Pairs of each row with its nearest neighbours of its class, and with those of others.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Points.
-    codes : ndarray of int, shape (n_samples,)
-        Their classes, one of two rows at least.
-    n_mates, n_strangers : int
-        How many neighbours of either kind, fewer where there are not so many.
-
-    Returns
-    -------
-    same, different : tuple of two ndarray of int, shape (n_pairs,)
-        A row and its neighbour.
-
-    Raises
-    ------
-    ValueError
-        If each class has a single row.
-    """
-    mates = nearest_mates(X, codes, n_mates)
-    found = mates >= 0
-    if not found.any():
-        raise ValueError(no_mates_message(codes))
-    same = np.nonzero(found)[0], mates[found]
-    return same, nearest_strangers(X, codes, n_strangers)
+from skdml.linear._differences import neighbor_pairs, scatter_of_differences
+from skdml.linear._neighbors import in_own_order
+from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
 
 
 def local_differences(X, same, different):

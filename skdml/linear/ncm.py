@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._initial import start_components
+from skdml.linear._initial import start_components, starts_anew
+from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, centre_and_scale
 
@@ -156,7 +157,7 @@ def means(X, clusters, weight):
     return np.asarray(safe_sparse_dot(member, X.astype(np.float64), dense_output=True))
 
 
-def split_classes(X, codes, n_centroids, rng):
+def split_classes(X, codes, weight, n_centroids, rng):
     """Cut each class into clusters by k-means.
 
     Parameters
@@ -165,6 +166,8 @@ def split_classes(X, codes, n_centroids, rng):
         Points.
     codes : ndarray of int, shape (n_samples,)
         Their classes.
+    weight : ndarray of shape (n_samples,)
+        Weights of the rows, > 0.
     n_centroids : int
         Clusters in a class; fewer where it has no more distinct points.
     rng : RandomState
@@ -185,7 +188,7 @@ def split_classes(X, codes, n_centroids, rng):
         # fewer distinct points than clusters, which k-means warns of, is nothing wrong here.
         with one_thread("openmp"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = kmeans.fit(X[rows]).labels_
+            labels = kmeans.fit(X[rows], sample_weight=weight[rows]).labels_
         found, labels = np.unique(labels, return_inverse=True)
         clusters[rows] = labels + len(owners)
         owners += [code] * len(found)
@@ -201,25 +204,23 @@ class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
         with unchanged_on_error(self):
             self._check_ranges(alpha=(Real, False, 0, None, "left"), **ranges)
             X, codes, classes = self._read_labelled(X, y)
-            weight = self._read_weight(sample_weight, X)
-            if not weight.all():
-                kept = weight > 0
-                X, weight = X[kept], weight[kept]
-                codes, classes = encode_labels(classes[codes[kept]])
+            # Rows in an order of their own, equal ones merged: k-means then draws the same, whether
+            # a row is there twice or counts twice.
+            X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
+            codes, classes = encode_labels(classes[codes])
             rng = check_random_state(self.random_state)
             points, scale = centre_and_scale(X, weight)
-            clusters, owners = self._cluster(points, codes, rng)
+            clusters, owners = self._cluster(points, codes, weight, rng)
             start = self._start(points, codes, scale, rng, weight)
             solution = self._solve(points, codes, clusters, owners, weight, start)
             return self._store(solution, scale, means(X, clusters, weight), owners, classes, X)
 
-    def _cluster(self, points, codes, rng):
+    def _cluster(self, points, codes, weight, rng):
         return codes, np.arange(codes.max() + 1)
 
     def _start(self, points, codes, scale, rng, weight):
         start = start_components(self, points, codes, scale, rng, weight)
-        given = not isinstance(self.init, str) or (self.warm_start and hasattr(self, "components_"))
-        return start if given else to_softmax(start, points, weight)
+        return to_softmax(start, points, weight) if starts_anew(self) else start
 
     def _solve(self, points, codes, clusters, owners, weight, start):
         centroids, alpha = means(points, clusters, weight), self.alpha / float(weight.sum())
@@ -527,7 +528,7 @@ class NCMC(_CentroidSoftmax):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Learn the distance.
 
         Parameters
@@ -536,6 +537,8 @@ class NCMC(_CentroidSoftmax):
             Points.
         y : array-like of shape (n_samples,)
             Class labels, of any kind.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, >= 0: 2 counts a row twice, in k-means, too; 0 leaves it out.
 
         Returns
         -------
@@ -546,16 +549,16 @@ class NCMC(_CentroidSoftmax):
         ------
         ValueError
             If X is not 2-D or not finite, if y is missing, continuous or of one class, or if a
-            parameter is out of range.
+            parameter or a weight is out of range.
 
         Warns
         -----
         ConvergenceWarning
             If `max_iter` iterations did not suffice.
         """
-        self._fit(X, y, None, n_centroids=(Integral, False, 1, None, "left"))
+        self._fit(X, y, sample_weight, n_centroids=(Integral, False, 1, None, "left"))
         self.centroid_classes_ = self.classes_[self._owners]
         return self
 
-    def _cluster(self, points, codes, rng):
-        return split_classes(points, codes, self.n_centroids, rng)
+    def _cluster(self, points, codes, weight, rng):
+        return split_classes(points, codes, weight, self.n_centroids, rng)

@@ -6,10 +6,9 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.linalg import eigh, svd
 from sklearn.cluster import KMeans
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, check_random_state
 
-from skdml._threads import one_thread
+from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import neighbor_triplets
 from skdml.linear._initial import discriminants
@@ -129,8 +128,7 @@ def region_centres(X, n_regions, rng):
 
 def nearest(X, rows, centres):
     """Find the `rows` of X nearest to each centre: as many as the largest scale, or all."""
-    search = NearestNeighbors(n_neighbors=min(max(_SCALES), len(rows))).fit(X[rows])
-    return rows[search.kneighbors(centres, return_distance=False)]
+    return rows[kneighbors(X[rows], centres, min(max(_SCALES), len(rows)))[1]]
 
 
 def local_discriminants(X, codes, n_basis, rng):
