@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.metrics import pairwise_distances
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -106,6 +107,17 @@ def test_head_learns_what_it_would_learn_of_the_outputs(Learner, backbone):
     assert learner.feature_shape_ == (1, 8, 8)
 
 
+def test_groups_reach_the_batches(backbone):
+    groups = np.arange(300) % 7
+    options = {"max_epochs": 2, "random_state": 0, "group_batches": "together"}
+    learner = DeepTripletEmbedder(backbone, freeze="module", **options).fit(X, y, groups)
+    Z = outputs(backbone, X)
+    twin = DeepTripletEmbedder(n_components=48, **options).fit(Z, y, groups)
+    assert_allclose(learner.transform(X), twin.transform(Z), atol=1e-5)
+    without = DeepTripletEmbedder(backbone, freeze="module", **options).fit(X, y)
+    assert (without.transform(X) != learner.transform(X)).any()
+
+
 def test_backbone_stays_as_it_is_and_runs_once(backbone, seen):
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     learner = DeepTripletEmbedder(backbone, **QUICK, batch_size=32).fit(X, y)
@@ -181,6 +193,14 @@ class Head(nn.Module):
 
     def forward(self, features):
         return self.layer(features)
+
+
+def test_head_loses_nothing_at_the_start(rng):
+    pixels = rng.normal(size=(60, 100)).astype(np.float32)
+    learner = DeepTripletEmbedder(nn.Identity(), **{**QUICK, "lr": 1e-30, "max_epochs": 1})
+    Z = learner.fit(pixels, y[:60]).transform(pixels)
+    D = pairwise_distances(pixels)
+    assert_allclose(pairwise_distances(Z), D / D[~np.eye(60, dtype=bool)].mean(), atol=1e-5)
 
 
 def test_head_of_ones_own(backbone):

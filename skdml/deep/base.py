@@ -92,7 +92,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         ``head__*``; None builds a `ResidualEmbedder`. Only with ``freeze="module"``.
     n_components : int, default=None
         Width of the embedding. None is what a given module (or head) makes it; for the default
-        networks 64, or the number of features where that is less.
+        networks 64, or the number of features where that is less; for the default head as many as
+        the frozen module gives, so that nothing of it is lost at the start.
     margin : float, default=None
         The margin of the loss, in units of `distance`; None is the default of the loss. The
         default networks start with two training points 1 apart on average.
@@ -545,7 +546,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 f"{name}={module!r} is no network: give a torch.nn.Module, its class, or a "
                 "function that returns one."
             )
-        width = self.n_components or min(DEFAULT_WIDTH, int(np.prod(shape)))
+        widest = DEFAULT_WIDTH if name == "module" else np.inf
+        width = self.n_components or min(widest, int(np.prod(shape)))
         shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
         taken, _ = accepted_names(module)
         return module, {name: value for name, value in shapes.items() if name in taken}
