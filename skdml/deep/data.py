@@ -58,11 +58,22 @@ def read_training_data(learner, X, y, groups=None, *, reset):
 def _read_points(learner, X, y, reset):
     if isinstance(X, Dataset):
         return _read_dataset(learner, X, y, reset)
+    _refuse_texts(learner, X)
     X, y = validate_data(
         learner, X, y, reset=reset, dtype=np.float32, order="C", allow_nd=True, ensure_min_samples=2
     )
     check_feature_shape(learner, X.shape[1:], reset=reset)
     return ArrayDataset(writeable(X), _codes(y))
+
+
+def _refuse_texts(learner, X):
+    column = isinstance(X, (list, tuple)) or getattr(X, "ndim", None) == 1
+    if column and isinstance(next(iter(X), None), str):
+        name = type(learner).__name__
+        raise ValueError(
+            f"{name} reads numbers, and X holds texts. Let a function come first that makes vectors "
+            f"of them: make_pipeline(FunctionTransformer(encode), {name}(...))."
+        )
 
 
 def _read_dataset(learner, dataset, y, reset):
