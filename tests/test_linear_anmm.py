@@ -8,8 +8,8 @@ from sklearn.datasets import load_iris, make_blobs
 from sklearn.exceptions import NotFittedError
 
 from skdml import ANMM
-from skdml.linear.anmm import margin_axes, margin_matrix
 from skdml.linear._differences import neighbor_pairs
+from skdml.linear.anmm import margin_axes, margin_matrix
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 X, Y = make_blobs([30, 20, 3, 1], n_features=5, random_state=0, cluster_std=4.0)

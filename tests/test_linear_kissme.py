@@ -49,7 +49,7 @@ def literal_shrunk(C, variance, shrinkage):
 def test_matrix_is_the_difference_of_the_inverses(shrinkage, contrast):
     S, D, T = literal_means(IRIS, SPECIES)
     S, D = (literal_shrunk(C, T.diagonal() / 2, shrinkage) for C in (S, D))
-    M = KISSME(shrinkage=shrinkage, contrast=contrast).fit(IRIS, SPECIES)
+    M = KISSME(shrinkage=shrinkage, contrast=contrast, prior_share=0).fit(IRIS, SPECIES)
     M = M.get_mahalanobis_matrix()
     values, axes = eigh(D, S)
     expected = np.linalg.inv(S) - contrast * np.linalg.inv(D)
@@ -57,6 +57,18 @@ def test_matrix_is_the_difference_of_the_inverses(shrinkage, contrast):
     excess = contrast * (1 / values - 1).clip(0)
     expected += (axes * excess) @ axes.T
     assert_allclose(M, expected, atol=1e-8 * abs(expected).max())
+
+
+@pytest.mark.parametrize("share", [0.25, 1])
+def test_matrix_is_mixed_with_euclids(share):
+    X = IRIS * [1, 1e-3, 1, 1e3]
+    *_, T = literal_means(X, SPECIES)
+    M = KISSME(prior_share=0).fit(X, SPECIES).get_mahalanobis_matrix()
+    euclid = np.diag(1 / T.diagonal())
+    expected = (1 - share) * M + share * euclid * np.trace(M @ T) / np.trace(euclid @ T)
+    M = KISSME(prior_share=share).fit(X, SPECIES).get_mahalanobis_matrix()
+    unit = np.outer(1 / X.std(axis=0), 1 / X.std(axis=0))
+    assert_allclose(M / unit, expected / unit, atol=1e-8 * abs(expected / unit).max())
 
 
 def test_with_different_pairs_all_further_apart_it_is_the_papers(rng):
@@ -79,14 +91,15 @@ def test_projection_leaves_a_matrix_without_negative_eigenvalues(rng):
 
 
 def test_without_contrast_it_is_rca_but_for_scale():
-    d = KISSME(shrinkage=0, contrast=0).fit(IRIS, SPECIES).get_metric()(IRIS)
-    expected = RCA(shrinkage=0).fit(IRIS, SPECIES).get_metric()(IRIS)
+    d = KISSME(shrinkage=0, contrast=0, prior_share=0).fit(IRIS, SPECIES).get_metric()(IRIS)
+    expected = RCA(embedding_type="plain", shrinkage=0, prior_share=0).fit(IRIS, SPECIES)
+    expected = expected.get_metric()(IRIS)
     assert_allclose(d, expected * d.max() / expected.max(), rtol=1e-9)
 
 
 def test_blind_by_contrast_1_to_all_but_n_classes_less_one_directions():
     values = np.linalg.eigvalsh(
-        KISSME(shrinkage=0, contrast=1).fit(IRIS, SPECIES).get_mahalanobis_matrix()
+        KISSME(shrinkage=0, contrast=1, prior_share=0).fit(IRIS, SPECIES).get_mahalanobis_matrix()
     )
     assert (values > 1e-9 * values.max()).sum() == 2
 
@@ -198,7 +211,7 @@ def test_another_supervision_needs_another_fit(learner):
         learner.partial_fit(*all_pairs(IRIS[::5], SPECIES[::5]))
 
 
-@pytest.mark.parametrize("parameters", [{"shrinkage": -0.1}, {"contrast": 2}])
+@pytest.mark.parametrize("parameters", [{"shrinkage": -0.1}, {"contrast": 2}, {"prior_share": 1.1}])
 def test_parameters_out_of_range_are_refused(parameters):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))} == "):
         KISSME(**parameters).fit(IRIS, SPECIES)

@@ -20,6 +20,8 @@ METRIC_LEARN = [
     [3.4871337, -9.08804849, -9.08813896, 37.52283607],
 ]
 
+PAPER = {"embedding_type": "plain", "shrinkage": 0, "prior_share": 0}
+
 
 @pytest.fixture
 def rng():
@@ -54,14 +56,40 @@ def chunked(rng):
 def test_matrix_is_the_inverse_of_the_covariance_within_chunks(shrinkage, chunked):
     X, chunks = chunked
     C = literal_shrunk(*literal_covariances(X, chunks), shrinkage)
-    learner = RCA(supervision="chunks", shrinkage=shrinkage).fit(X, chunks)
+    learner = RCA(supervision="chunks", **PAPER | {"shrinkage": shrinkage}).fit(X, chunks)
     L = learner.components_
     assert_allclose(L @ C @ L.T, np.eye(5), atol=1e-10)
     assert_allclose(learner.get_mahalanobis_matrix() @ C, np.eye(5), atol=1e-8)
 
 
+@pytest.mark.parametrize("share", [0, 0.25, 1])
+@pytest.mark.parametrize("kind", ["weighted", "plain"])
+def test_matrix_is_weighted_and_mixed_with_euclids(share, kind, chunked):
+    X, chunks = chunked
+    X = X * [1, 1e-3, 1, 1e3, 1]
+    C, T = literal_covariances(X, chunks)
+    C = np.linalg.inv(literal_shrunk(C, T, 0.2))
+    M = C @ T @ C if kind == "weighted" else C
+    euclid = np.diag(1 / T.diagonal())
+    # Points are as far apart by the one as by the other: tr(M T) is half the mean of d².
+    expected = (1 - share) * M + share * euclid * np.trace(M @ T) / np.trace(euclid @ T)
+    learner = RCA(supervision="chunks", embedding_type=kind, prior_share=share).fit(X, chunks)
+    unit = np.outer(1 / X.std(axis=0), 1 / X.std(axis=0))
+    assert_allclose(learner.get_mahalanobis_matrix() / unit, expected / unit, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_components", [1, 3, 5])
+def test_components_are_those_along_which_points_spread_most(n_components, chunked):
+    X, chunks = chunked
+    whole = RCA(supervision="chunks").fit(X, chunks).transform(X)
+    part = RCA(n_components, supervision="chunks").fit(X, chunks)
+    covariance = np.cov(part.transform(X).T, bias=True).reshape(n_components, n_components)
+    spread = np.linalg.eigvalsh(np.cov(whole.T, bias=True))[::-1][:n_components]
+    assert_allclose(covariance, np.diag(spread), atol=1e-9 * spread[0])
+
+
 def test_equal_to_metric_learn():
-    M = RCA(shrinkage=0).fit(IRIS, SPECIES).get_mahalanobis_matrix()
+    M = RCA(**PAPER).fit(IRIS, SPECIES).get_mahalanobis_matrix()
     assert_allclose(M, METRIC_LEARN, rtol=1e-7)
 
 
@@ -73,15 +101,16 @@ def test_labels_are_chunks():
 
 def test_without_shrinkage_it_is_the_mahalanobis_distance_within_classes():
     expected = MahalanobisMetric(within_class=True).fit(IRIS, SPECIES).components_
-    assert_allclose(RCA(shrinkage=0).fit(IRIS, SPECIES).components_, expected, rtol=1e-9)
+    assert_allclose(RCA(**PAPER).fit(IRIS, SPECIES).components_, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("n_components", [1, 3, 5])
-def test_components_are_fishers_axes(n_components, chunked):
+def test_components_of_the_paper_are_fishers_axes(n_components, chunked):
     X, chunks = chunked
     C, T = literal_covariances(X, chunks)
     C = literal_shrunk(C, T, 0.3)
-    L = RCA(n_components, supervision="chunks").fit(X, chunks).components_
+    learner = RCA(n_components, supervision="chunks", **PAPER | {"shrinkage": 0.3})
+    L = learner.fit(X, chunks).components_
     values = eigh(T, C, eigvals_only=True)[::-1][:n_components]
     assert_allclose(T @ L.T, C @ L.T * values, atol=1e-8)
     assert_allclose(L @ C @ L.T, np.eye(n_components), atol=1e-10)
@@ -90,10 +119,10 @@ def test_components_are_fishers_axes(n_components, chunked):
 def test_rows_in_no_chunk_tell_only_the_spread_of_all(chunked):
     X, chunks = chunked
     kept = chunks >= 0
-    whole = RCA(supervision="chunks", shrinkage=0).fit(X, chunks)
-    part = RCA(supervision="chunks", shrinkage=0).fit(X[kept], chunks[kept])
+    whole = RCA(supervision="chunks", **PAPER).fit(X, chunks)
+    part = RCA(supervision="chunks", **PAPER).fit(X[kept], chunks[kept])
     assert_allclose(whole.components_, part.components_, rtol=1e-9)
-    axes = RCA(2, supervision="chunks", shrinkage=0)
+    axes = RCA(2, supervision="chunks", **PAPER)
     assert not np.allclose(
         clone(axes).fit(X, chunks).components_, axes.fit(X[kept], chunks[kept]).components_
     )
@@ -145,7 +174,7 @@ def test_units_do_not_matter(rng):
 def test_singular_without_shrinkage_warns_and_with_it_does_not(rng):
     X, y = rng.normal(size=(10, 20)), np.arange(10) % 2
     with pytest.warns(UserWarning, match="rank 8 for 20 features.*shrinkage > 0"):
-        learner = RCA(shrinkage=0).fit(X, y)
+        learner = RCA(**PAPER).fit(X, y)
     assert learner.components_.shape == (8, 20)
     assert RCA().fit(X, y).components_.shape == (20, 20)
 
@@ -158,6 +187,8 @@ BAD = [
     ({"supervision": "chunks"}, None, "y"),
     ({"supervision": "pairs"}, SPECIES, "supervision='pairs' is unknown to RCA"),
     ({"shrinkage": 1.5}, SPECIES, "shrinkage == 1.5"),
+    ({"prior_share": -1}, SPECIES, "prior_share == -1"),
+    ({"embedding_type": "orthonormalized"}, SPECIES, "choose one of .'weighted', 'plain'"),
     ({"n_components": 5}, SPECIES, "n_components=5 has to be None or an int from 1 to 4"),
 ]
 

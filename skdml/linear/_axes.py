@@ -40,12 +40,74 @@ def shrink(covariance, variance, shrinkage):
     array([[1. , 0.5],
            [0.5, 1. ]])
     """
-    varies = variance > 0
-    unit = np.where(varies, variance, variance[varies].mean() if varies.any() else 1.0)
+    varies, unit = variance > 0, unit_of(variance)
     c = (covariance.diagonal() / unit)[varies].mean() if varies.any() else 0.0
     if c < len(unit) * np.finfo(np.float64).eps:
         return np.diag(unit)
     return (1 - shrinkage) * covariance + shrinkage * c * np.diag(unit)
+
+
+def unit_of(variance):
+    """Squared unit of each column: its variance, or the mean of the others where it has none."""
+    varies = variance > 0
+    return np.where(varies, variance, variance[varies].mean() if varies.any() else 1.0)
+
+
+def with_standardised(L, covariance, share):
+    """Root of (1 - share) LᵀL + share of Euclid's M on columns of unit variance.
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_rows, n_features)
+        Root of M.
+    covariance : ndarray of shape (n_features, n_features)
+        Covariance of all rows.
+    share : float
+        In [0, 1]. Both parts are in the unit in which rows are as far apart as under L.
+
+    Returns
+    -------
+    ndarray of shape (n_features, n_features)
+        The root that is symmetric on columns of unit variance, the only one that changes little
+        when M does; L itself where the share is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._axes import with_standardised
+    >>> with_standardised(np.array([[1.0, 0.0]]), np.diag([4.0, 1.0]), 0.5) ** 2
+    array([[0.75, 0.  ],
+           [0.  , 1.  ]])
+    """
+    if share == 0:
+        return L
+    # On columns of unit variance: with 1e6 and 1e-6 side by side the axes would lose digits.
+    unit = np.sqrt(unit_of(covariance.diagonal()))
+    A, R = L * unit, covariance / np.outer(unit, unit)
+    spread = np.einsum("ij,jk,ik", A, R, A) / max(R.trace(), np.finfo(np.float64).tiny)
+    values, axes = eigh((1 - share) * A.T @ A + share * spread * np.eye(len(R)))
+    return (axes * np.sqrt(np.maximum(values, 0))) @ axes.T / unit
+
+
+def leading_by_spread(L, covariance, n_components):
+    """Turn L to the axes along which rows differ most as L maps them, and keep the first.
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_rows, n_features)
+        The map.
+    covariance : ndarray of shape (n_features, n_features)
+        Covariance of all rows.
+    n_components : int or None
+        How many axes to keep; None keeps all.
+
+    Returns
+    -------
+    ndarray of shape (min(n_components, n_rows), n_features)
+        L, by decreasing variance of L x; the largest entry of each row is positive.
+    """
+    turn = eigh(L @ covariance @ L.T)[1]
+    return with_positive_peak((turn.T[::-1] @ L)[:n_components])
 
 
 def inverse_root(covariance, n_samples, cure):
@@ -69,7 +131,7 @@ def inverse_root(covariance, n_samples, cure):
     if len(L) < len(covariance):
         warnings.warn(
             f"A covariance is singular: it has rank {len(L)} for {len(covariance)} features. "
-            f"Constant or collinear columns and too few rows do that. The distance is blind to "
+            f"Constant or collinear columns and too few rows do that. Its inverse is blind to "
             f"all but {len(L)} directions; {cure} sees all.",
             UserWarning,
             stacklevel=3,

@@ -125,8 +125,8 @@ def all_differences(moments):
 class DifferenceLearner(LinearMetricLearner):
     """A learner with a closed form in the mean (x - y)(x - y)ᵀ of pairs alike and of pairs not.
 
-    It implements `_check_parameters` and `_components(same, different, variance)`, which makes L
-    of those means and of the variance of each column.
+    It implements `_check_parameters` and `_components(same, different, covariance)`, which makes L
+    of those means and of the covariance of all points.
     """
 
     _supervisions = ("labels", "pairs")
@@ -215,7 +215,7 @@ class DifferenceLearner(LinearMetricLearner):
                 "to learn from."
             )
         same, different, total = means_of(sums)
-        L = self._components(same, different, total.diagonal() / 2)
+        L = self._components(same, different, total / 2)
         self._seen = sums
         self.components_ = L.astype(dtype, copy=False)
         return self

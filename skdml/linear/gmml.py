@@ -118,7 +118,7 @@ class GMML(DifferenceLearner):
         in_unit = (Real, False, 0, 1, "both")
         self._check_ranges(t=in_unit, reg=in_unit)
 
-    def _components(self, same, different, variance):
+    def _components(self, same, different, covariance):
         S, D = (_with_prior(second, self.reg) for second in (same, different))
         return root(geodesic(S, D, self.t, len(S)), self.n_components)
 
