@@ -79,7 +79,7 @@ class NormalizedSoftmaxLoss(ProxyLoss):
 
     References
     ----------
-    Zhai, Wu: Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019, section 3.
+    Zhai, Wu: Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019.
 
     Examples
     --------
@@ -183,7 +183,8 @@ class CosFaceLoss(MarginSoftmaxLoss):
 
     References
     ----------
-    Wang et al.: CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018, eq. 4.
+    Wang, Wang, Zhou, Ji, Gong, Zhou, Li, Liu: CosFace: Large Margin Cosine Loss for Deep Face
+    Recognition, CVPR 2018, eq. 4.
 
     Examples
     --------
@@ -295,7 +296,7 @@ class SubCenterArcFaceLoss(MarginSoftmaxLoss):
     References
     ----------
     Deng, Guo, Liu, Gong, Zafeiriou: Sub-center ArcFace: Boosting Face Recognition by Large-Scale
-    Noisy Web Faces, ECCV 2020, section 3.2.
+    Noisy Web Faces, ECCV 2020.
 
     Examples
     --------
@@ -358,7 +359,7 @@ class SphereFaceLoss(MarginSoftmaxLoss):
     References
     ----------
     Liu, Wen, Yu, Li, Raj, Song: SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR
-    2017, eq. 7.
+    2017 (the A-softmax loss).
 
     Examples
     --------

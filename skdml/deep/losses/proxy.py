@@ -252,9 +252,10 @@ class ProxyNCALoss(ProxyLoss):
 
     References
     ----------
-    Movshovitz-Attias et al.: No Fuss Distance Metric Learning using Proxies, ICCV 2017, section 3.
+    Movshovitz-Attias, Toshev, Leung, Ioffe, Singh: No Fuss Distance Metric Learning using Proxies,
+    ICCV 2017.
     Teh, DeVries, Taylor: ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood Component
-    Analysis, ECCV 2020, section 3.
+    Analysis, ECCV 2020.
 
     Examples
     --------
@@ -388,7 +389,7 @@ class SoftTripleLoss(ProxyLoss):
     References
     ----------
     Qian, Shang, Sun, Hu, Li, Jin: SoftTriple Loss: Deep Metric Learning Without Triplet Sampling,
-    ICCV 2019, section 3.
+    ICCV 2019.
 
     Examples
     --------

@@ -193,7 +193,7 @@ class FastAPLoss(RowLoss):
 
     References
     ----------
-    Cakir, He, Xia, Kulis, Sclaroff: Deep Metric Learning to Rank, CVPR 2019, eqs. 5 to 9.
+    Cakir, He, Xia, Kulis, Sclaroff: Deep Metric Learning to Rank, CVPR 2019.
 
     Examples
     --------
@@ -251,7 +251,7 @@ class SmoothAPLoss(RowLoss):
     References
     ----------
     Brown, Xie, Kalogeiton, Zisserman: Smooth-AP: Smoothing the Path Towards Large-Scale Image
-    Retrieval, ECCV 2020, eqs. 5 to 7.
+    Retrieval, ECCV 2020.
 
     Examples
     --------
@@ -308,7 +308,7 @@ class HistogramLoss(MatrixLoss):
 
     References
     ----------
-    Ustinova, Lempitsky: Learning Deep Embeddings with Histogram Loss, NIPS 2016, eqs. 1 to 5.
+    Ustinova, Lempitsky: Learning Deep Embeddings with Histogram Loss, NIPS 2016.
 
     Examples
     --------

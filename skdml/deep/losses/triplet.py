@@ -187,10 +187,10 @@ class TripletLoss(PairwiseLoss):
     ----------
     Schroff, Kalenichenko, Philbin: FaceNet: A Unified Embedding for Face Recognition and
     Clustering, CVPR 2015, eq. 3.
-    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017,
-    eqs. 5 and 6, and the soft margin.
+    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017 (batch
+    hard, batch all, the soft margin).
     Balntas, Riba, Ponsa, Mikolajczyk: Learning Local Feature Descriptors with Triplets and Shallow
-    Convolutional Neural Networks, BMVC 2016, section 3.3 (swap).
+    Convolutional Neural Networks, BMVC 2016 (the anchor swap).
 
     Examples
     --------

@@ -79,8 +79,8 @@ class MarginLoss(MatrixLoss):
 
     References
     ----------
-    Wu, Manmatha, Smola, Krahenbuhl: Sampling Matters in Deep Embedding Learning, ICCV 2017,
-    section 4.2.
+    Wu, Manmatha, Smola, Krähenbühl: Sampling Matters in Deep Embedding Learning, ICCV 2017 (the
+    margin based loss).
 
     Examples
     --------
@@ -154,7 +154,7 @@ class AngularLoss(MatrixLoss):
 
     References
     ----------
-    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017, eq. 8.
+    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017.
 
     Examples
     --------
@@ -213,7 +213,7 @@ class NPairsLoss(RowLoss):
 
     References
     ----------
-    Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS 2016, eq. 4.
+    Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS 2016.
 
     Examples
     --------

@@ -52,7 +52,7 @@ def circle(near, distance, taken, different, margin, scale):
         \sum_n e^{\gamma \alpha_n (1 - m - d_{in})} \Bigr), \quad
         \alpha_p = [d_{ip} + m]_+, \; \alpha_n = [1 + m - d_{in}]_+
 
-    The weights alpha are constants to the gradient, as in the paper (eq. 10).
+    The weights alpha are constants to the gradient, as in the paper.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class MultiSimilarityLoss(RowLoss):
     References
     ----------
     Wang, Han, Huang, Dong, Scott: Multi-Similarity Loss with General Pair Weighting for Deep
-    Metric Learning, CVPR 2019, eq. 15.
+    Metric Learning, CVPR 2019.
 
     Examples
     --------
@@ -180,7 +180,7 @@ class CircleLoss(RowLoss):
         \sum_p e^{\gamma [d_{ip} + m]_+ (d_{ip} - m)} \;
         \sum_n e^{\gamma [1 + m - d_{in}]_+ (1 - m - d_{in})} \Bigr)
 
-    The factors :math:`[\cdot]_+` are weights, constants to the gradient (eq. 10 of the paper). The
+    The factors :math:`[\cdot]_+` are weights, constants to the gradient, as in the paper. The
     mean is over the anchors with a positive and a negative. By cosine distance, d = 1 - s, this is
     the loss of the paper.
 
@@ -206,7 +206,7 @@ class CircleLoss(RowLoss):
     References
     ----------
     Sun, Cheng, Zhang, Zhang, Zheng, Wang, Wei: Circle Loss: A Unified Perspective of Pair
-    Similarity Optimization, CVPR 2020, eqs. 4 to 8 and 10.
+    Similarity Optimization, CVPR 2020, section 3.
 
     Examples
     --------
@@ -271,8 +271,8 @@ class LiftedStructureLoss(RowLoss):
     ----------
     Song, Xiang, Jegelka, Savarese: Deep Metric Learning via Lifted Structured Feature Embedding,
     CVPR 2016, eq. 4.
-    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017,
-    section 2 (generalised).
+    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017
+    (generalised).
 
     Examples
     --------
@@ -337,7 +337,7 @@ class IntraPairVarianceLoss(MatrixLoss):
 
     References
     ----------
-    Yu, Tao: Deep Metric Learning with Tuplet Margin Loss, ICCV 2019, section 3.4.
+    Yu, Tao: Deep Metric Learning with Tuplet Margin Loss, ICCV 2019 (intra-pair variance).
 
     Examples
     --------
@@ -403,7 +403,7 @@ class SignalToNoiseRatioContrastiveLoss(MatrixLoss):
     References
     ----------
     Yuan, Deng, Tang, Tang, Chen: Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric
-    Learning, CVPR 2019, eqs. 5 and 9.
+    Learning, CVPR 2019.
 
     Examples
     --------

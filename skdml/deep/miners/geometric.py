@@ -140,7 +140,7 @@ class AngularMiner(Miner):
 
     References
     ----------
-    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017, section 3.2.
+    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017.
 
     Examples
     --------
@@ -210,8 +210,8 @@ class DistanceWeightedMiner(Miner):
 
     References
     ----------
-    Wu, Manmatha, Smola, Krahenbuhl: Sampling Matters in Deep Embedding Learning, ICCV 2017,
-    section 4.1.
+    Wu, Manmatha, Smola, Krähenbühl: Sampling Matters in Deep Embedding Learning, ICCV 2017 (the
+    distance weighted sampling).
 
     Examples
     --------

@@ -181,8 +181,8 @@ class UniformMiner(Miner):
 
     References
     ----------
-    Wu, Manmatha, Smola, Krahenbuhl: Sampling Matters in Deep Embedding Learning, ICCV 2017,
-    section 4.1 (why to draw evenly by distance; there by the density of a sphere, here by counts).
+    Wu, Manmatha, Smola, Krähenbühl: Sampling Matters in Deep Embedding Learning, ICCV 2017 (why to
+    draw evenly by distance; there by the density of a sphere, here by counts).
 
     Examples
     --------

@@ -99,8 +99,8 @@ class AllTripletsMiner(Miner):
 
     References
     ----------
-    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017,
-    eq. 6 ("batch all").
+    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017
+    ("batch all").
 
     Examples
     --------
@@ -136,8 +136,8 @@ class BatchHardMiner(Miner):
 
     References
     ----------
-    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017,
-    eq. 5 ("batch hard").
+    Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017
+    ("batch hard").
 
     Examples
     --------
@@ -211,8 +211,8 @@ class EasyPositiveMiner(Miner):
 
     References
     ----------
-    Xuan, Stylianou, Pless: Improved Embeddings with Easy Positive Triplet Mining, WACV 2020,
-    section 3 (easy positive, semi-hard negative).
+    Xuan, Stylianou, Pless: Improved Embeddings with Easy Positive Triplet Mining, WACV 2020
+    (easy positive, semi-hard negative).
 
     Examples
     --------
