@@ -328,6 +328,24 @@ def test_both_passes_draw_the_same_dropout():
         torch.testing.assert_close(grad, parameter.grad)
 
 
+class Draws(TripletLoss):
+    """A loss that draws, as one with a random miner does."""
+
+    drawn = ()
+
+    def forward(self, *args):
+        Draws.drawn += (torch.rand(()).item(),)
+        return super().forward(*args)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_a_loss_draws_is_not_drawn_again(dropout):
+    Draws.drawn = ()
+    network = nn.Sequential(nn.Linear(5, 3), nn.Dropout(dropout))
+    DeepEmbedder(network, loss=Draws, chunk_size=7, **OPTIONS).fit(X, Y)
+    assert len(set(Draws.drawn)) == len(Draws.drawn) == 18
+
+
 def test_running_statistics_count_each_piece_once():
     network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     learner = DeepTripletEmbedder(network, **OPTIONS, chunk_size=8).fit(X, Y)
@@ -436,6 +454,8 @@ def test_network_is_compiled_while_it_trains(tmp_path, killed):
     with pytest.raises(Stop):
         learner.fit(X, Y)
     assert COMPILED
+    (file,) = tmp_path.iterdir()
+    assert "network_" not in vars(pickle.loads(file.read_bytes())["net"])
     StopAfter.armed = False
     forget_compiled()
     Z = learner.fit(X, Y).transform(X)  # goes on from the checkpoint

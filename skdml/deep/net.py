@@ -1,6 +1,7 @@
 """The skorch net inside a deep learner, and the map that is left of it once it is trained."""
 
 import copy
+import math
 import warnings
 
 import numpy as np
@@ -160,15 +161,15 @@ class EmbeddingNet(NeuralNet):
             What ended an epoch before its time. After a divergence, weights and history are those
             of the last epoch that went well, if there was one.
         """
-        good, trouble = [self._weights()], None
+        good, trouble = [], None
         self.sampler_ = DrawnBatches(sampler)
         if self.compile:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
         try:
             for _ in range(n_epochs):
-                self.fit_loop(dataset, epochs=1)
-                self._check_weights()  # a callback may have set them
                 good = [*good[-1:], self._weights()]
+                self.fit_loop(dataset, epochs=1)
+            self._check_weights()  # a callback may have set them
         except DivergenceError as error:
             trouble = error
             self._mend(good)
@@ -193,8 +194,11 @@ class EmbeddingNet(NeuralNet):
         epoch = self.history.pop()
         if good[-1] is not None:
             if not any("train_loss" in batch for batch in epoch["batches"]):
-                # Weights without a loss are not good: those of the epoch before are the last.
-                del good[-1], self.history[-1 if good else 0 :]
+                # Weights that gave no loss are not good: those of the epoch before are the last.
+                good.pop()
+                del self.history[-1:]
+            if not good:
+                del self.history[:]
             for part, weights in zip(self.trained_parts(), good[-1] if good else (), strict=False):
                 part.load_state_dict(weights)
         for state in self.optimizer_.state.values():
@@ -234,10 +238,10 @@ class EmbeddingNet(NeuralNet):
                 "Pass it through the network in pieces by chunk_size (with chunk_size="
                 f"{self.chunk_size}), or take a smaller batch_size. {error}"
             ) from error
-        if not torch.isfinite(step["loss"]):
-            raise self._divergence(f"the loss is {step['loss'].item()}")
-        idle = step["loss"] == 0 and not self._has_tuples(batch[1])
-        self.history.record_batch("idle", bool(idle))
+        loss = step["loss"].item()
+        if not math.isfinite(loss):
+            raise self._divergence(f"the loss is {loss}")
+        self.history.record_batch("idle", loss == 0 and not self._has_tuples(batch[1]))
         return step
 
     def _has_tuples(self, targets):
@@ -247,7 +251,7 @@ class EmbeddingNet(NeuralNet):
         if self.miner is not None:
             return self.mined_
         counts = targets.unique(return_counts=True)[1]
-        return len(counts) > 1 and counts.max() > 1
+        return len(counts) > 1 and bool(counts.max() > 1)
 
     def _scaled_step(self, batch, **fit_params):
         """Take a step on a loss that is scaled up, unless its gradient overflows."""
