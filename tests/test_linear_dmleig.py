@@ -87,7 +87,8 @@ def test_whitening_is_the_inverse_root_up_to_the_ridge():
 # No S has an objective above f(S) + max eigenvalue of the gradient - <gradient, S>: f is concave.
 @pytest.mark.parametrize("shrinkage", [0.0, 0.5])
 def test_solution_is_the_maximum(shrinkage):
-    learner = DMLEig(shrinkage=shrinkage, tol=1e-12, max_iter=5000, random_state=0).fit(X, Y)
+    options = {"tol": 1e-12, "max_iter": 5000, "prior_share": 0}
+    learner = DMLEig(shrinkage=shrinkage, random_state=0, **options).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
     Z = X[first[same]] - X[second[same]]
     A = whitening(Z.T @ Z / len(Z))
@@ -112,7 +113,7 @@ def test_loss_curve_falls():
 
 
 def test_same_pairs_are_a_mean_square_of_one_apart():
-    learner = DMLEig(random_state=0).fit(X, Y)
+    learner = DMLEig(random_state=0, prior_share=0).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
     Z = X[first[same]] - X[second[same]]
     scatter = 0.9 * Z.T @ Z / len(Z)
@@ -121,7 +122,7 @@ def test_same_pairs_are_a_mean_square_of_one_apart():
 
 
 def test_all_shrinkage_whitens_the_same_pairs():
-    learner = DMLEig(shrinkage=1.0, random_state=0).fit(X, Y)
+    learner = DMLEig(shrinkage=1.0, prior_share=0, random_state=0).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
     Z = X[first[same]] - X[second[same]]
     A = whitening(Z.T @ Z / len(Z))
@@ -131,7 +132,7 @@ def test_all_shrinkage_whitens_the_same_pairs():
 def test_pairs_and_labels_are_the_same():
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(3))
     pairs = np.stack([X[first], X[second]], axis=1)
-    by_labels = DMLEig(random_state=3).fit(X, Y).get_mahalanobis_matrix()
+    by_labels = DMLEig(random_state=3, prior_share=0).fit(X, Y).get_mahalanobis_matrix()
     for y in (same, np.where(same, 1, -1)):
         by_pairs = DMLEig(supervision="pairs").fit(pairs, y).get_mahalanobis_matrix()
         assert_allclose(by_pairs, by_labels, rtol=1e-9, atol=1e-12)

@@ -168,7 +168,7 @@ def test_little_gamma_keeps_the_prior_and_much_the_bounds():
 
 
 def test_pairs_drawn_from_labels_are_learned_from_as_pairs_given():
-    by_labels = ITML(random_state=0, n_constraints=300).fit(IRIS, SPECIES)
+    by_labels = ITML(random_state=0, n_constraints=300, prior_share=0).fit(IRIS, SPECIES)
     first, second, same = draw_pairs(SPECIES, 300, np.random.RandomState(0))
     pairs = np.stack([IRIS[second], IRIS[first]], axis=1)[::-1]
     by_pairs = ITML(supervision="pairs").fit(pairs, np.where(same, 1, -1)[::-1])

@@ -90,9 +90,12 @@ def literal_lego(pairs, same, eta, margin):
 
 @pytest.mark.parametrize(("eta", "margin"), [(0.1, 0.5), (1.0, 0.0), (0.01, 0.9)])
 def test_fit_is_the_literal_pass(eta, margin):
-    learner = LEGO(eta=eta, margin=margin, supervision="pairs").fit(PAIRS, SAME)
+    learner = LEGO(eta=eta, margin=margin, prior_share=0, supervision="pairs").fit(PAIRS, SAME)
     M, n_updates = literal_lego(PAIRS, SAME, eta, margin)
     assert_allclose(learner.get_mahalanobis_matrix(), M, rtol=1e-8, atol=1e-10)
+    mixed = LEGO(eta=eta, margin=margin, prior_share=0.3, supervision="pairs").fit(PAIRS, SAME)
+    M = 0.7 * M + 0.3 * np.eye(len(M))
+    assert_allclose(mixed.get_mahalanobis_matrix(), M, rtol=1e-8, atol=1e-10)
     assert learner.n_updates_ == n_updates > 0
     assert learner.n_pairs_seen_ == len(PAIRS)
 
@@ -169,7 +172,7 @@ def test_a_batch_that_fails_changes_nothing():
 
 
 def test_same_pairs_come_nearer_than_different_ones():
-    learner = LEGO(supervision="pairs").fit(PAIRS, SAME)
+    learner = LEGO(prior_share=0, supervision="pairs").fit(PAIRS, SAME)
     before, after = np.linalg.norm(PAIRS[:, 0] - PAIRS[:, 1], axis=1), learner.pair_distance(PAIRS)
     ratio = [d[SAME].mean() / d[~SAME].mean() for d in (before, after)]
     assert ratio[1] < 0.9 * ratio[0]
@@ -213,6 +216,7 @@ def test_n_components_and_float32():
         ("eta", 0.0),
         ("margin", 1.0),
         ("margin", -0.1),
+        ("prior_share", 1.1),
         ("n_components", 14),
         ("n_constraints", 0),
         ("supervision", "triplets"),

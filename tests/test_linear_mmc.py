@@ -170,7 +170,7 @@ def test_distinct_neighbor_pairs_are_those_of_sorted_distances(rng):
 
 
 def test_pairs_of_neighbours_are_learned_from_as_pairs_given():
-    by_labels = MMC(n_neighbors=5).fit(IRIS, SPECIES)
+    by_labels = MMC(n_neighbors=5, prior_share=0).fit(IRIS, SPECIES)
     first, second, same = distinct_neighbor_pairs(IRIS, SPECIES, 5)
     pairs = np.stack([IRIS[second], IRIS[first]], axis=1)[::-1]
     by_pairs = MMC(supervision="pairs").fit(pairs, same[::-1])

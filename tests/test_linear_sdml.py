@@ -123,7 +123,7 @@ def test_fit_minimises_the_objective_of_the_docstring():
     S, D = (Z[kind].T @ Z[kind] / kind.sum() for kind in (same, ~same))
     unit = (np.trace(S) + np.trace(D)) / (2 * 13)
     S, D = S / unit, D / unit
-    P = 0.25 * (S + D) + 0.5 * np.eye(13) + learner.balance_ * (S - D)
+    P = 0.1 * (S + D) + 0.8 * np.eye(13) + learner.balance_ * (S - D)
     state = np.random.get_state()  # noqa: NPY002, scikit-learn moves it
     expected = graphical_lasso(P, 0.01, tol=1e-9, enet_tol=1e-12)[1]
     np.random.set_state(state)  # noqa: NPY002

@@ -11,6 +11,7 @@ from skdml.base import unchanged_on_error
 from skdml.linear._differences import scatter_of_differences
 from skdml.linear._pairs import PairDistances, constrained_points
 from skdml.linear._psd import root
+from skdml.linear._share import check_prior_share, keep_share
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -110,7 +111,8 @@ class DMLEig(LinearMetricLearner):
 
     a concave problem: the least distance itself for mu -> 0, and the mean one for a large mu
     (eq. 16, smoothed). The maximum puts all weight on few eigenvectors. A share of the identity
-    is therefore kept in S.
+    is therefore kept in S, and one of Euclid's distance in M where neighbours are told better by
+    that.
 
     Parameters
     ----------
@@ -123,6 +125,11 @@ class DMLEig(LinearMetricLearner):
     shrinkage : float, default=0.5
         Share of the identity in S, in [0, 1]: 0 is the method of the paper, 1 whitens the same
         pairs and no more.
+    prior_share : "auto" or float, default="auto"
+        Share of Euclid's distance in M, in [0, 1], in a unit in which points are as far apart
+        by it as by what was learned. 0 is the paper's M. "auto" takes the one of 0, ¼, ½, ¾ and 1
+        by which most points (of 500 at most) are of the class that most of their three nearest
+        others are of, the least if several do; without labels it is 0.
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` reads: points and class labels, from which pairs are drawn, or pairs.
     n_constraints : int, default=None
@@ -140,6 +147,8 @@ class DMLEig(LinearMetricLearner):
     ----------
     components_ : ndarray of shape (n_components, n_features)
         L with LᵀL = M, by decreasing eigenvalue of M. float32 if X is, else float64.
+    prior_share_ : float
+        The share of Euclid's distance in M.
     n_iter_ : int
         Number of iterations.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
@@ -190,6 +199,7 @@ class DMLEig(LinearMetricLearner):
         *,
         mu=0.1,
         shrinkage=0.5,
+        prior_share="auto",
         supervision="labels",
         n_constraints=None,
         max_iter=500,
@@ -200,6 +210,7 @@ class DMLEig(LinearMetricLearner):
         self.n_components = n_components
         self.mu = mu
         self.shrinkage = shrinkage
+        self.prior_share = prior_share
         self.supervision = supervision
         self.n_constraints = n_constraints
         self.max_iter = max_iter
@@ -232,6 +243,7 @@ class DMLEig(LinearMetricLearner):
             self._check_ranges(
                 mu=(Real, False, 0, None, "neither"), shrinkage=(Real, False, 0, 1, "both")
             )
+            check_prior_share(self.prior_share)
             X, first, second, same = self._read_pairs(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             points, first, second = constrained_points(X.astype(np.float64), first, second)
@@ -241,7 +253,8 @@ class DMLEig(LinearMetricLearner):
             L = self._maximise(pairs, even)
             S = (1 - self.shrinkage) * L.T @ L / (L**2).sum()
             S += self.shrinkage * np.eye(len(S)) / len(S)
-            self.components_ = root(A.T @ S @ A, n_components).astype(X.dtype)
+            L, self.prior_share_ = keep_share(self, root(A.T @ S @ A), X, y)
+            self.components_ = L[:n_components].astype(X.dtype)
         return self
 
     def _maximise(self, pairs, even):
