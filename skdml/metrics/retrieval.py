@@ -11,6 +11,7 @@ block runs on the threads of :class:`joblib.parallel_config`, one unless more ar
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from numbers import Integral
 
@@ -684,7 +685,9 @@ class _Queries:
         n_rows = min(len(asked), max(1, int(mib * 2**20 / (8 * len(self.reference)))))
         held = np.empty((n_rows, len(self.reference)))  # once: fresh memory is slow to get
         n_threads = effective_n_jobs()
-        with ThreadPoolExecutor(n_threads) as pool:
+        # To start a single thread takes longer than to rank a few points.
+        with ThreadPoolExecutor(n_threads) if n_threads > 1 else nullcontext() as pool:
+            each = pool.map if pool else map
             for block in gen_batches(len(asked), n_rows):
                 rows = asked[block]
                 D, R = self._distances(rows, held[: len(rows)]), self.n_matches[rows]
@@ -693,7 +696,7 @@ class _Queries:
                 ranks = np.full((len(rows), n_ranked.max()), np.inf)
                 rank = partial(self._rank, ranks, D, self.codes[rows], n_ranked, n_deep)
                 parts = gen_even_slices(len(rows), min(n_threads, len(rows)))
-                list(pool.map(rank, parts))  # which raises what went wrong in a thread
+                list(each(rank, parts))  # which raises what went wrong in a thread
                 yield ranks, R
 
     def _rank(self, ranks, D, codes, n_ranked, n_deep, part):
