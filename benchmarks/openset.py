@@ -174,7 +174,7 @@ def complete(names, tasks, store, options):
     keys = {
         (name, task, split): (name, source_hash(known[name]), task, split)
         for task in tasks
-        for split in range(SPLITS[task])
+        for split in splits_of(task, options)
         for name in names
     }
     todo = [cell for cell, key in keys.items() if options.fresh or key not in store.results]
@@ -187,7 +187,12 @@ def complete(names, tasks, store, options):
     return keys
 
 
-def rows_of(task, names, keys, results):
+def splits_of(task, options):
+    """Return the splits of a task that are asked for."""
+    return range(min(SPLITS[task], options.splits))
+
+
+def rows_of(task, splits, names, keys, results):
     """Gather the results of a task: for each learner a dict, or the text of its error.
 
     Returns
@@ -197,9 +202,9 @@ def rows_of(task, names, keys, results):
         over Euclid in any split; "epochs", those kept.
     """
     rows = {}
-    euclid = [results[keys[EUCLID, task, split]] for split in range(SPLITS[task])]
+    euclid = [results[keys[EUCLID, task, split]] for split in splits]
     for name in names:
-        found = [results[keys[name, task, split]] for split in range(SPLITS[task])]
+        found = [results[keys[name, task, split]] for split in splits]
         errors = [result["error"] for result in found if "error" in result]
         if errors:
             rows[name] = errors[0]
@@ -240,6 +245,7 @@ def parse():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="no losses one by one")
+    parser.add_argument("--splits", type=int, default=3, help="of the letters, at most; 3")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="tasks and learners")
     parser.add_argument("--timeout", type=float, default=600, help="processor seconds a fit; 600")
     parser.add_argument("--cache", default=CACHE, help=f"folder of the results; {CACHE}")
@@ -259,7 +265,8 @@ def main():
     keys = complete(names, tasks, store, options)
     print(f"Unseen classes; {N_JUDGED} points judged, at most {N_TRAIN} to train on")
     for task in tasks:
-        print_table(task, rows_of(task, names, keys, store.results))
+        splits = splits_of(task, options)
+        print_table(task, rows_of(task, splits, names, keys, store.results))
 
 
 if __name__ == "__main__":
