@@ -12,9 +12,10 @@ from sklearn.datasets import load_digits, make_classification
 from benchmarks._timing import median_ratio, medians, take_turns
 from skdml import DeepTripletEmbedder
 from skdml.deep.losses import TripletLoss
-from skdml.deep.modules import MAX_POINTS, ResidualEmbedder
+from skdml.deep.modules import ResidualEmbedder
 from skdml.deep.net import POINTS_AT_ONCE
 from skdml.deep.samplers import ClassBalancedBatches
+from skdml.deep.start import MAX_POINTS
 
 FIT_GOAL = 1.15
 TRANSFORM_GOAL = 1.10
@@ -53,11 +54,12 @@ def draw_batches(y, n_epochs):
 
 def plain_loop(X, y, epochs):
     """Train the same network by hand; the batches have been drawn beforehand."""
+    first = np.sort(np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_POINTS])
+    start = torch.from_numpy(X[first]), y[first]
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     torch.manual_seed(seed_of_fit())
     network = ResidualEmbedder(n_features=X.shape[1], n_components=WIDTH)
-    first = np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_POINTS]
-    network.initialize_from(X[np.sort(first)])
+    network.initialize_from(*start)
     loss = TripletLoss()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
     network.train()

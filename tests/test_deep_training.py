@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning, ResidualEmbedder
-from skdml.deep.callbacks import lower_bound
+from skdml.deep.callbacks import RetrievalStopping, lower_bound
 from skdml.deep.data import ArrayDataset, batches_of_points
 from skdml.deep.held_out import hold_out
 from skdml.deep.losses import TripletLoss
@@ -544,7 +544,7 @@ def test_held_out_rows_are_not_trained_on():
         def on_batch_end(self, net, batch, **kwargs):
             trained.append(batch[0].numpy())
 
-    DeepTripletEmbedder(**QUICK, callbacks=[Watch]).fit(rows, MANY_Y)
+    DeepTripletEmbedder(**QUICK, callbacks=[Watch], refit=False).fit(rows, MANY_Y)
     trained = {row.tobytes() for row in np.concatenate(trained)}
     of_class = [{row.numpy().tobytes() for row in rows.X[c == MANY_Y]} for c in range(8)]
     assert sorted(len(points & trained) for points in of_class) == [0, 0] + [15] * 6
@@ -615,8 +615,8 @@ def test_patience_and_the_best_weights(values, patience, best, n_epochs):
             weights.append(net.module_.weight.detach().clone())
 
     options = {"max_epochs": 6, "random_state": 0, "lr": 0.01, "callbacks": [Keep]}
-    learner = DeepTripletEmbedder(scoring=Plan(values), patience=patience, **options)
-    learner.fit(FEW, FEW_Y)
+    options |= {"scoring": Plan(values), "patience": patience, "refit": False}
+    learner = DeepTripletEmbedder(**options).fit(FEW, FEW_Y)
     assert learner.best_epoch_ == best
     assert learner.start_score_ == 0.5
     assert learner.best_score_ == values[best]
@@ -624,6 +624,79 @@ def test_patience_and_the_best_weights(values, patience, best, n_epochs):
     assert_array_equal(learner.history_["plan"], values[1 : n_epochs + 1])
     if best:
         assert torch.equal(learner.net_.module_.weight, weights[best - 1])
+
+
+@pytest.mark.parametrize(("batch_size", "n_batches"), [(8, 12), (64, 2)])
+def test_patience_of_short_epochs_is_a_hundred_batches(batch_size, n_batches):
+    options = {"max_epochs": 60, "batch_size": batch_size, "refit": False, "random_state": 0}
+    learner = DeepTripletEmbedder(scoring=Plan([0.5] * 61), **options).fit(MANY, MANY_Y)
+    assert len(learner.net_.history[-1, "batches"]) == n_batches
+    assert len(learner.history_["plan"]) == max(10, 100 // n_batches)
+
+
+@pytest.mark.parametrize("best", [0, 2])
+def test_refit_trains_on_everything_up_to_the_best_epoch(best):
+    values = np.where(np.arange(5) == best, 0.7, 0.5)
+    options = {"lr": 0.01, "random_state": 0, "module__dropout": 0.2}
+    stopped = {"max_epochs": 4, "scoring": Plan(values), **options}
+    learner = DeepTripletEmbedder(**stopped).fit(MANY, MANY_Y)
+    assert learner.best_epoch_ == best
+    assert len(learner.history_["plan"]) == 4
+    lr = options.pop("lr") if best else options.pop("lr") * 1e-30
+    whole = DeepTripletEmbedder(max_epochs=max(best, 1), lr=lr, early_stopping=False, **options)
+    Z = whole.fit(MANY, MANY_Y).transform(MANY)
+    assert_allclose(learner.transform(MANY), Z, rtol=0, atol=0 if best else 1e-6)
+    stopped["scoring"] = Plan(values)
+    part = DeepTripletEmbedder(refit=False, **stopped).fit(MANY, MANY_Y)
+    assert not np.allclose(part.transform(MANY), Z, atol=1e-3)
+
+
+class InRefit(Callback):
+    """Raise an error after the first epoch of the second training of a fit."""
+
+    error = None
+
+    def on_batch_begin(self, net, **kwargs):
+        if InRefit.error and len(net.history) == 2 and net.callback(RetrievalStopping) is None:
+            raise InRefit.error
+
+
+@pytest.fixture
+def fit_that_is_refitted():
+    """Parameters of a fit that is stopped at its last epoch, since it spreads its points."""
+    yield {
+        "lr": 0.01,
+        "max_epochs": 3,
+        "scoring": spread,
+        "callbacks": [InRefit],
+        "random_state": 0,
+    }
+    InRefit.error = None
+
+
+def spread(embeddings, labels):
+    return float(embeddings.std())
+
+
+def test_a_refit_that_is_killed_goes_on_and_ends_with_the_same_bits(tmp_path, fit_that_is_refitted):
+    whole = DeepTripletEmbedder(**fit_that_is_refitted).fit(MANY, MANY_Y)
+    learner = DeepTripletEmbedder(**fit_that_is_refitted, checkpoint=tmp_path)
+    InRefit.error = Stop()
+    with pytest.raises(Stop):
+        learner.fit(MANY, MANY_Y)
+    InRefit.error = None
+    assert len([*tmp_path.iterdir()]) == 2
+    learner.fit(MANY, MANY_Y)
+    assert learner.best_epoch_ == whole.best_epoch_ == 3
+    assert_array_equal(learner.transform(MANY), whole.transform(MANY))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_amid_a_refit_keeps_what_was_stopped(fit_that_is_refitted):
+    part = DeepTripletEmbedder(**fit_that_is_refitted, refit=False).fit(MANY, MANY_Y)
+    InRefit.error = KeyboardInterrupt()
+    learner = DeepTripletEmbedder(**fit_that_is_refitted).fit(MANY, MANY_Y)
+    assert_array_equal(learner.transform(MANY), part.transform(MANY))
 
 
 @pytest.mark.parametrize(("X", "y", "n_given"), [(MANY, MANY_Y, 2), (FEW, FEW_Y, 4)])

@@ -110,7 +110,8 @@ def test_divergence_before_an_epoch_went_well_changes_nothing(breaks, call):
 
 
 def test_divergence_with_early_stopping_keeps_the_best_weights(breaks):
-    options = {**OPTIONS, "early_stopping": True, "loss": Breaks, "patience": 99}
+    options = {**OPTIONS, "early_stopping": True, "refit": False, "loss": Breaks}
+    options["patience"] = 99
     full = DeepEmbedder(**options, max_epochs=6).fit(X, Y)
     n_batches = Breaks.calls // 6
     breaks(5 * n_batches + 1)

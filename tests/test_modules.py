@@ -64,7 +64,7 @@ def test_image_start_is_an_isometry(shape):
 def test_large_images_are_averaged_down_on_the_linear_path():
     X = random(20, 1, 24, 16)
     net = started(ConvEmbedder((1, 24, 16), 10, channels=(4, 4), n_hidden=8, max_size=8), X)
-    assert net.weight.shape == (10, 64)
+    assert net.weight.shape == (10, 64 + 4 * 64)  # pixels, and edges of each
     assert net(X).shape == (20, 10)
 
 

@@ -33,7 +33,7 @@ from skdml.deep.losses import (
 )
 from skdml.deep.memory import check_takes_references
 from skdml.deep.miners import AllTripletsMiner, get_miner
-from skdml.deep.modules import MAX_POINTS, ConvEmbedder, ResidualEmbedder
+from skdml.deep.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.net import EmbeddingNet, Width
 from skdml.deep.parameters import (
     NetParametersMixin,
@@ -41,8 +41,9 @@ from skdml.deep.parameters import (
     own_params,
     required_names,
 )
-from skdml.deep.resume import SaveState, load_state, set_generators
+from skdml.deep.resume import SaveState, load_state, set_generators, whole_path
 from skdml.deep.samplers import GROUP_BATCHES, make_batches
+from skdml.deep.start import MAX_POINTS
 from skdml.distances import LearnedDistance, check_distance
 
 DEFAULT_WIDTH = 64
@@ -74,7 +75,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         shape (channels, height, width). A class or a function is called with ``module__*``; where
         it has parameters `n_features` (or `input_shape`) and `n_components`, it is given these. An
         instance is copied, never trained in place, and keeps its weights. A network that is built
-        here and has a method ``initialize_from(X)`` is shown training points before training.
+        here and has a method ``initialize_from(X)`` is shown training points before training; if
+        the method takes ``y``, their classes, too.
     loss : str, class or torch.nn.Module, default="triplet"
         A name (see `skdml.deep.losses.LOSSES`), a loss, or its class. It is called
         ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there are
@@ -138,8 +140,12 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         What stopping watches. A callable gets (embeddings, labels) of the held-out classes, or
         (embeddings, labels, reference, reference_labels) where rows were held out; larger is
         better. With pairs it is the area under the ROC curve, with triplets the share in order.
-    patience : int, default=10
-        Epochs without a new best score before training stops.
+    patience : int, default=None
+        Epochs without a new best score before training stops. None is 10, and more where these
+        have less than 100 batches.
+    refit : bool, default=True
+        After stopping, train anew on everything, what was held out included, for as many epochs as
+        were best. False keeps the network that was stopped, in half the time.
     supervision : {"labels"}, default="labels"
         What `fit` is given; see the subclasses for pairs and triplets.
     memory_size : int, default=0
@@ -190,7 +196,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     n_components_ : int
         Width of the embedding.
     history_ : dict of str to ndarray of shape (n_epochs,)
-        For each epoch "loss", "active_share" (of pairs or triplets with a loss), "spread" (root
+        For each epoch, before any refit, "loss", "active_share" (of pairs or triplets with a loss), "spread" (root
         mean square distance to the centre of a batch), "seconds", and the score.
     best_epoch_ : int
         The epoch whose weights were kept; 0 is the start.
@@ -244,7 +250,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         early_stopping=True,
         validation_fraction=0.2,
         scoring="map_at_r",
-        patience=10,
+        patience=None,
+        refit=True,
         supervision="labels",
         memory_size=0,
         chunk_size=None,
@@ -279,6 +286,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.validation_fraction = validation_fraction
         self.scoring = scoring
         self.patience = patience
+        self.refit = refit
         self.supervision = supervision
         self.memory_size = memory_size
         self.chunk_size = chunk_size
@@ -334,21 +342,16 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 self._set_backbone(former)
                 data = self._outputs_or_points(data)
                 train, score = self._hold_out(data, seed)
-                if state is None:
-                    net = self._build(data, seed, former, score, path)
-                    self._start_loss(net, data, train, seed)
-                    net.notify("on_train_begin", X=data, y=None)
-                else:
-                    net = self._go_on(state, score, path)
-                n_left = self.max_epochs - len(net.history)
-                trouble = net.run(data, self._sampler(data, train, seed, net), n_left)
-            diverged = isinstance(trouble, RuntimeError)
-            if diverged and not net.history:
-                raise trouble
-            self._keep(net)
+                net, trouble = self._train(data, train, seed, former, score, path, state)
+                if isinstance(trouble, RuntimeError) and not net.history:
+                    raise trouble
+                self._keep(net)
+                if self.refit and score is not None and trouble is None:
+                    trouble = self._train_on_all(data, net, seed, former, path)
             if path and trouble is None:
                 path.unlink(missing_ok=True)
-        if diverged:
+                whole_path(path).unlink(missing_ok=True)
+        if isinstance(trouble, RuntimeError):
             raise RuntimeError(
                 f"{trouble} The learner is fitted with its weights after epoch "
                 f"{self.best_epoch_} (0 is the start)."
@@ -386,6 +389,31 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             self._train_once(read_training_data(self, X, y, groups, reset=first), first)
         return self
 
+    def _train(self, data, rows, seed, former, score=None, path=None, state=None, n_epochs=None):
+        """Train a net, or go on; return it, and what ended that too early, if anything did."""
+        if state is None:
+            net = self._build(data, rows, seed, former, score, path)
+            self._start_loss(net, data, rows, seed)
+            net.notify("on_train_begin", X=data, y=None)
+        else:
+            net = self._go_on(state, score, path)
+        n_left = (self.max_epochs if n_epochs is None else n_epochs) - len(net.history)
+        return net, net.run(data, self._sampler(data, rows, seed, net), n_left)
+
+    def _train_on_all(self, data, stopped, seed, former, path):
+        """Train anew on what was held out, too, up to the epoch that was best without it."""
+        path = path and whole_path(path)
+        state = load_state(path) if path else None
+        if state is None:
+            torch.manual_seed(seed)
+        rows = np.arange(len(data))
+        options = {"path": path, "state": state, "n_epochs": self.best_epoch_}
+        net, trouble = self._train(data, rows, seed, former, **options)
+        if trouble is None:
+            net.history = stopped.history  # it has the scores
+            self._keep_net(net)
+        return trouble
+
     def _train_once(self, data, first):
         """Train for one epoch: a new net, or a copy, since one that fails must not stay half-way."""
         rows = np.arange(len(data))
@@ -393,7 +421,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             if first:
                 self._set_backbone()
             data = self._outputs_or_points(data)
-            net = self._build(data, seed) if first else copy.deepcopy(self.net_)
+            net = self._build(data, rows, seed) if first else copy.deepcopy(self.net_)
             torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
             if first:
                 self._start_loss(net, data, rows, seed)
@@ -486,7 +514,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _input_shape(self):
         return self.feature_shape_ if self.backbone_ is None else (self.backbone_.n_outputs,)
 
-    def _build(self, data, seed, former=None, score=None, path=None):
+    def _build(self, data, rows, seed, former=None, score=None, path=None):
         """Return an initialised net that starts at Euclid, or where a former net ended."""
         trained = "module" if self.backbone_ is None else "head"
         module, module_given = self._network(trained)
@@ -524,7 +552,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             **given,
         ).initialize()
         self.check_callback_params(net.callback_names())
-        self._start(net, data, seed, new=not isinstance(module, torch.nn.Module))
+        self._start(net, data, rows, seed, new=not isinstance(module, torch.nn.Module))
         return net
 
     def _network(self, name):
@@ -614,17 +642,19 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             callbacks.append(("state", SaveState(path, seed)))  # last: it saves the others
         return callbacks
 
-    def _start(self, net, data, seed, *, new):
+    def _start(self, net, data, rows, seed, *, new):
         """Show a new network some training points, and see what it makes of them."""
-        rows = np.random.default_rng(seed).permutation(len(data))[:MAX_POINTS]
-        points = next(batches_of_points(data.points(np.sort(rows)), MAX_POINTS)).to(net.device)
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_POINTS])
+        points = next(batches_of_points(data.points(rows), MAX_POINTS)).to(net.device)
         if not torch.isfinite(points).all():
             raise ValueError(
                 "Points have to be finite; the Dataset gives some with NaN or infinity. Leave them "
                 "out, or fill in what is missing."
             )
         if new and hasattr(net.module_, "initialize_from"):
-            net.module_.initialize_from(points)
+            taken, _ = accepted_names(net.module_.initialize_from)
+            labelled = "y" in taken and self.supervision == "labels"
+            net.module_.initialize_from(points, **({"y": data.targets[rows]} if labelled else {}))
         width = net.width(self._input_shape())
         if self.n_components not in (None, width):
             raise ValueError(
@@ -681,6 +711,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
+        self._keep_net(net)
+
+    def _keep_net(self, net):
         self.n_components_ = net.width(self._input_shape())
         net.drop_callbacks(RetrievalStopping, SaveState)
         net.memory_ = None
@@ -753,16 +786,15 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             ("batch_size", 2),
             ("n_per_class", 2),
             ("max_epochs", 1),
-            ("patience", 1),
             ("memory_size", 0),
         ]:
             check_scalar(getattr(self, name), name, Integral, min_val=low)
         for name in (
-            *("normalize", "balance_classes", "early_stopping"),
+            *("normalize", "balance_classes", "early_stopping", "refit"),
             *("amp", "compile", "warm_start"),
         ):
             check_scalar(getattr(self, name), name, (bool, np.bool_))
-        for name in ("n_components", "chunk_size"):
+        for name in ("n_components", "chunk_size", "patience"):
             if getattr(self, name) is not None:
                 check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.verbose, "verbose", Integral)

@@ -1,11 +1,17 @@
 """skorch callbacks of the deep learners: stop on what is held out, warn of collapse."""
 
 import copy
+import math
 import warnings
 
 import numpy as np
 from scipy.stats import t as student_t
 from skorch.callbacks import Callback
+
+
+# An epoch of a small set is a batch or two, in which nothing is learned.
+PATIENT_EPOCHS = 10
+PATIENT_BATCHES = 100
 
 
 class CollapseWarning(UserWarning):
@@ -28,8 +34,9 @@ class RetrievalStopping(Callback):
     score : callable
         ``score(embed)`` -> ndarray of shape (n_views, n_groups), the larger the better; it has a
         `name` for the history.
-    patience : int
-        How many epochs in a row may fail to be the best before training stops.
+    patience : int or None
+        How many epochs in a row may fail to be the best before training stops. None is
+        `PATIENT_EPOCHS`, and more where these have less than `PATIENT_BATCHES` batches.
 
     Attributes
     ----------
@@ -65,13 +72,18 @@ class RetrievalStopping(Callback):
         net.history.record(f"{self.name}_gain_best", better)
         if better:
             self._keep(net, score, gain, epoch)
-        elif epoch - self.best_epoch_ >= self.patience:
+        elif epoch - self.best_epoch_ >= self._patience(net):
             raise KeyboardInterrupt  # how a skorch callback ends training
 
     def on_train_end(self, net, **kwargs):
         """Restore the best weights."""
         for part, weights in zip(net.trained_parts(), self.best_weights_, strict=True):
             part.load_state_dict(weights)
+
+    def _patience(self, net):
+        if self.patience is not None:
+            return self.patience
+        return max(PATIENT_EPOCHS, math.ceil(PATIENT_BATCHES / len(net.history[-1, "batches"])))
 
     def _values(self, net):
         def embed(points):

@@ -32,8 +32,8 @@ class DeepSiameseEmbedder(DeepEmbedder):
         whether they are the same (1) or different (0 or -1).
     freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
 balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
-validation_fraction, scoring, patience, memory_size, chunk_size, amp, compile, device, \
-random_state, warm_start, checkpoint, callbacks, verbose
+validation_fraction, scoring, patience, refit, memory_size, chunk_size, amp, compile, \
+device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -92,7 +92,8 @@ feature_shape_, n_features_in_, feature_names_in_
         early_stopping=True,
         validation_fraction=0.2,
         scoring="map_at_r",
-        patience=10,
+        patience=None,
+        refit=True,
         supervision="labels",
         memory_size=0,
         chunk_size=None,
@@ -126,6 +127,7 @@ feature_shape_, n_features_in_, feature_names_in_
             validation_fraction=validation_fraction,
             scoring=scoring,
             patience=patience,
+            refit=refit,
             supervision=supervision,
             memory_size=memory_size,
             chunk_size=chunk_size,
@@ -166,8 +168,8 @@ class DeepTripletEmbedder(DeepEmbedder):
         shape (n_triplets, 3, ...).
     freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
 balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
-validation_fraction, scoring, patience, memory_size, chunk_size, amp, compile, device, \
-random_state, warm_start, checkpoint, callbacks, verbose
+validation_fraction, scoring, patience, refit, memory_size, chunk_size, amp, compile, \
+device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -223,7 +225,8 @@ feature_shape_, n_features_in_, feature_names_in_
         early_stopping=True,
         validation_fraction=0.2,
         scoring="map_at_r",
-        patience=10,
+        patience=None,
+        refit=True,
         supervision="labels",
         memory_size=0,
         chunk_size=None,
@@ -257,6 +260,7 @@ feature_shape_, n_features_in_, feature_names_in_
             validation_fraction=validation_fraction,
             scoring=scoring,
             patience=patience,
+            refit=refit,
             supervision=supervision,
             memory_size=memory_size,
             chunk_size=chunk_size,
@@ -307,8 +311,8 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
         `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
         before the proxies have learned to classify.
     freeze, head, n_components, distance, n_per_class, batch_size, balance_classes, \
-group_batches, lr, optimizer, validation_fraction, scoring, patience, chunk_size, amp, \
-compile, device, random_state, warm_start, checkpoint, callbacks, verbose
+group_batches, lr, optimizer, validation_fraction, scoring, patience, refit, chunk_size, \
+amp, compile, device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -366,7 +370,8 @@ feature_shape_, n_features_in_, feature_names_in_
         early_stopping=False,
         validation_fraction=0.2,
         scoring="map_at_r",
-        patience=10,
+        patience=None,
+        refit=True,
         chunk_size=None,
         amp=False,
         compile=False,
@@ -398,6 +403,7 @@ feature_shape_, n_features_in_, feature_names_in_
             validation_fraction=validation_fraction,
             scoring=scoring,
             patience=patience,
+            refit=refit,
             chunk_size=chunk_size,
             amp=amp,
             compile=compile,

@@ -1,7 +1,7 @@
 """What training stops on: classes it is not shown, or rows, or tuples, and their score.
 
 A score is an array of shape (n_views, n_groups): one row for each way to look, a column for each
-class. Stopping asks for a gain over the start that holds in every view, and holds across classes:
+class that is held out, or for each row of a known class. Stopping asks for a gain over the start that holds in every view, and holds across classes:
 see `RetrievalStopping`.
 """
 
@@ -96,7 +96,7 @@ class RetrievalScore:
         self.name = getattr(scoring, "__name__", "score") if callable(scoring) else scoring
 
     def __call__(self, embed):
-        """Score an embedding: ndarray of shape (n_views, n_classes)."""
+        """Score an embedding: ndarray of shape (n_views, n_classes or n_rows)."""
         queries, gallery = (
             (embed(self.queries), self.labels),
             (embed(self.gallery), self.gallery_labels),
@@ -104,8 +104,9 @@ class RetrievalScore:
         if callable(self.scoring):
             return np.array([[self.scoring(*queries, *(() if self.strangers else gallery))]])
         measure, options = SCORINGS[self.scoring], {"metric": self.distance, "average": None}
-        if not self.strangers:
-            return self._by_class([measure(*queries, *gallery, **options)])
+        if not self.strangers:  # the classes are no sample, as strangers are; the rows are
+            found = measure(*queries, *gallery, **options)
+            return found[None, ~np.isnan(found)]
         both = [np.concatenate(parts) for parts in zip(queries, gallery, strict=True)]
         among_both = measure(*queries, *both, **options, reference_includes_queries=True)
         return self._by_class([measure(*queries, **options), among_both])

@@ -2,12 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
-# The principal axes and the mean distance are judged from at most so many points.
-MAX_POINTS = 2048
+from skdml.deep.start import MAX_POINTS, choose_start, within_class_whitening
 
 
 class EuclidPlusBranch(nn.Module):
@@ -17,7 +17,9 @@ class EuclidPlusBranch(nn.Module):
 
     A plain network forgets the classes it is not shown. This one begins as Euclid: W holds the
     principal axes, s is the mean distance of two training points (so that they lie 1 apart, and a
-    margin means the same on every data set), and the last layer of the branch g is zero.
+    margin means the same on every data set), and the last layer of the branch g is zero. Where
+    another linear map surely finds classes that it was not made from better, it begins as that: W
+    is whitened by the scatter within the classes, more or less (see `skdml.deep.start`).
 
     Parameters
     ----------
@@ -44,6 +46,10 @@ class EuclidPlusBranch(nn.Module):
         """Return what the linear path reads of a batch, shape (n, n_inputs)."""
         return X
 
+    def views(self, n_inputs):
+        """Return what the linear path may begin with: slices of what it reads, Euclid first."""
+        return [slice(0, n_inputs)]
+
     def forward(self, X):
         """Embed a batch.
 
@@ -64,20 +70,34 @@ class EuclidPlusBranch(nn.Module):
         return ((self.flat(X) - self.location) / self.scale) @ self.weight.T
 
     @torch.no_grad()
-    def initialize_from(self, X):
+    def initialize_from(self, X, y=None):
         """Set the start from training points; called once, before training.
 
         Parameters
         ----------
         X : Tensor of shape (n, ...)
             Training points.
+        y : ndarray of int, shape (n,), default=None
+            Their classes; None where these are not known, and the start is Euclid.
         """
         F = self.flat(X[:MAX_POINTS])
         self.location.copy_(F.mean(dim=0))
-        n_axes = min(self.weight.shape)
-        self.weight.zero_()
-        self.weight[:n_axes] = principal_axes(F - self.location, n_axes)
         self.scale.fill_(1.0)
+        F = F - self.location
+        views = self.views(F.shape[1])
+        axes = [principal_axes(F[:, v], min(len(self.weight), v.stop - v.start)) for v in views]
+        view, A = 0, None
+        if y is not None:
+            points = [
+                (F[:, v] @ W.T).double().cpu().numpy() for v, W in zip(views, axes, strict=True)
+            ]
+            codes = np.unique(y[:MAX_POINTS], return_inverse=True)[1]
+            view, shrinkage = choose_start(points, codes, np.random.default_rng(0))
+            if np.isfinite(shrinkage):
+                A = within_class_whitening(points[view], codes, shrinkage)
+        W = axes[view] if A is None else torch.from_numpy(A).to(axes[view]) @ axes[view]
+        self.weight.zero_()
+        self.weight[: len(W), views[view]] = W
         distances = torch.pdist(self.start(X[: MAX_POINTS // 2]))
         if len(distances) and distances.mean() > 0:
             self.scale.copy_(distances.mean())
@@ -122,23 +142,25 @@ class ResidualEmbedder(EuclidPlusBranch):
         layers.append(nn.Linear(width, n_components))
         super().__init__(n_features, n_components, nn.Sequential(*layers))
 
-    def initialize_from(self, X):
+    def initialize_from(self, X, y=None):
         """Set the start from training points; called once, before training.
 
         Parameters
         ----------
         X : Tensor of shape (n, n_features)
             Training points.
+        y : ndarray of int, shape (n,), default=None
+            Their classes, where these are known.
         """
-        super().initialize_from(X)
+        super().initialize_from(X, y)
         self.branch[0].initialize_from(X[:MAX_POINTS])
 
 
 class ConvEmbedder(EuclidPlusBranch):
     """The default network for images: `EuclidPlusBranch` with a small convolution net as branch.
 
-    The linear path reads pixels; an image wider or higher than `max_size` is averaged down to it
-    there. The branch halves the image after each block and ends in a hidden layer.
+    The linear path reads pixels and edges, and begins with the one or the other; an image wider or
+    higher than `max_size` is averaged down to it there. The branch halves the image after each block and ends in a hidden layer.
 
     Parameters
     ----------
@@ -186,26 +208,33 @@ class ConvEmbedder(EuclidPlusBranch):
         layers += [nn.Linear(width * math.prod(pooled), n_hidden), nn.GELU(), nn.Dropout(dropout)]
         layers.append(nn.Linear(n_hidden, n_components))
         self_size = tuple(min(side, max_size) for side in size)
-        super().__init__(
-            input_shape[0] * math.prod(self_size), n_components, nn.Sequential(*layers)
-        )
+        n_pixels = input_shape[0] * math.prod(self_size)
+        n_edges = edges(torch.zeros(1, *input_shape[:1], *self_size)).shape[1]
+        super().__init__(n_pixels + n_edges, n_components, nn.Sequential(*layers))
         self.size = self_size
+        self.n_pixels = n_pixels
 
     def flat(self, X):
-        """Return the pixels that the linear path reads, shape (n, n_inputs)."""
+        """Return the pixels and the edges that the linear path reads, shape (n, n_inputs)."""
         if tuple(X.shape[2:]) != self.size:
             X = adaptive_avg_pool2d(X, self.size)
-        return X.flatten(1)
+        return torch.cat([X.flatten(1), edges(X)], dim=1)
 
-    def initialize_from(self, X):
+    def views(self, n_inputs):
+        """Return the places of the pixels and of the edges."""
+        return [slice(0, self.n_pixels), slice(self.n_pixels, n_inputs)]
+
+    def initialize_from(self, X, y=None):
         """Set the start from training images; called once, before training.
 
         Parameters
         ----------
         X : Tensor of shape (n, channels, height, width)
             Training images.
+        y : ndarray of int, shape (n,), default=None
+            Their classes, where these are known.
         """
-        super().initialize_from(X)
+        super().initialize_from(X, y)
         self.branch[0].initialize_from(X[:MAX_POINTS])
 
 
@@ -236,6 +265,33 @@ class Standardize(nn.Module):
         self.location.copy_(mean.reshape_as(self.location))
         deviation = variance.sqrt().reshape_as(self.scale)
         self.scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+
+def edges(X):
+    """Brightness that rises and falls from left to right and from top to bottom, cell by cell.
+
+    Where the strokes of two pictures differ by a pixel, their pixels are far apart, while these
+    are near: they are means over overlapping cells, about an eighth of the picture apart, as in
+    N. Dalal, B. Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005, in four
+    directions.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, channels, height, width)
+        Pictures.
+
+    Returns
+    -------
+    Tensor of shape (n, n_edges)
+        Nonnegative means, over the channels, too.
+    """
+    around = pad(X, (1, 1, 1, 1), mode="replicate")
+    across = around[:, :, 1:-1, 2:] - around[:, :, 1:-1, :-2]
+    down = around[:, :, 2:, 1:-1] - around[:, :, :-2, 1:-1]
+    rises = torch.stack([across, -across, down, -down], dim=1).clamp_min(0).mean(dim=2)
+    radius = [max(1, side // 8) for side in X.shape[2:]]
+    size = [2 * r + 1 for r in radius]
+    return avg_pool2d(rises, size, radius, padding=radius, count_include_pad=False).flatten(1)
 
 
 def principal_axes(X, n_axes):

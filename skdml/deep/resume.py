@@ -51,6 +51,22 @@ def load_state(path):
     return None
 
 
+def whole_path(path):
+    """Return the file of the training on everything that follows after one that was stopped.
+
+    Parameters
+    ----------
+    path : Path
+        The file of the first.
+
+    Returns
+    -------
+    Path
+        The file of the second.
+    """
+    return path.with_suffix(".whole.fit")
+
+
 def set_generators(states, device):
     """Set torch's generators to where a training had left them.
 
