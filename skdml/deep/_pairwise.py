@@ -17,8 +17,8 @@ _CANCELLED = 1e-4
 
 
 def row_blocks(rows, columns):
-    """Yield slices that cut a matrix into blocks of rows of bounded size."""
-    step = max(1, _BLOCK // max(1, columns))
+    """Yield slices that cut a matrix into even blocks of rows of bounded size."""
+    step = max(1, math.ceil(rows / max(1, round(rows * columns / _BLOCK))))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 

@@ -18,6 +18,10 @@ from ._base import PairwiseLoss, _Weighted
 _FARTHEST = 1e30
 _BEYOND = 1e32  # what is masked lies beyond all logits
 
+# exp(-60) is nothing beside 1, also in double precision. Exponentials that near the end of the
+# range of single precision take up to a hundred times as long, and so does what is done with them.
+_NOTHING = 60.0
+
 
 def check_positive(name, value, *, zero=False, below=math.inf):
     """Return the value as a float, or raise a ValueError that says which are allowed."""
@@ -70,7 +74,7 @@ class _LogSumExp(torch.autograd.Function):
         # Subtracted, and not chosen by torch.where, which takes many times longer.
         share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
         peak = share.amax(1)
-        total = share.sub_(peak[:, None]).exp_().sum(1)
+        total = share.sub_(peak[:, None]).clamp_(min=-_NOTHING).exp_().sum(1)
         # What was cut has no gradient; only where nothing is nearer does it have a share.
         ctx.save_for_backward(share, torch.where(peak.abs() < _FARTHEST, factor / total, 0))
         return peak + total.log()
@@ -184,6 +188,10 @@ def loss_pairs(labels, ref_labels, indices=None):
     return Positives.of_mask(same), different
 
 
+def _listed(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
 def sum_of_rows(function, leaves, others, work=1):
     r"""Sum of a loss per row, and its gradient by the row's values, a block of rows at a time.
 
@@ -193,7 +201,8 @@ def sum_of_rows(function, leaves, others, work=1):
     Parameters
     ----------
     function : callable
-        ``function(*leaves, *others)``, given blocks of rows, gives the losses of these rows.
+        ``function(*leaves, *others)``, given blocks of rows, gives the losses of these rows; or
+        these and their slopes by each of the leaves, and then no graph is recorded.
     leaves : sequence of Tensors of shape (n, ...)
         What the gradient is wanted of; widest last.
     others : sequence of Tensors of shape (n, ...)
@@ -216,13 +225,14 @@ def sum_of_rows(function, leaves, others, work=1):
     total, active = leaves[-1].new_zeros(2)
     for rows in row_blocks(len(leaves[-1]), leaves[-1].shape[1] * work):
         block = [leaf[rows].requires_grad_(wanted) for leaf in leaves]
-        losses = function(*block, *(other[rows] for other in others))
-        part = losses.sum()
+        losses, *known = _listed(function(*block, *(other[rows] for other in others)))
         if wanted:
-            for slope, grad in zip(slopes, torch.autograd.grad(part, block), strict=True):
+            grads = known or torch.autograd.grad(losses.sum(), block)
+            for slope, grad in zip(slopes, grads, strict=True):
                 slope[rows] = grad
-        total += part.detach()
-        active += (losses.detach() > 0).sum()
+        losses = losses.detach()
+        total += losses.sum()
+        active += (losses > 0).sum()
     return total, active, slopes
 
 
@@ -311,7 +321,7 @@ class RowLoss(MatrixLoss):
 
     @abstractmethod
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,).
+        """Losses of some anchors, of shape (rows,), or these and their slopes (`sum_of_rows`).
 
         ``near`` are the distances of the positives, in the places ``taken`` of each row, and
         ``distance`` all distances, of which the mask ``different`` tells the negatives.

@@ -6,7 +6,15 @@ from torch.autograd.function import once_differentiable
 from skdml.deep.miners import as_number
 
 from ._base import check_choice
-from ._matrix import _BEYOND, MatrixLoss, RowLoss, check_count, check_positive, logits
+from ._matrix import (
+    _BEYOND,
+    _FARTHEST,
+    _NOTHING,
+    MatrixLoss,
+    RowLoss,
+    check_count,
+    check_positive,
+)
 
 # Distances that have a largest value, so that bins can cover them all.
 _RANGE = {"cosine": 2.0, "angular": 1.0}
@@ -92,50 +100,12 @@ def fast_ap(near, distance, taken, different, n_bins, largest):
     return 1 - (precision * positive).sum(1) / taken.sum(1)
 
 
-class _SoftCount(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, limit, value, mask):
-        masked = value + as_number(~mask, value.dtype).mul_(_BEYOND)
-        before = (limit[:, :, None] - masked[:, None, :]).sigmoid_()
-        ctx.save_for_backward(before)
-        return before.sum(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        (before,) = ctx.saved_tensors
-        slope = torch.addcmul(before, before, before, value=-1).mul_(grad[:, :, None])
-        return slope.sum(2), slope.sum(1).neg_(), None
-
-
-def soft_count(limit, value, mask):
-    r"""How many of the masked values of each row lie before each limit, made smooth by a sigmoid.
-
-    .. math:: c_{ik} = \sum_j m_{ij} \, \sigma(l_{ik} - v_{ij})
-
-    Parameters
-    ----------
-    limit : Tensor of shape (n, k)
-        The limits l.
-    value : Tensor of shape (n, m)
-        The values v.
-    mask : bool Tensor of shape (n, m)
-        The mask m.
-
-    Returns
-    -------
-    Tensor of shape (n, k)
-        The counts c, differentiable by limits and values; they take memory for n k m numbers.
-    """
-    return _SoftCount.apply(limit, value, mask)
-
-
 def smooth_ap(near, distance, taken, different, temperature):
     r"""One minus the average precision of each row, of ranks made smooth by a sigmoid.
 
-    .. math:: 1 - \frac{1}{|P|} \sum_{p \in P}
-        \frac{1 + \sum_{j \in P, j \ne p} \sigma((d_p - d_j) / \tau)}
-        {1 + \sum_{j \in P \cup N, j \ne p} \sigma((d_p - d_j) / \tau)}
+    .. math:: 1 - \frac{1}{|P|} \sum_{p \in P} \frac{r_p}{r_p + c_p}, \quad
+        r_p = 1 + \sum_{j \in P, j \ne p} \sigma((d_p - d_j) / \tau), \quad
+        c_p = \sum_{n \in N} \sigma((d_p - d_n) / \tau)
 
     Parameters
     ----------
@@ -152,15 +122,36 @@ def smooth_ap(near, distance, taken, different, temperature):
 
     Returns
     -------
-    Tensor of shape (n,)
-        Losses in [0, 1).
+    losses : Tensor of shape (n,)
+        Losses in [0, 1); the memory is that of n p m numbers.
+    of_near : Tensor of shape (n, p)
+        Their gradient by `near`.
+    of_distance : Tensor of shape (n, m)
+        Their gradient by `distance`.
     """
-    near, distance = (-logits(d, temperature) for d in (near, distance))
-    negatives = soft_count(near, distance, different)
+    limit = (near / temperature).clamp_(max=_FARTHEST)
+    among = smooth_steps(limit, near, taken, temperature)
+    before = smooth_steps(limit, distance, different, temperature)
     # A positive is half before itself, by the sigmoid, and first is 1.
-    rank = soft_count(near, near, taken) + 0.5
-    precision = rank / (rank + negatives)
-    return 1 - torch.where(taken, precision, 0).sum(1) / taken.sum(1)
+    rank, count = among.sum(2) + 0.5, before.sum(2)
+    share = as_number(taken, near.dtype) / taken.sum(1, keepdim=True)
+    precision = rank / (rank + count)
+    losses = 1 - torch.linalg.vecdot(share, precision)
+    # Their slopes: first by the sums, then by what is in the sigmoids.
+    weight = share / (temperature * (rank + count))
+    by_count, by_rank = weight * precision, weight * (precision - 1)
+    before.mul_(1 - before)
+    among.mul_(1 - among).mul_(by_rank[:, :, None])
+    of_near = by_count * before.sum(2) + among.sum(2) - among.sum(1)
+    of_distance = -(by_count[:, None, :] @ before)[:, 0]
+    return losses, of_near, of_distance
+
+
+def smooth_steps(limit, distance, mask, temperature):
+    """Sigmoids of limits less masked distances over the temperature, of shape (n, p, m)."""
+    scaled = (distance / temperature).clamp_(max=_FARTHEST)
+    scaled.add_(as_number(~mask, scaled.dtype), alpha=_BEYOND)
+    return (limit[:, :, None] - scaled[:, None, :]).clamp_(-_NOTHING, _NOTHING).sigmoid_()
 
 
 class FastAPLoss(RowLoss):
@@ -272,8 +263,9 @@ class SmoothAPLoss(RowLoss):
         """Parameters, for ``repr``."""
         return f"temperature={self.temperature:g}, distance={self.distance!r}"
 
+    @torch.no_grad()
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,)."""
+        """Losses of some anchors, and their slopes."""
         return smooth_ap(near, distance, taken, different, self.temperature)
 
     def work(self, positives):
