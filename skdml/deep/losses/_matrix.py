@@ -108,7 +108,7 @@ def log_sum_exp(value, mask, factor=1.0):
     return _LogSumExp.apply(value, mask, factor)
 
 
-def _some(mask):
+def some(mask):
     """Whether a row has a true entry; summed as numbers, which is far quicker than mask.any."""
     return as_number(mask, torch.float32).sum(1) > 0
 
@@ -310,7 +310,7 @@ class MatrixLoss(torch.nn.Module, ABC):
         if self.needs_same:
             keep &= positives.taken.any(1)
         if self.needs_different:
-            keep &= _some(different)
+            keep &= some(different)
         if keep.all():
             return matrix, positives, different
         return matrix[keep], positives.of_rows(keep), different[keep]

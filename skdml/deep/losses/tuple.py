@@ -4,19 +4,20 @@ import math
 
 import torch
 
-from skdml.deep._pairwise import _directions, _full_precision
+from skdml.deep._pairwise import _directions, _full_precision, row_blocks
 from skdml.deep.miners import as_number
 
-from ._base import check_margin
-from ._matrix import MatrixLoss, RowLoss, check_count, check_positive
+from ._base import _Weighted, check_margin
+from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, some
 from .softmax import nt_xent
 
 _STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
+_WORK = 8  # numbers kept for each cosine; smaller blocks have fewer points in common
 _LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
 
 
-def angular(cosine, same, different, slope):
-    r"""Terms of the angular loss, one for each positive pair.
+def angular(own, other, between, same, different, slope):
+    r"""Angular loss of anchors a and points p, and its gradient by their cosines.
 
     .. math:: \log \Bigl( 1 + \sum_n e^{4 t (x_a + x_p)^T x_n - 2 (1 + t) x_a^T x_p} \Bigr),
         \quad t = \tan^2 \alpha
@@ -25,23 +26,34 @@ def angular(cosine, same, different, slope):
 
     Parameters
     ----------
-    cosine : Tensor of shape (n, n) or (n + m, m)
-        Cosines of the anchors; or those of anchors, and then of references, with the references.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs.
+    own : Tensor of shape (n, m)
+        Cosines of the anchors with all points.
+    other : Tensor of shape (k, m)
+        Cosines of the points p with all points.
+    between : Tensor of shape (n, k)
+        Cosines of the anchors with the points p.
+    same : bool Tensor of shape (n, k)
+        The positive pairs (a, p).
+    different : bool Tensor of shape (n, m)
+        The negatives of the anchors; each has one.
     slope : float
         The squared tangent t.
 
     Returns
     -------
-    Tensor of shape (p,)
-        The terms.
+    total : Tensor of shape ()
+        Sum of the loss.
+    of_own, of_other, of_between : Tensors
+        Its gradient by the cosines.
     """
-    n, m = same.shape
-    power = (4 * slope * cosine).exp()
-    reach = (power[:n] * as_number(different, power.dtype)) @ power[len(power) - m :]
-    row, column = same.nonzero(as_tuple=True)
-    return (reach[row, column] * (-2 * (1 + slope) * cosine[row, column]).exp()).log1p()
+    own = (4 * slope * own).exp_().mul_(as_number(different, own.dtype))
+    other = (4 * slope * other).exp_()
+    reach = own @ other.T
+    odds = reach * (-2 * (1 + slope) * between).exp_() * as_number(same, own.dtype)
+    share = odds / (1 + odds)
+    by_reach = 4 * slope * share / reach
+    of_own, of_other = own * (by_reach @ other), other * (by_reach.T @ own)
+    return odds.log1p().sum(), of_own, of_other, -2 * (1 + slope) * share
 
 
 class MarginLoss(MatrixLoss):
@@ -185,10 +197,30 @@ class AngularLoss(MatrixLoss):
 
     def compute(self, cosine, positives, different):
         """Mean over the positive pairs, and the number of anchors."""
-        same = positives.mask(cosine.shape[1])
-        same = same & different.any(1, keepdim=True)
-        term = angular(cosine, same, different, math.tan(math.radians(self.alpha)) ** 2)
-        return term.sum() / max(1, len(term)), same.any(1).sum()
+        anchors = (positives.taken.any(1) & some(different)).nonzero().squeeze(1)
+        slope = math.tan(math.radians(self.alpha)) ** 2
+        first = len(cosine) - cosine.shape[1]  # row of the first point; 0 without references
+        # Anchors of a class have positives in common, so that a block of them has few.
+        order = positives.index[anchors, :1].sum(1)
+        order = torch.minimum(order, anchors) if first == 0 else order
+        anchors = anchors[order.argsort(stable=True)]
+        given, same = cosine.detach(), positives.mask(cosine.shape[1])
+        weights, total = torch.zeros_like(given), given.new_zeros(())
+        for block in row_blocks(len(anchors), _WORK * cosine.shape[1]):
+            a = anchors[block]
+            own, pairs, others = (t.index_select(0, a) for t in (given, same, different))
+            p = pairs.any(0).nonzero().squeeze(1)
+            other, between, pairs = (
+                given.index_select(0, first + p),
+                own.index_select(1, p),
+                pairs.index_select(1, p),
+            )
+            part, of_own, of_other, of_between = angular(own, other, between, pairs, others, slope)
+            total += part
+            weights.index_add_(0, a, of_own.index_add_(1, p, of_between))
+            weights.index_add_(0, first + p, of_other)
+        total = _Weighted.apply(cosine, weights, total)
+        return total / positives.taken[anchors].sum().clamp(min=1), len(anchors)
 
 
 class NPairsLoss(RowLoss):
