@@ -6,7 +6,8 @@ import pytest
 import torch
 from test_deep_miners import make_batch
 
-from skdml.deep.losses._matrix import Positives, log_sum_exp, loss_pairs
+from skdml.deep.losses._matrix import log_sum_exp
+from skdml.deep.losses._positives import Positives, listed_pairs
 from skdml.deep.miners import label_masks
 
 
@@ -38,9 +39,8 @@ def test_positives_of_some_rows_and_as_pairs():
 
 
 def test_given_triplets_are_their_pairs():
-    labels = torch.arange(5)
     a, p, n = torch.tensor([[0, 0, 3], [1, 1, 2], [2, 4, 4]])
-    positives, different = loss_pairs(labels, None, (a, p, n))
+    positives, different = listed_pairs((a, p, n), (5, 5))
     assert positives.mask(5).nonzero().tolist() == [[0, 1], [3, 2]]
     assert different.nonzero().tolist() == [[0, 2], [0, 4], [3, 4]]
 

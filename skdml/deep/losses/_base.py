@@ -12,6 +12,8 @@ from skdml.deep._pairwise import paired_distance, pairwise_distance
 from skdml.deep.miners import AllTripletsMiner, Miner, get_miner, label_masks
 from skdml.distances import check_distance
 
+from ._positives import label_pairs
+
 REDUCTIONS = ("active", "mean", "sum")
 
 # The largest value of the bounded distances: beyond it a margin asks for the impossible.
@@ -76,7 +78,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
     """Base of the losses over pairs or triplets of a batch.
 
     :meth:`forward` checks, mines and measures distances; a subclass says what a loss is, twice:
-    ``compute_dense`` for all tuples of two masks, with the gradient by the distances written out,
+    ``compute_dense`` for all tuples of some pairs, with the gradient by the distances written out,
     and ``compute`` for listed tuples.
 
     Parameters
@@ -102,8 +104,8 @@ class PairwiseLoss(torch.nn.Module, ABC):
         self.active_share = torch.tensor(0.0)
 
     @abstractmethod
-    def compute_dense(self, distance, same, different):
-        """Loss over all tuples of two masks: (value, weights, active tuples, used tuples)."""
+    def compute_dense(self, distance, positives, different):
+        """Loss over all tuples: (value, weights, active tuples, used tuples)."""
 
     @abstractmethod
     def compute(self, measure, indices):
@@ -114,7 +116,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
 
     @abstractmethod
     def adapt(self, indices, shape):
-        """Turn given or mined tuples into those of this loss: (indices, None) or (None, masks)."""
+        """Turn given or mined tuples into those of this loss: (indices, None) or (None, pairs)."""
 
     def reduce(self, total, active, used):
         """Apply the reduction to a sum over tuples of which some are active."""
@@ -162,19 +164,21 @@ class PairwiseLoss(torch.nn.Module, ABC):
                 indices_tuple = self.miner(embeddings, labels, ref_emb, ref_labels)
 
         with torch.autocast(embeddings.device.type, enabled=False):
-            if indices_tuple is None:
+            pairs = None
+            if indices_tuple is None and every:
+                pairs = label_pairs(labels, ref_labels)
+            elif indices_tuple is None:
                 masks = label_masks(labels, ref_labels)
-                if not every:
-                    indices_tuple = self.miner.mine(batch.matrix.detach(), *masks)
+                indices_tuple = self.miner.mine(batch.matrix.detach(), *masks)
             if indices_tuple is not None:
                 indices = self._check_indices(indices_tuple, embeddings.device)
-                indices, masks = self.adapt(indices, batch.shape)
-            if masks is None:
+                indices, pairs = self.adapt(indices, batch.shape)
+            if pairs is None:
                 value, active, used = self.compute(batch.measure, indices)
             else:
                 matrix = batch.matrix
                 with torch.no_grad():
-                    value, weights, active, used = self.compute_dense(matrix, *masks)
+                    value, weights, active, used = self.compute_dense(matrix, *pairs)
                 value = _Weighted.apply(matrix, weights, value)
         self.active_share = (active / used.clamp(min=1)).detach().to(value.dtype)
         return value

@@ -1,18 +1,18 @@
-"""What the losses share that are a function of all distances of a batch and of two masks."""
+"""What the losses share that are a function of all distances of a batch."""
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from numbers import Integral, Real
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from skdml.deep._pairwise import pairwise_distance, row_blocks
-from skdml.deep.miners import as_number, label_masks, padded_slots
+from skdml.deep.miners import as_number
 from skdml.distances import check_distance
 
 from ._base import PairwiseLoss, _Weighted
+from ._positives import label_pairs, listed_pairs
 
 # Logits beyond this are cut: far outside of anything learned, and still safe to subtract.
 _FARTHEST = 1e30
@@ -111,81 +111,6 @@ def log_sum_exp(value, mask, factor=1.0):
 def some(mask):
     """Whether a row has a true entry; summed as numbers, which is far quicker than mask.any."""
     return as_number(mask, torch.float32).sum(1) > 0
-
-
-@dataclass(frozen=True)
-class Positives:
-    """The positives of each anchor, packed into the few columns that the most of them need.
-
-    Attributes
-    ----------
-    index : int64 Tensor of shape (n, p)
-        Columns of the positives of each row, p the most of a row.
-    taken : bool Tensor of shape (n, p)
-        Which places hold a positive; the index of the others means nothing.
-    """
-
-    index: torch.Tensor
-    taken: torch.Tensor
-
-    def of_rows(self, rows):
-        """Those of some anchors."""
-        return Positives(self.index[rows], self.taken[rows])
-
-    def pairs(self):
-        """List the pairs: rows and columns."""
-        row, place = self.taken.nonzero(as_tuple=True)
-        return row, self.index[row, place]
-
-    def mask(self, columns):
-        """Mask of the pairs, of shape (n, columns)."""
-        mask = self.taken.new_zeros(len(self.taken), columns)
-        mask[self.pairs()] = True
-        return mask
-
-    @classmethod
-    def of_mask(cls, mask):
-        """Pack the true entries of a mask of shape (n, m)."""
-        row, column, place, width = padded_slots(mask)
-        index = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
-        index[row, place] = column
-        taken = torch.zeros_like(index, dtype=torch.bool)
-        taken[row, place] = True
-        return cls(index, taken)
-
-    @classmethod
-    def of_labels(cls, labels, ref_labels=None):
-        """Pack what has the label of the anchor, without looking at all pairs."""
-        alone = ref_labels is None
-        labels = labels.long()
-        ordered, order = (labels if alone else ref_labels.long()).sort(stable=True)
-        first = torch.searchsorted(ordered, labels)
-        count = torch.searchsorted(ordered, labels, right=True) - first - int(alone)
-        width = int(count.max()) if len(count) else 0
-        place = torch.arange(width, device=labels.device).expand(len(labels), width)
-        taken = place < count[:, None]
-        place = first[:, None] + place
-        if alone:  # a point is no positive of itself: the places from its own on move by one
-            own = torch.empty_like(order)
-            own[order] = torch.arange(len(order), device=order.device)
-            place = place + (place >= own[:, None])
-        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken)
-
-
-def loss_pairs(labels, ref_labels, indices=None):
-    """Positives and a mask of the negative pairs, by the labels or by given tuples.
-
-    Triplets (a, p, n) stand for the pairs (a, p) and (a, n).
-    """
-    if indices is None:
-        return Positives.of_labels(labels, ref_labels), label_masks(labels, ref_labels)[1]
-    a, p, *rest = PairwiseLoss._check_indices(indices, labels.device)
-    b, n = rest if len(rest) == 2 else (a, *rest)
-    shape = len(labels), len(labels if ref_labels is None else ref_labels)
-    same, different = torch.zeros(2, *shape, dtype=torch.bool, device=labels.device)
-    same[a, p] = True
-    different[b, n] = True
-    return Positives.of_mask(same), different
 
 
 def _listed(result):
@@ -299,7 +224,11 @@ class MatrixLoss(torch.nn.Module, ABC):
         labels, ref_labels = PairwiseLoss._check(embeddings, labels, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             matrix = self.measure(embeddings, labels, ref_emb)
-            pairs = loss_pairs(labels, ref_labels, indices_tuple)
+            if indices_tuple is None:
+                pairs = label_pairs(labels, ref_labels)
+            else:
+                indices = PairwiseLoss._check_indices(indices_tuple, labels.device)
+                pairs = listed_pairs(indices, (len(labels), matrix.shape[1]))
             value, active = self.compute(*self._useful(matrix, *pairs))
         share = torch.as_tensor(active / max(1, len(embeddings)), device=value.device)
         self.active_share = share.detach().to(value.dtype)

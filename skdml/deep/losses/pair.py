@@ -84,9 +84,9 @@ class ContrastiveLoss(PairwiseLoss):
         """Take triplets apart; leave pairs alone."""
         return distinct_pairs(indices, shape[1]), None
 
-    def compute_dense(self, distance, same, different):
-        """Loss over all pairs of two masks."""
-        row, column = same.nonzero(as_tuple=True)
+    def compute_dense(self, distance, positives, different):
+        """Loss over all pairs."""
+        row, column = positives.pairs()
         near = distance[row, column]
         weights = torch.empty_like(distance)
         row_sum = distance.new_zeros(len(distance))

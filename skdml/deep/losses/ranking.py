@@ -324,7 +324,7 @@ class HistogramLoss(MatrixLoss):
         return f"n_bins={self.n_bins}, distance={self.distance!r}"
 
     def compute(self, distance, positives, different):
-        """Likelihood over the pairs of two masks, and the number of anchors."""
+        """Likelihood over all pairs, and the number of anchors."""
         kinds = (distance.gather(1, positives.index), positives.taken), (distance, different)
         near, far = (
             soft_histogram(

@@ -1,20 +1,23 @@
 """Losses over triplets: the triplet margin loss."""
 
+import math
+
 import torch
 from torch.nn import functional as F
 
 from skdml.deep._pairwise import row_blocks
-from skdml.deep.miners import as_number, padded_slots
+from skdml.deep.miners import as_number
 
 from ._base import PairwiseLoss, check_margin
-from ._matrix import Positives, check_flag
+from ._matrix import check_flag
+from ._positives import listed_pairs
 
 # Up to this many positives per anchor, comparing each of them with all negatives is faster than
 # ranking the negatives among the sorted positives.
 _FEW = 16
 
 
-def batch_all(distance, same, different, margin, soft=False):
+def batch_all(distance, positives, different, margin, soft=False):
     r"""Sum of the triplet loss over all triplets, and its gradient by the distances.
 
     .. math:: \sum_{a,p,n} [d_{ap} + m - d_{an}]_+, \quad
@@ -28,8 +31,10 @@ def batch_all(distance, same, different, margin, soft=False):
     ----------
     distance : Tensor of shape (n, m)
         Distances from the anchors to the references.
-    same, different : bool Tensor of shape (n, m)
-        Positive and negative pairs.
+    positives : Positives
+        Positive pairs.
+    different : bool Tensor of shape (n, m)
+        Negative pairs.
     margin : float
         The margin m.
     soft : bool
@@ -44,10 +49,10 @@ def batch_all(distance, same, different, margin, soft=False):
     active, used : int64 Tensor of shape ()
         Number of triplets with a loss > 0, and of all triplets.
     """
-    row, column, place, width = padded_slots(same)
+    index, taken = positives.index, positives.taken
+    width = index.shape[1]
     # A padded positive reaches no negative, and what is no negative lies beyond all reach.
-    reach = distance.new_full((len(distance), width), -torch.inf)
-    reach[row, place] = distance[row, column] + margin
+    reach = torch.where(taken, distance.gather(1, index) + margin, -torch.inf)
     weights = torch.empty_like(distance)
     counts = torch.empty_like(reach)
     row_sum, row_active, row_negatives = distance.new_zeros(3, len(distance))
@@ -62,8 +67,8 @@ def batch_all(distance, same, different, margin, soft=False):
             sums = _by_triplet(negatives, reach[rows], soft)
         row_sum[rows], row_active[rows], counts[rows], reached = sums
         weights[rows] = -reached
-    weights[row, column] += counts[row, place]
-    used = row_negatives.long()[row].sum()
+    weights.scatter_add_(1, index, counts * taken)
+    used = (taken.sum(1) * row_negatives.long()).sum()
     return row_sum.sum(), weights, row_active.long().sum(), used
 
 
@@ -99,7 +104,7 @@ def _by_rank(distance, negatives, reach):
     return total, reached.sum(1), torch.empty_like(counts).scatter_(1, order, counts), reached
 
 
-def batch_all_swap(distance, same, different, margin, soft=False):
+def batch_all_swap(distance, positives, different, margin, soft=False):
     r"""Sum of the triplet loss with the swap over all triplets, and its gradient by the distances.
 
     .. math:: \sum_{a,p,n} [d_{ap} + m - \min(d_{an}, d_{pn})]_+
@@ -108,8 +113,10 @@ def batch_all_swap(distance, same, different, margin, soft=False):
     ----------
     distance : Tensor of shape (n, n)
         Distances within the batch.
-    same, different : bool Tensor of shape (n, n)
-        Positive and negative pairs.
+    positives : Positives
+        Positive pairs.
+    different : bool Tensor of shape (n, n)
+        Negative pairs.
     margin : float
         The margin m.
     soft : bool
@@ -124,24 +131,33 @@ def batch_all_swap(distance, same, different, margin, soft=False):
     active, used : int64 Tensor of shape ()
         Number of triplets with a loss > 0, and of all triplets.
     """
-    positives = Positives.of_mask(same)
-    positive, taken = positives.index, positives.taken
-    reach = torch.where(taken, distance.gather(1, positive) + margin, -torch.inf)
+    index, taken = positives.index, positives.taken
+    shape = index.shape[1], distance.shape[1]
+    reach = torch.where(taken, distance.gather(1, index) + margin, -torch.inf)
     weights = torch.zeros_like(distance)
-    total, active = distance.new_zeros(()), torch.zeros((), dtype=torch.long, device=same.device)
-    for rows in row_blocks(len(distance), distance.shape[1] * max(1, positive.shape[1])):
-        own, other = distance[rows, None], distance[positive[rows]]
-        far = torch.where(different[rows, None], torch.minimum(own, other), torch.inf)
-        slope = reach[rows, :, None] - far
-        loss = F.softplus(slope) if soft else slope.clamp(min=0)
-        total += loss.sum()
-        active += (loss > 0).sum()
-        slope = slope.sigmoid() if soft else slope.sign().clamp_(min=0)
-        weights[rows].scatter_add_(1, positive[rows], slope.sum(2))
-        swapped = slope * (other < own)
-        weights[rows] -= (slope - swapped).sum(1)
-        weights.index_add_(0, positive[rows].flatten(), swapped.flatten(0, 1), alpha=-1)
-    return total, weights, active, (taken.sum(1) * different.sum(1)).sum()
+    row_sum, row_active, row_negatives = distance.new_zeros(3, len(distance))
+    for rows in row_blocks(len(distance), max(1, math.prod(shape))):
+        mask = as_number(different[rows], distance.dtype)[:, None]
+        own, mates = distance[rows, None], index[rows].flatten()
+        other = distance.index_select(0, mates).view(len(own), *shape)
+        gap = torch.minimum(own, other)
+        torch.sub(reach[rows, :, None], gap, out=gap)
+        if soft:
+            loss = F.softplus(gap).mul_(mask)
+            row_sum[rows] = loss.sum((1, 2))
+            row_active[rows] = loss.sign_().sum((1, 2))
+            slope = gap.sigmoid_().mul_(mask)
+        else:
+            slope = gap.clamp_min_(0).mul_(mask)
+            row_sum[rows] = slope.sum((1, 2))
+            row_active[rows] = slope.sign_().sum((1, 2))
+        row_negatives[rows] = mask.sum((1, 2))
+        weights[rows].scatter_add_(1, index[rows], slope.sum(2))
+        swapped = torch.lt(other, own, out=other).mul_(slope)
+        weights[rows] -= slope.sub_(swapped).sum(1)
+        weights.index_add_(0, mates, swapped.flatten(0, 1), alpha=-1)
+    used = (taken.sum(1) * row_negatives.long()).sum()
+    return row_sum.sum(), weights, row_active.long().sum(), used
 
 
 class TripletLoss(PairwiseLoss):
@@ -233,16 +249,13 @@ class TripletLoss(PairwiseLoss):
         """Join pairs by their anchors; leave triplets alone."""
         if len(indices) == 3:
             return indices, None
-        # The joined triplets may be as many as all triplets, so they are left as two masks.
-        same, different = torch.zeros(2, *shape, dtype=torch.bool, device=indices[0].device)
-        same[indices[0], indices[1]] = True
-        different[indices[2], indices[3]] = True
-        return None, (same, different)
+        # The joined triplets may be as many as all triplets, so they are not listed.
+        return None, listed_pairs(indices, shape)
 
-    def compute_dense(self, distance, same, different):
-        """Loss over all triplets of two masks."""
+    def compute_dense(self, distance, positives, different):
+        """Loss over all triplets of some pairs."""
         every = batch_all_swap if self.swap else batch_all
-        total, weights, active, used = every(distance, same, different, self.margin, self.soft)
+        total, weights, active, used = every(distance, positives, different, self.margin, self.soft)
         factor = self.reduce(distance.new_ones(()), active, used)
         return total * factor, weights.mul_(factor), active, used
 

@@ -440,8 +440,7 @@ class SignalToNoiseRatioContrastiveLoss(MatrixLoss):
 
     def compute(self, distance, positives, different):
         """Contrastive loss of the distances, and how many negatives have one."""
-        same = positives.mask(distance.shape[1])
         with torch.no_grad():
-            value, weights, active, used = self.pairs.compute_dense(distance, same, different)
+            value, weights, active, used = self.pairs.compute_dense(distance, positives, different)
         value = _Weighted.apply(distance, weights, value)
         return value, len(distance) * active / used.clamp(min=1)
