@@ -136,7 +136,7 @@ def batch_all_swap(distance, positives, different, margin, soft=False):
     reach = torch.where(taken, distance.gather(1, index) + margin, -torch.inf)
     weights = torch.zeros_like(distance)
     row_sum, row_active, row_negatives = distance.new_zeros(3, len(distance))
-    for rows in row_blocks(len(distance), max(1, math.prod(shape))):
+    for rows in row_blocks(len(distance), max(1, 2 * math.prod(shape))):
         mask = as_number(different[rows], distance.dtype)[:, None]
         own, mates = distance[rows, None], index[rows].flatten()
         other = distance.index_select(0, mates).view(len(own), *shape)
