@@ -19,6 +19,7 @@ from skdml.deep.losses import (
     SubCenterArcFaceLoss,
 )
 from skdml.deep.losses.margin_softmax import add_angle, multiply_angle
+from skdml.deep.losses.proxy import proxy_spread
 
 SIZES = (8, 6, 1, 5, 3, 1, 0)  # uneven, with singletons and a class that is not in the batch
 C, D = len(SIZES), 4
@@ -264,6 +265,19 @@ def test_autocast_and_half_precision(name):
         got = loss(x, LABELS)
     assert got.dtype == torch.float32
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_proxies_of_a_class_that_met_draw_no_more():
+    loss = SoftTripleLoss(2, 3, n_proxies=3).double()
+    loss.proxies.data[0] = torch.tensor([1.0, 2.0, 3.0])
+    loss.proxies.data[1] = torch.eye(3) + 1e-9 * torch.ones(3)
+    unit = torch.nn.functional.normalize(loss.proxies, dim=2)
+    assert proxy_spread(unit).item() == pytest.approx(math.sqrt(2) / 2, rel=1e-7)
+    (grad,) = torch.autograd.grad(proxy_spread(unit), loss.proxies)
+    assert (grad[0] == 0).all()
+    assert grad.isfinite().all()
+    near = torch.tensor([[[1.0, 0.0], [math.cos(1e-5), math.sin(1e-5)]]])
+    assert proxy_spread(near).item() == pytest.approx(1e-5, rel=1e-3)
 
 
 @every_loss

@@ -4,12 +4,15 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-from skdml.deep._pairwise import _directions, _full_precision
+from skdml.deep._pairwise import _CANCELLED, _directions, _full_precision, row_blocks
 
 from ._base import PairwiseLoss
 from ._matrix import check_count, check_flag, check_positive
+
+_COPIES = 4  # numbers worked on for each cosine
 
 
 def cosines(x, proxies):
@@ -56,23 +59,63 @@ def proxy_anchor(cosine, labels, margin, alpha):
     return pull.sum() / same.any(0).sum().clamp(min=1) + push.mean()
 
 
+class _SoftAssignment(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, cosine, gamma):
+        share, mean = torch.empty_like(cosine), cosine.new_empty(len(cosine), cosine.shape[2])
+        for rows in row_blocks(len(cosine), _COPIES * math.prod(cosine.shape[1:])):
+            part = torch.mul(cosine[rows], 1 / gamma, out=share[rows])
+            part.sub_(part.amax(1, keepdim=True)).exp_()
+            part /= part.sum(1, keepdim=True)
+            mean[rows] = (part * cosine[rows]).sum(1)
+        ctx.gamma = gamma
+        ctx.save_for_backward(cosine, share, mean)
+        return mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        cosine, share, mean = ctx.saved_tensors
+        slope = torch.empty_like(share)
+        for rows in row_blocks(len(cosine), _COPIES * math.prod(cosine.shape[1:])):
+            part = torch.sub(cosine[rows], mean[rows, None], out=slope[rows])
+            part.mul_(1 / ctx.gamma).add_(1).mul_(share[rows]).mul_(grad[rows, None])
+        return slope, None
+
+
 def soft_assignment(cosine, gamma):
     r"""Mean of the cosines with the proxies of a class, weighted by their softmax.
 
-    .. math:: s_{ic} = \sum_k \frac{e^{s_{ikc} / \gamma}}{\sum_l e^{s_{ilc} / \gamma}} s_{ikc}
+    .. math:: s_{ic} = \sum_k w_{ikc} s_{ikc}, \quad
+        w_{ikc} = \frac{e^{s_{ikc} / \gamma}}{\sum_l e^{s_{ilc} / \gamma}}, \quad
+        \frac{\partial s_{ic}}{\partial s_{ikc}} =
+        w_{ikc} \Bigl( 1 + \frac{s_{ikc} - s_{ic}}{\gamma} \Bigr)
 
-    The last axis is that of the classes: along the few proxies of a class the softmax would take
-    twice as long.
+    Parameters
+    ----------
+    cosine : Tensor of shape (n, k, c)
+        Cosines; the last axis is that of the classes, because along the few proxies of a class
+        the softmax would take twice as long.
+    gamma : float
+        How soft the choice is.
+
+    Returns
+    -------
+    Tensor of shape (n, c)
+        The means.
     """
-    return ((cosine / gamma).softmax(1) * cosine).sum(1)
+    return _SoftAssignment.apply(cosine, gamma)
 
 
-def proxy_spread(proxies):
-    """Mean distance of two proxies, at unit length, of the same class."""
-    c, k, d = proxies.shape
+def proxy_spread(unit):
+    """Mean distance of two proxies of the same class, of proxies (c, k, d) at unit length."""
+    c, k, _ = unit.shape
     if k < 2:
-        return proxies.new_zeros(())
-    unit = math.sqrt(2) * _directions(proxies.reshape(-1, d))[0].reshape(c, k, d)
+        return unit.new_zeros(())
+    self_pairs = torch.eye(k, dtype=unit.dtype, device=unit.device)
+    square = (2 - 2 * unit @ unit.mT) * (1 - self_pairs) + self_pairs
+    if (square.detach() > _CANCELLED).all():
+        return (square.sqrt() - self_pairs).sum() / (c * k * (k - 1))
     # By differences, so that proxies that met are 0 apart, and with a gradient that is finite.
     apart = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
     return apart.sum() / (c * k * (k - 1))
@@ -426,12 +469,24 @@ class SoftTripleLoss(ProxyLoss):
 
     def logits(self, embeddings):
         """Scaled cosines with the classes, of shape (n, n_classes)."""
-        cosine = cosines(embeddings, self.proxies.transpose(0, 1))
+        return self._logits(embeddings, self._units())
+
+    def _units(self):
+        """Proxies at unit length, of shape (n_proxies, n_classes, n_components)."""
+        (proxies,) = _full_precision(self.proxies.transpose(0, 1))
+        unit = _directions(proxies.reshape(-1, self.n_components))[0]
+        return math.sqrt(2) * unit.view(proxies.shape)
+
+    def _logits(self, embeddings, units):
+        x, units = _full_precision(embeddings, units)
+        x = math.sqrt(2) * _directions(x)[0]
+        cosine = (x @ units.flatten(0, 1).T).view(len(x), *units.shape[:2])
         return self.scale * soft_assignment(cosine, self.gamma)
 
     def compute(self, embeddings, labels):
         """Mean over the batch, and the distances among proxies."""
-        logit = self.logits(embeddings)
+        units = self._units()
+        logit = self._logits(embeddings, units)
         less = logit.new_full((len(labels), 1), -self.scale * self.margin)
         value = mean_cross_entropy(logit.scatter_add(1, labels[:, None], less), labels)
-        return value + self.tau / 2 * proxy_spread(self.proxies) if self.tau else value
+        return value + self.tau / 2 * proxy_spread(units.transpose(0, 1)) if self.tau else value
