@@ -16,7 +16,7 @@ from skorch.callbacks import Callback, GradientNormClipping
 from torch import nn
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.losses import LOSSES, ContrastiveLoss, InfoNCELoss, TripletLoss, VICRegLoss
+from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss, learns_from
 from skdml.deep.memory import CrossBatchMemory
 from skdml.deep.miners import BatchHardMiner
 from skdml.deep.samplers import ClassBalancedBatches
@@ -127,6 +127,10 @@ def test_a_miner_of_its_own_mines_in_the_memory():
 def test_every_loss_remembers_or_says_why_it_cannot(name):
     options = {**OPTIONS, "max_epochs": 2, "lr": 1e-4, "distance": "cosine"}
     learner = DeepEmbedder(SMALL, loss=name, memory_size=50, **options)
+    if learns_from(name) != "labels":
+        with pytest.raises(ValueError, match=r"needs classes, by which .* have none"):
+            learner.set_params(augment=torch.clone).fit(X, Y)
+        return
     if hasattr(LOSSES[name], "logits"):  # proxies take the place of other points
         with pytest.raises(ValueError, match=r"memory_size > 0 needs .* compares points with prox"):
             learner.fit(X, Y)
@@ -152,8 +156,6 @@ def mines_within(embeddings, labels):
     ("params", "message"),
     [
         ({"loss": TwoArguments}, "unexpected keyword argument 'ref_emb'"),
-        ({"loss": InfoNCELoss}, "as many rows as embeddings"),
-        ({"loss": VICRegLoss}, "as many rows as embeddings"),
         ({"loss__swap": True}, "swap=True takes no references"),
         ({"loss": ByTuples, "miner": mines_within}, "positional arguments"),
         ({"memory_size": -1}, "memory_size == -1"),

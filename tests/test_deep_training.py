@@ -497,7 +497,7 @@ def codes_of(n_classes, each=6):
 def test_classes_are_held_out_where_there_are_enough(n_classes, strangers):
     codes = codes_of(n_classes)
     data = ArrayDataset(np.zeros((len(codes), 2), np.float32), codes)
-    options = {"supervision": "labels", "distance": "euclidean", "scoring": "map_at_r"}
+    options = {"distance": "euclidean", "scoring": "map_at_r"}
     train, score = hold_out(data, 0.2, np.random.default_rng(0), **options)
     held = np.setdiff1d(np.arange(len(codes)), train)
     assert len(held) > 0
@@ -512,7 +512,7 @@ def test_classes_are_held_out_where_there_are_enough(n_classes, strangers):
 
 def test_strangers_are_looked_for_among_themselves_and_among_all():
     data = ArrayDataset(MANY.astype(np.float32), MANY_Y)
-    options = {"supervision": "labels", "distance": "euclidean", "scoring": "recall_at_1"}
+    options = {"distance": "euclidean", "scoring": "recall_at_1"}
     train, score = hold_out(data, 0.3, np.random.default_rng(0), **options)
     held = np.setdiff1d(np.arange(120), train)
     expected = np.zeros((2, 2))
@@ -531,7 +531,7 @@ def test_strangers_are_looked_for_among_themselves_and_among_all():
 def test_two_rows_of_a_class_are_left_to_train_on():
     codes = np.repeat([0, 1, 2, 3], [3, 2, 1, 10])
     data = ArrayDataset(np.zeros((16, 2), np.float32), codes)
-    options = {"supervision": "labels", "distance": "euclidean", "scoring": "map_at_r"}
+    options = {"distance": "euclidean", "scoring": "map_at_r"}
     train, _ = hold_out(data, 0.9, np.random.default_rng(0), **options)
     assert np.bincount(codes[train]).tolist() == [2, 2, 1, 2]
 

@@ -30,6 +30,7 @@ from skdml.deep.losses import (
     MarginLoss,
     MultiSimilarityLoss,
     TripletLoss,
+    learns_from,
 )
 from skdml.deep.memory import check_takes_references
 from skdml.deep.miners import AllTripletsMiner, get_miner
@@ -44,6 +45,7 @@ from skdml.deep.parameters import (
 from skdml.deep.resume import SaveState, load_state, set_generators, whole_path
 from skdml.deep.samplers import GROUP_BATCHES, make_batches
 from skdml.deep.start import MAX_POINTS
+from skdml.deep.views import AugmentedDataset
 from skdml.distances import LearnedDistance, check_distance
 
 DEFAULT_WIDTH = 64
@@ -83,7 +85,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         tuples, or a miner that the loss does not run itself. Losses of pytorch-metric-learning
         fit. Its parameters are given by ``loss__*``, with which an instance is built anew. A loss
         that has to know the number of classes or the width of the embedding is told; its proxies
-        start at the means of their classes.
+        start at the means of their classes. "cosent" learns from graded targets, and "info_nce" and
+        "vicreg" from two views, which `augment` makes; a loss of your own says so by an attribute
+        ``learns_from``, "targets" or "views".
     freeze : {"module"} or None, default=None
         What is not trained. "module": the given module is a backbone that stays as it is. It runs
         in evaluation mode, once over all points that `fit` is given; what is trained on its
@@ -139,7 +143,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     scoring : {"map_at_r", "recall_at_1"} or callable, default="map_at_r"
         What stopping watches. A callable gets (embeddings, labels) of the held-out classes, or
         (embeddings, labels, reference, reference_labels) where rows were held out; larger is
-        better. With pairs it is the area under the ROC curve, with triplets the share in order.
+        better. With pairs it is the area under the ROC curve, with triplets the share in order,
+        with views the mean reciprocal rank of one among others, with graded targets the rank
+        correlation of distances in the two.
     patience : int, default=None
         Epochs without a new best score before training stops. None is 10, and more where these
         have less than 100 batches.
@@ -165,6 +171,12 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     compile : bool, default=False
         Run the network through `torch.compile` while it trains; its parameters are given by
         ``compile__*``. `transform` and pickles hold the network as it is.
+    augment : callable, default=None
+        Augments the points that training is shown: it gets a batch of them, a float32 Tensor of
+        shape (n, ...), and gives another of the same shape, by draws from torch's generator. With
+        ``y=None`` it takes the place of labels: two views of a point are alike, and those of
+        different points are not (`batch_size` then counts points, not views). `transform` does not
+        augment.
     device : str, default="auto"
         A torch device; "auto" is a GPU where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -225,7 +237,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     """
 
     _supervisions = ("labels",)
-    _meets_strangers = True  # whether classes may be held out whole
+    _needs_classes = False  # whether none may be held out whole, and y never be lacking
 
     def __init__(
         self,
@@ -257,6 +269,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         chunk_size=None,
         amp=False,
         compile=False,
+        augment=None,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -292,6 +305,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         self.chunk_size = chunk_size
         self.amp = amp
         self.compile = compile
+        self.augment = augment
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
@@ -309,9 +323,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             Points: a table, images as (n_samples, channels, height, width), or a Dataset that is
             read batch by batch. With ``supervision="pairs"`` or ``"triplets"`` tuples of points,
             of shape (n_tuples, 2, ...) or (n_tuples, 3, ...).
-        y : array-like of shape (n_samples,)
-            Class labels of any kind; for pairs 1 (same) and 0 or -1 (different); for triplets
-            None.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels of any kind. For a loss that learns from graded targets numbers, or rows of
+            0 and 1 for several labels at once. For pairs 1 (same) and 0 or -1 (different). None for
+            triplets, and with `augment` for points without labels.
         groups : array-like of shape (n_samples,), default=None
             The group of each point: a camera, a writer, a session. What becomes of it says
             `group_batches`; without it groups play no part.
@@ -334,7 +349,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         with unchanged_on_error(self):
             self._check_params()
             former = self._former()
-            data = read_training_data(self, X, y, groups, reset=former is None)
+            kind, reset = self._kind(y), former is None
+            data = read_training_data(self, X, y, groups, kind=kind, reset=reset)
             self._number_classes(data, y)
             path = self._checkpoint_path(data)
             state = load_state(path) if path else None
@@ -386,7 +402,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     f"tell which is which in {self.net_.criterion_}. Take DeepProxyEmbedder, which "
                     "remembers them."
                 )
-            self._train_once(read_training_data(self, X, y, groups, reset=first), first)
+            data = read_training_data(self, X, y, groups, kind=self._kind(y), reset=first)
+            self._train_once(data, first)
         return self
 
     def _train(self, data, rows, seed, former, score=None, path=None, state=None, n_epochs=None):
@@ -398,7 +415,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         else:
             net = self._go_on(state, score, path)
         n_left = (self.max_epochs if n_epochs is None else n_epochs) - len(net.history)
-        return net, net.run(data, self._sampler(data, rows, seed, net), n_left)
+        return net, net.run(self._shown(data), self._sampler(data, rows, seed, net), n_left)
 
     def _train_on_all(self, data, stopped, seed, former, path):
         """Train anew on what was held out, too, up to the epoch that was best without it."""
@@ -429,7 +446,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             else:
                 self._make_room(net, data, seed)
                 net.empty_memory()
-            trouble = net.run(data, self._sampler(data, rows, seed, net), 1)
+            trouble = net.run(self._shown(data), self._sampler(data, rows, seed, net), 1)
         if isinstance(trouble, RuntimeError):
             raise trouble
         self._keep(net)
@@ -536,7 +553,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             _own(criterion),
             normalize=self.normalize,
             miner=None if "miner" in criterion_given else self._miner(),
-            supervision=self.supervision,
+            supervision=data.kind,
             optimizer=self.optimizer,
             lr=self.lr,
             proxy_lr=self.proxy_lr,
@@ -629,6 +646,26 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _loss(self):
         return self.loss
 
+    def _kind(self, y):
+        """Say what y is: that of tuples, or for points classes, graded targets or nothing."""
+        kind = self.supervision if self.supervision != "labels" else learns_from(self._loss())
+        if kind == "views" and self.augment is None:
+            raise ValueError(
+                f"loss={self._loss()!r} compares two views of each point, and nothing makes them. "
+                "Give augment, a callable that augments a batch of points."
+            )
+        if kind == "labels" and y is None and self._may_lack_y():
+            kind = "views"
+        if self.memory_size and kind != "labels":
+            raise ValueError(
+                f"memory_size={self.memory_size} needs classes, by which earlier points are "
+                f"compared; {kind} have none. Take memory_size=0."
+            )
+        return kind
+
+    def _may_lack_y(self):
+        return self.augment is not None and not self._needs_classes
+
     def _callbacks(self, score, path, seed):
         """Return the callbacks of the user, copied since training changes them, and ours."""
         callbacks = [*copy.deepcopy(self.callbacks or [])]
@@ -653,7 +690,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             )
         if new and hasattr(net.module_, "initialize_from"):
             taken, _ = accepted_names(net.module_.initialize_from)
-            labelled = "y" in taken and self.supervision == "labels"
+            labelled = "y" in taken and data.kind == "labels"
             net.module_.initialize_from(points, **({"y": data.targets[rows]} if labelled else {}))
         width = net.width(self._input_shape())
         if self.n_components not in (None, width):
@@ -689,7 +726,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         """Note what the classes are called."""
 
     def _n_classes(self, data):
-        return int(data.targets.max()) + 1
+        return None if data.kind == "targets" else int(data.targets.max()) + 1
 
     def _make_room(self, net, data, seed):
         """Let the loss know of classes that are new."""
@@ -728,11 +765,17 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             data,
             self.validation_fraction,
             np.random.default_rng(seed),
-            supervision=self.supervision,
             distance=self.distance,
             scoring=self.scoring,
-            whole_classes=self._meets_strangers,
+            whole_classes=not self._needs_classes,
+            augment=self.augment,
         )
+
+    def _shown(self, data):
+        """Return what the network is shown of the data while it trains."""
+        if self.augment is None:
+            return data
+        return AugmentedDataset(data, self.augment, n_views=2 if data.kind == "views" else 1)
 
     def _sampler(self, data, rows, seed, net):
         """Return the batches of the epochs to come."""
@@ -809,6 +852,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             max_val=1,
             include_boundaries="neither",
         )
+        if self.augment is not None and not callable(self.augment):
+            raise ValueError(
+                f"augment={self.augment!r} is no callable, which gets a batch of points and gives "
+                "as many of the same shape."
+            )
         if not callable(self.optimizer):
             raise ValueError(
                 f"optimizer={self.optimizer!r} is no optimizer: give a class, as torch.optim.AdamW."
@@ -822,11 +870,6 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             raise ValueError(
                 f"group_batches={self.group_batches!r} is unknown; choose one of "
                 f"{list(GROUP_BATCHES)}."
-            )
-        if self.memory_size and self.supervision != "labels":
-            raise ValueError(
-                f"memory_size={self.memory_size} needs classes, by which earlier points are "
-                f"compared; supervision={self.supervision!r} has none. Take memory_size=0."
             )
         if not callable(self.scoring) and self.scoring not in SCORINGS:
             raise ValueError(
@@ -846,6 +889,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 "freeze='module' with module=None would freeze a network that has learned nothing. "
                 "Give the module that is to stay as it is."
             )
+        if self.freeze is not None and self.augment is not None:
+            raise ValueError(
+                "augment makes other points for each epoch, and with freeze='module' points pass "
+                "through the module once. Give one of the two."
+            )
         for_head = ["head"] if self.head is not None else []
         for_head += [f"head__{name}" for name in self.params_of("head")]
         if self.freeze is None and for_head and not self.warm_start:
@@ -863,7 +911,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.supervision != "triplets"
+        tags.target_tags.required = self.supervision != "triplets" and not self._may_lack_y()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 

@@ -4,19 +4,23 @@ import math
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from skdml.base import check_tuples
+from skdml.deep.losses import LOSSES, learns_from
 from skdml.deep.samplers import check_labels_teach
 
 TUPLE_SIZES = {"pairs": 2, "triplets": 3}
 
+_POINTS = {"dtype": np.float32, "order": "C", "allow_nd": True, "ensure_min_samples": 2}
 
-def read_training_data(learner, X, y, groups=None, *, reset):
-    """Check X, y and groups as a learner's `supervision` wants them.
+
+def read_training_data(learner, X, y, groups=None, *, kind, reset):
+    """Check X, y and groups for a learner.
 
     Parameters
     ----------
@@ -25,45 +29,54 @@ def read_training_data(learner, X, y, groups=None, *, reset):
     X : array-like or torch Dataset
         Points, or tuples of points.
     y : array-like or None
-        Labels, or same/different.
+        Labels, graded targets, or same/different.
     groups : array-like of shape (n_samples,) or None
         The group of each point.
+    kind : {"labels", "targets", "views", "pairs", "triplets"}
+        What y says: classes, graded targets, nothing (a point is alike to itself alone), or what
+        the tuples are.
     reset : bool
         Whether to set the attributes of the learner; otherwise X has to agree with them.
 
     Returns
     -------
     ArrayDataset or LabelledDataset
-        float32 points with int64 targets.
+        float32 points with targets: int64 classes, or as `graded_targets` gives them.
 
     Raises
     ------
     ValueError
         If X, y or groups are not what they have to be.
     """
-    if learner.supervision in TUPLE_SIZES:
-        if groups is not None:
-            raise ValueError(
-                f"groups say which points share a batch, and supervision={learner.supervision!r} "
-                "has tuples in its batches. Leave groups out."
-            )
-        return _read_tuples(learner, X, y, reset)
-    data = _read_points(learner, X, y, reset)
+    if kind in TUPLE_SIZES and groups is not None:
+        raise ValueError(
+            f"groups say which points share a batch, and supervision={kind!r} has tuples in its "
+            "batches. Leave groups out."
+        )
+    read = _read_tuples if kind in TUPLE_SIZES else _read_points
+    data = read(learner, X, y, kind, reset)
+    data.kind = kind
     if groups is not None:
         check_consistent_length(X, groups)
         data.groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
     return data
 
 
-def _read_points(learner, X, y, reset):
+def _read_points(learner, X, y, kind, reset):
     if isinstance(X, Dataset):
-        return _read_dataset(learner, X, y, reset)
+        return _read_dataset(learner, X, y, kind, reset)
     _refuse_texts(learner, X)
-    X, y = validate_data(
-        learner, X, y, reset=reset, dtype=np.float32, order="C", allow_nd=True, ensure_min_samples=2
-    )
+    if kind == "views":
+        X = validate_data(learner, X, reset=reset, **_POINTS)
+        targets = np.arange(len(X))
+    else:
+        if kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
+            _check_classes(learner, y)  # which says more than that y has two dimensions
+        graded = {"multi_output": True, "y_numeric": True} if kind == "targets" else {}
+        X, y = validate_data(learner, X, y, reset=reset, **_POINTS, **graded)
+        targets = _targets(learner, y, kind)
     check_feature_shape(learner, X.shape[1:], reset=reset)
-    return ArrayDataset(writeable(X), _codes(y))
+    return ArrayDataset(writeable(X), targets)
 
 
 def _refuse_texts(learner, X):
@@ -76,9 +89,70 @@ def _refuse_texts(learner, X):
         )
 
 
-def _read_dataset(learner, dataset, y, reset):
+def _targets(learner, y, kind):
+    if kind == "targets":
+        return graded_targets(y)
+    _check_classes(learner, y)
+    return _codes(y)
+
+
+def _check_classes(learner, y):
+    target_kind = type_of_target(y, input_name="y")
+    if target_kind not in ("binary", "multiclass"):
+        losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
+        raise ValueError(
+            f"Unknown label type: {target_kind}. {type(learner).__name__} learns from classes, a "
+            f"label for each sample. Losses that learn from numbers, or from several labels at once "
+            f"as rows of 0 and 1: {losses}."
+        )
+
+
+def graded_targets(y):
+    """Return targets that are more or less alike.
+
+    Parameters
+    ----------
+    y : array-like or sparse matrix of shape (n,) or (n, k)
+        Numbers; or rows of two values, the larger one for the labels that a sample has.
+
+    Returns
+    -------
+    ndarray of float64 or bool, shape (n,) or (n, k)
+        Numbers as float64, sets of labels as bool.
+
+    Raises
+    ------
+    ValueError
+        If they are neither, or all alike.
+
+    Examples
+    --------
+    >>> from skdml.deep.data import graded_targets
+    >>> graded_targets([[1, 0, 1], [0, 0, 1]])
+    array([[ True, False,  True],
+           [False, False,  True]])
+    """
+    y = y.toarray() if issparse(y) else np.asarray(y)
+    if y.dtype.kind not in "biuf":
+        raise ValueError(
+            "Graded targets are numbers, or rows of 0 and 1 for several labels at once; got "
+            f"{y.dtype} {y.ravel()[:3].tolist()}. MultiLabelBinarizer makes such rows."
+        )
+    targets = y.astype(np.float64)
+    if targets.ndim not in (1, 2):
+        raise ValueError(f"Graded targets are of shape (n,) or (n, k); got {targets.shape}.")
+    if (targets == targets[0]).all():
+        raise ValueError(
+            f"A distance is learned from targets that differ; all {len(targets)} are equal. Give "
+            "samples with others."
+        )
+    sets = type_of_target(y, input_name="y") == "multilabel-indicator"
+    return targets == targets.max() if sets else targets
+
+
+def _read_dataset(learner, dataset, y, kind, reset):
     name = type(learner).__name__
-    if y is None:
+    if y is None and kind != "views":
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None. The labels of a Dataset "
             "are given beside it, so that batches can be drawn by class before it is read."
@@ -88,13 +162,16 @@ def _read_dataset(learner, dataset, y, reset):
             f"{name} reads the items of a Dataset in an order of its own, so it needs one with "
             f"__len__; a {type(dataset).__name__} has none."
         )
-    y = np.asarray(y)
-    if y.shape != (len(dataset),):
-        raise ValueError(
-            f"{name} needs a label for each of the {len(dataset)} items of the Dataset; got y of "
-            f"shape {y.shape}."
-        )
-    codes = _codes(y)
+    if kind == "views":
+        targets = np.arange(len(dataset))
+    else:
+        y = y if issparse(y) else np.asarray(y)
+        if y.shape[:1] != (len(dataset),) or (kind == "labels" and y.ndim > 1):
+            raise ValueError(
+                f"{name} needs a label for each of the {len(dataset)} items of the Dataset; got y "
+                f"of shape {y.shape}."
+            )
+        targets = _targets(learner, y, kind)
     shape = tuple(point_of(dataset[0]).shape)
     if not shape:
         raise ValueError(
@@ -105,19 +182,17 @@ def _read_dataset(learner, dataset, y, reset):
     if reset:
         learner.n_features_in_ = shape[0]
         vars(learner).pop("feature_names_in_", None)  # of an earlier table
-    return LabelledDataset(dataset, codes)
+    return LabelledDataset(dataset, targets)
 
 
-def _read_tuples(learner, tuples, y, reset):
-    size = TUPLE_SIZES[learner.supervision]
+def _read_tuples(learner, tuples, y, kind, reset):
+    size = TUPLE_SIZES[kind]
     tuples = check_tuples(tuples, size)
     points = tuples.reshape(-1, *tuples.shape[2:])
     points = validate_data(learner, points, reset=reset, dtype=np.float32, allow_nd=True)
     check_feature_shape(learner, points.shape[1:], reset=reset)
     targets = np.zeros(len(tuples), np.int64) if size == 3 else _check_same(y, len(tuples))
-    data = ArrayDataset(writeable(points).reshape(tuples.shape), targets, tuples=True)
-    data.kind = learner.supervision
-    return data
+    return ArrayDataset(writeable(points).reshape(tuples.shape), targets, tuples=True)
 
 
 def check_feature_shape(learner, shape, *, reset=False):
@@ -147,7 +222,6 @@ def check_feature_shape(learner, shape, *, reset=False):
 
 
 def _codes(y):
-    check_classification_targets(y)
     codes = np.unique(y, return_inverse=True)[1].astype(np.int64)
     check_labels_teach(codes)
     return codes
@@ -186,8 +260,8 @@ class ArrayDataset(Dataset):
     ----------
     X : ndarray of float32, shape (n, ...) or, for tuples, (n, size, ...)
         Points, or tuples of points.
-    targets : ndarray of int64, shape (n,)
-        A class, or same/different, for each row.
+    targets : ndarray of shape (n,) or (n, k)
+        A class, a graded target, or same/different, for each row.
     tuples : bool, default=False
         Whether the rows are tuples; a batch then is the flat list of their points.
 
@@ -250,8 +324,8 @@ class LabelledDataset(Dataset):
     ----------
     dataset : torch.utils.data.Dataset
         Its items are points, or tuples that begin with a point.
-    targets : ndarray of int64, shape (n,)
-        The class of each item.
+    targets : ndarray of shape (n,) or (n, k)
+        The class, or the graded target, of each item.
     """
 
     kind = "labels"

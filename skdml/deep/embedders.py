@@ -32,8 +32,8 @@ class DeepSiameseEmbedder(DeepEmbedder):
         whether they are the same (1) or different (0 or -1).
     freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
 balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
-validation_fraction, scoring, patience, refit, memory_size, chunk_size, amp, compile, \
-device, random_state, warm_start, checkpoint, callbacks, verbose
+validation_fraction, scoring, patience, refit, augment, memory_size, chunk_size, amp, \
+compile, device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -99,6 +99,7 @@ feature_shape_, n_features_in_, feature_names_in_
         chunk_size=None,
         amp=False,
         compile=False,
+        augment=None,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -133,6 +134,7 @@ feature_shape_, n_features_in_, feature_names_in_
             chunk_size=chunk_size,
             amp=amp,
             compile=compile,
+            augment=augment,
             device=device,
             random_state=random_state,
             warm_start=warm_start,
@@ -168,8 +170,8 @@ class DeepTripletEmbedder(DeepEmbedder):
         shape (n_triplets, 3, ...).
     freeze, head, n_components, distance, normalize, n_per_class, batch_size, \
 balance_classes, group_batches, max_epochs, lr, optimizer, early_stopping, \
-validation_fraction, scoring, patience, refit, memory_size, chunk_size, amp, compile, \
-device, random_state, warm_start, checkpoint, callbacks, verbose
+validation_fraction, scoring, patience, refit, augment, memory_size, chunk_size, amp, \
+compile, device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``miner__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -232,6 +234,7 @@ feature_shape_, n_features_in_, feature_names_in_
         chunk_size=None,
         amp=False,
         compile=False,
+        augment=None,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -266,6 +269,7 @@ feature_shape_, n_features_in_, feature_names_in_
             chunk_size=chunk_size,
             amp=amp,
             compile=compile,
+            augment=augment,
             device=device,
             random_state=random_state,
             warm_start=warm_start,
@@ -311,8 +315,8 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
         `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
         before the proxies have learned to classify.
     freeze, head, n_components, distance, n_per_class, batch_size, balance_classes, \
-group_batches, lr, optimizer, validation_fraction, scoring, patience, refit, chunk_size, \
-amp, compile, device, random_state, warm_start, checkpoint, callbacks, verbose
+group_batches, lr, optimizer, validation_fraction, scoring, patience, refit, augment, \
+chunk_size, amp, compile, device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -347,7 +351,7 @@ feature_shape_, n_features_in_, feature_names_in_
     True
     """
 
-    _meets_strangers = False
+    _needs_classes = True
 
     def __init__(
         self,
@@ -375,6 +379,7 @@ feature_shape_, n_features_in_, feature_names_in_
         chunk_size=None,
         amp=False,
         compile=False,
+        augment=None,
         device="auto",
         random_state=None,
         warm_start=False,
@@ -407,6 +412,7 @@ feature_shape_, n_features_in_, feature_names_in_
             chunk_size=chunk_size,
             amp=amp,
             compile=compile,
+            augment=augment,
             device=device,
             random_state=random_state,
             warm_start=warm_start,
@@ -441,7 +447,7 @@ feature_shape_, n_features_in_, feature_names_in_
         with unchanged_on_error(self):
             self._check_params()
             first = not self.__sklearn_is_fitted__()
-            data = read_training_data(self, X, y, groups, reset=first)
+            data = read_training_data(self, X, y, groups, kind=self._kind(y), reset=first)
             known = () if first else self.classes_
             self._number_classes(data, y, known, () if classes is None else classes)
             self._train_once(data, first)

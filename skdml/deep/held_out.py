@@ -6,10 +6,15 @@ see `RetrievalStopping`.
 """
 
 import numpy as np
+import torch
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from skdml.distances import paired_base_distance
-from skdml.metrics import map_at_r, recall_at_k
+from skdml.deep.data import batches_of_points
+from skdml.deep.losses.graded import target_distance
+from skdml.deep.views import view_of
+from skdml.distances import paired_base_distance, pairwise_base_distance
+from skdml.metrics import map_at_r, mean_reciprocal_rank, recall_at_k
 
 SCORINGS = {"map_at_r": map_at_r, "recall_at_1": recall_at_k}
 
@@ -18,11 +23,13 @@ SCORINGS = {"map_at_r": map_at_r, "recall_at_1": recall_at_k}
 MAX_QUERIES = 1000
 MAX_GALLERY = 1000
 
+VIEWS_AT_ONCE = 256
+
 # With fewer classes left to train on, nothing general can be learned about strangers.
 MIN_CLASSES_LEFT = 3
 
 
-def hold_out(data, fraction, rng, *, supervision, distance, scoring, whole_classes=True):
+def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augment=None):
     """Split rows into those to train on and a score of the others.
 
     Parameters
@@ -33,14 +40,14 @@ def hold_out(data, fraction, rng, *, supervision, distance, scoring, whole_class
         The share of classes, rows or tuples to hold out, in (0, 1).
     rng : numpy.random.Generator
         Draws.
-    supervision : {"labels", "pairs", "triplets"}
-        What the rows are.
     distance : str
         The base distance.
     scoring : str or callable
         The score of labelled rows.
     whole_classes : bool, default=True
         Whether classes may be held out as a whole. A classifier has to see them all.
+    augment : callable, default=None
+        What makes views of rows that have nothing else to be found by.
 
     Returns
     -------
@@ -50,17 +57,26 @@ def hold_out(data, fraction, rng, *, supervision, distance, scoring, whole_class
         ``score(embed)`` -> float, larger is better; None where too little was there to hold out.
     """
     codes = data.targets
-    if supervision == "triplets":
+    if data.kind == "triplets":
         train, held = _split_rows(np.zeros(len(codes), int), fraction, rng)
         score = OrderScore(data.points(held), distance)
-    elif supervision == "pairs":
+    elif data.kind == "pairs":
         train, held = _split_rows(codes, fraction, rng)
         score = PairScore(data.points(held), codes[held], distance)
+    elif data.kind in ("targets", "views"):
+        train, held = _split_rows(np.zeros(len(codes), int), fraction, rng)
+        held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
+        options = {"distance": distance, "scoring": scoring}
+        if data.kind == "targets":
+            score = RankScore(data, held, gallery, **options)
+        else:
+            seed = int(rng.integers(2**31))
+            score = ViewScore(data, held, gallery, augment=augment, seed=seed, **options)
     else:
         train, held, gallery, strangers = split_labels(codes, fraction, rng, whole_classes)
         options = {"strangers": strangers, "distance": distance, "scoring": scoring}
         score = RetrievalScore(data, held, gallery, **options)
-    if len(held) == 0 or (supervision == "pairs" and len(np.unique(codes[held])) < 2):
+    if len(held) == 0 or (data.kind == "pairs" and len(np.unique(codes[held])) < 2):
         return np.arange(len(codes)), None
     return train, score
 
@@ -146,6 +162,119 @@ class OrderScore:
         positive = paired_base_distance(Z[::3], Z[1::3], self.distance)
         negative = paired_base_distance(Z[::3], Z[2::3], self.distance)
         return np.array([[(positive < negative).mean()]])
+
+
+class RankScore:
+    """Rank correlation of distances and graded targets, for each held-out point.
+
+    Points of the training rows are ranked by their distance from a held-out point, and by how far
+    their targets are from its own: the score is Spearman's correlation of the two.
+
+    Parameters
+    ----------
+    data : ArrayDataset or LabelledDataset
+        The training data.
+    queries, gallery : ndarray of int
+        Rows held out, and training rows to look among.
+    distance : str
+        The base distance.
+    scoring : str or callable
+        A callable takes the place of the correlation.
+    """
+
+    def __init__(self, data, queries, gallery, *, distance, scoring):
+        self.queries, self.targets = data.points(queries), data.targets[queries]
+        self.gallery, self.gallery_targets = data.points(gallery), data.targets[gallery]
+        self.distance = distance
+        self.scoring = scoring
+        self.name = getattr(scoring, "__name__", "score") if callable(scoring) else "spearman"
+        targets = (torch.from_numpy(t) for t in (self.targets, self.gallery_targets))
+        self.ranks = centred_ranks(target_distance(*targets).numpy())
+
+    def __call__(self, embed):
+        """Score an embedding: ndarray of shape (1, n_queries)."""
+        Z, gallery = embed(self.queries), embed(self.gallery)
+        if callable(self.scoring):
+            return np.array([[self.scoring(Z, self.targets, gallery, self.gallery_targets)]])
+        ranks = centred_ranks(pairwise_base_distance(Z, gallery, self.distance))
+        # Where all are equally far, in the one way or the other, nothing correlates.
+        scale = np.linalg.norm(ranks, axis=1) * np.linalg.norm(self.ranks, axis=1)
+        return ((ranks * self.ranks).sum(axis=1) / np.where(scale > 0, scale, 1))[None]
+
+
+def centred_ranks(distance):
+    """Ranks within each row, ties by their mean, less the mean of the row.
+
+    Parameters
+    ----------
+    distance : ndarray of shape (n, m)
+        Numbers.
+
+    Returns
+    -------
+    ndarray of shape (n, m)
+        Their ranks.
+
+    Examples
+    --------
+    >>> from skdml.deep.held_out import centred_ranks
+    >>> centred_ranks([[0.5, 7.0, 7.0]])
+    array([[-1. ,  0.5,  0.5]])
+    """
+    ranks = rankdata(distance, axis=1)
+    return ranks - ranks.mean(axis=1, keepdims=True)
+
+
+class ViewScore:
+    """How soon two views of a held-out point find each other, for each such point.
+
+    One view looks for the other among the other views of all held-out points, and views of
+    training points; the score is the reciprocal of its rank. (Whether it comes first tells less:
+    where views are hard to find, or found from the start, it does not see what is learned.)
+
+    Parameters
+    ----------
+    data : ArrayDataset or LabelledDataset
+        The training data.
+    queries, gallery : ndarray of int
+        Rows held out, and training rows to look among.
+    distance : str
+        The base distance.
+    scoring : str or callable
+        A callable takes the place of the reciprocal rank.
+    augment : callable
+        What makes the views.
+    seed : int
+        Decides them: they are the same for every embedding.
+    """
+
+    def __init__(self, data, queries, gallery, *, distance, scoring, augment, seed):
+        self.queries, self.gallery = data.points(queries), data.points(gallery)
+        self.labels = np.concatenate([queries, gallery])
+        self.distance = distance
+        self.scoring = scoring
+        self.augment = augment
+        self.seed = seed
+        self.name = (
+            getattr(scoring, "__name__", "score") if callable(scoring) else "reciprocal_rank"
+        )
+
+    def __call__(self, embed):
+        """Score an embedding: ndarray of shape (1, n_queries)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            views = (self.queries, self.queries, self.gallery)
+            one, *others = [self._embed_views(embed, points) for points in views]
+        other, labels = np.concatenate(others), self.labels[: len(one)]
+        if callable(self.scoring):
+            return np.array([[self.scoring(one, labels, other, self.labels)]])
+        options = {"metric": self.distance, "average": None}
+        return mean_reciprocal_rank(one, labels, other, self.labels, **options)[None]
+
+    def _embed_views(self, embed, points):
+        """Embed a view of each point; images are augmented some at a time."""
+        batches = batches_of_points(points, VIEWS_AT_ONCE)
+        return np.concatenate([embed(view_of(b, self.augment).numpy()) for b in batches])
 
 
 def split_labels(codes, fraction, rng, whole_classes=True):

@@ -13,7 +13,8 @@ from torch.nn.functional import normalize as to_unit_length
 from torch.utils.data import DataLoader
 
 from skdml.deep.callbacks import RetrievalStopping
-from skdml.deep.data import batches_of_points
+from skdml.deep.data import TUPLE_SIZES, batches_of_points
+from skdml.deep.losses import learns_from
 from skdml.deep.memory import CrossBatchMemory, DrawnBatches, backward_in_pieces
 
 # Points that pass through the network at once where no gradient is kept; fewer, where they are
@@ -37,8 +38,9 @@ class EmbeddingNet(NeuralNet):
         Whether embeddings are brought to unit length.
     miner : callable or None, default=None
         What chooses the pairs and triplets for a criterion that does not mine by itself.
-    supervision : {"labels", "pairs", "triplets"}, default="labels"
-        What a batch holds: samples, or the points of tuples one after the other.
+    supervision : {"labels", "targets", "views", "pairs", "triplets"}, default="labels"
+        What a batch holds: samples with classes or graded targets, two views of samples one after
+        the other, or the points of tuples one after the other.
     proxy_lr : float, default=None
         Learning rate of the parameters of the criterion; None is `lr`.
     memory_size : int, default=0
@@ -342,12 +344,15 @@ class EmbeddingNet(NeuralNet):
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return the loss of a batch; see `skorch.NeuralNet.get_loss`."""
         y_true = y_true.to(self.device)
-        if self.supervision == "labels":
-            loss = self.compare(y_pred, y_true)
-        else:  # the tuples say all; no two points share a label
+        if learns_from(self.criterion_) == "views":
+            one, other = y_pred.chunk(2)
+            loss = self.criterion_(one, None, ref_emb=other)
+        elif self.supervision in TUPLE_SIZES:  # the tuples say all; no two points share a label
             indices = self._indices(y_pred, y_true)
             own = torch.arange(len(y_pred), device=y_pred.device)
             loss = self.criterion_(y_pred, own, indices)
+        else:
+            loss = self.compare(y_pred, y_true)
         if training:
             active = self._active_share()
             if self.memory_ is not None:

@@ -54,16 +54,18 @@ __all__ = [
     "VICRegLoss",
 ]
 
-# The losses that need nothing but embeddings and labels, as a learner's `loss` names them.
+# The losses as a learner's `loss` names them.
 LOSSES = {
     "angular": AngularLoss,
     "arcface": ArcFaceLoss,
     "center": CenterLoss,
     "circle": CircleLoss,
     "contrastive": ContrastiveLoss,
+    "cosent": CoSENTLoss,
     "cosface": CosFaceLoss,
     "fastap": FastAPLoss,
     "histogram": HistogramLoss,
+    "info_nce": InfoNCELoss,
     "intra_pair_variance": IntraPairVarianceLoss,
     "lifted_structure": LiftedStructureLoss,
     "margin": MarginLoss,
@@ -81,4 +83,30 @@ LOSSES = {
     "subcenter_arcface": SubCenterArcFaceLoss,
     "supcon": SupConLoss,
     "triplet": TripletLoss,
+    "vicreg": VICRegLoss,
 }
+
+
+def learns_from(loss):
+    """Say what a loss is told about points.
+
+    Parameters
+    ----------
+    loss : str, class or callable
+        A name in `LOSSES`, a loss, or its class.
+
+    Returns
+    -------
+    {"labels", "targets", "views"}
+        Classes; numbers or sets of labels, which are more or less alike; or views, of which the
+        rows of the references are those of the embeddings. It is what the attribute `learns_from`
+        of a loss says, and classes where there is none.
+
+    Examples
+    --------
+    >>> from skdml.deep.losses import learns_from
+    >>> learns_from("triplet"), learns_from("cosent"), learns_from("vicreg")
+    ('labels', 'targets', 'views')
+    """
+    loss = LOSSES.get(loss) if isinstance(loss, str) else loss
+    return getattr(loss, "learns_from", "labels")

@@ -12,6 +12,40 @@ from ._matrix import _FARTHEST, check_positive, check_views, logits, sum_of_rows
 _LARGEST = 1e8  # fourth powers of larger entries would overflow
 
 
+def target_distance(x, y):
+    r"""Distances of graded targets: Manhattan for numbers, Jaccard for sets of labels.
+
+    .. math:: \sum_k |x_k - y_k|, \quad 1 - \frac{|x \cap y|}{|x \cup y|}
+
+    Parameters
+    ----------
+    x : Tensor of shape (n,) or (n, k)
+        Numbers; or sets, rows of bool. Two empty sets are alike.
+    y : Tensor of shape (m,) or (m, k)
+        As x.
+
+    Returns
+    -------
+    Tensor of float64, shape (n, m)
+        Distances.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sets = torch.tensor([[True, True, False], [True, False, True]])
+    >>> target_distance(sets, sets)  # one label of three in common
+    tensor([[0.0000, 0.6667],
+            [0.6667, 0.0000]], dtype=torch.float64)
+    """
+    sets = x.dtype == y.dtype == torch.bool
+    x, y = ((z if z.dim() == 2 else z[:, None]).double() for z in (x, y))
+    if not sets:
+        return torch.cdist(x, y, p=1)
+    common = x @ y.T
+    either = x.sum(1, keepdim=True) + y.sum(1) - common
+    return 1 - torch.where(either > 0, common, 1) / either.clamp(min=1)
+
+
 def cosent(logit, target, used):
     r"""Softplus of how much nearer the less alike lie than the more alike, for each row.
 
@@ -52,9 +86,9 @@ class CoSENTLoss(torch.nn.Module):
         e^{(d_{ij} - d_{ik}) / \tau} \Bigr)
 
     For targets that are graded, and not just classes. The distance t of two targets is that of
-    Manhattan: the difference of two numbers (an age, a rating), and the number of labels by which
-    two rows of 0 and 1 differ (several labels at once). Only the order of the t counts, and ties
-    ask for nothing. The paper compares all pairs with all pairs; here pairs of one anchor are
+    Manhattan for numbers (an age, a rating), and that of Jaccard for bool rows (several labels at
+    once), the share of the labels of either that only one has. Only the order of the t counts, and
+    ties ask for nothing. The paper compares all pairs with all pairs; here pairs of one anchor are
     compared, as rankings are read. Time is O(B^2 log B), memory O(B^2).
 
     Parameters
@@ -89,6 +123,8 @@ class CoSENTLoss(torch.nn.Module):
     1.1066
     """
 
+    learns_from = "targets"
+
     def __init__(self, temperature=0.05, *, distance="cosine"):
         super().__init__()
         self.temperature = check_positive("temperature", temperature)
@@ -107,7 +143,7 @@ class CoSENTLoss(torch.nn.Module):
         embeddings : Tensor of shape (n, d)
             Anchors, floating point; without references all pairs are inside the batch.
         labels : Tensor of shape (n,) or (n, k)
-            Targets, numbers.
+            Targets: numbers, or sets of labels as rows of bool.
         indices_tuple : None
             Part of the call that all losses share; there must be none.
         ref_emb : Tensor of shape (m, d), optional
@@ -137,7 +173,7 @@ class CoSENTLoss(torch.nn.Module):
         ]
         with torch.autocast(embeddings.device.type, enabled=False):
             matrix = pairwise_distance(embeddings, ref_emb, self.distance)
-            target = torch.cdist(targets[0], targets[-1], p=1)
+            target = target_distance(targets[0], targets[-1])
             used = torch.ones_like(target, dtype=torch.bool)
             if ref_emb is None:
                 used.fill_diagonal_(False)
@@ -158,7 +194,7 @@ class CoSENTLoss(torch.nn.Module):
                 f"targets must be a tensor of {len(x)} numbers, or rows of numbers; "
                 f"got {tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__}"
             )
-        return (y if y.dim() == 2 else y[:, None]).to(x.device, torch.float64)
+        return y.to(x.device)
 
 
 class VICRegLoss(torch.nn.Module):
@@ -197,6 +233,8 @@ class VICRegLoss(torch.nn.Module):
     >>> VICRegLoss()(x, ref_emb=x).item(), round(VICRegLoss()(0 * x, ref_emb=0 * x).item(), 2)
     (0.0, 49.5)
     """
+
+    learns_from = "views"
 
     def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, *, eps=1e-4):
         super().__init__()

@@ -301,6 +301,8 @@ class InfoNCELoss(torch.nn.Module):
     0.3133
     """
 
+    learns_from = "views"
+
     def __init__(self, temperature=0.07, *, distance="cosine", symmetric=True):
         super().__init__()
         self.temperature = check_positive("temperature", temperature)
