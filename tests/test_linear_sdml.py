@@ -12,7 +12,14 @@ from sklearn.preprocessing import StandardScaler
 from skdml import SDML
 from skdml.constraints import draw_pairs
 from skdml.linear.base import Pairs
-from skdml.linear.sdml import balanced, duality_gap, minimise, objective, scatters
+from skdml.linear.sdml import (
+    balanced,
+    duality_gap,
+    in_their_unit,
+    minimise,
+    objective,
+    scatters,
+)
 
 X, Y = load_wine(return_X_y=True)
 X = StandardScaler().fit_transform(X)
@@ -31,7 +38,7 @@ def spd(rng, d):
 
 def test_scatters_are_the_mean_outer_products_in_units_of_their_mean():
     pairs = some_pairs(np.random.RandomState(0), shift=100.0)
-    same, different, scale = scatters(pairs)
+    same, different, scale = in_their_unit(*scatters(pairs))
     sums, count = np.zeros((2, 3, 3)), np.zeros(2)
     for i, j, alike in zip(pairs.first, pairs.second, pairs.same, strict=True):
         z = pairs.X[i] - pairs.X[j]
@@ -117,7 +124,7 @@ def test_balance_is_kept_where_it_does_no_harm_and_else_lowered_to_half_the_prio
 
 
 def test_fit_minimises_the_objective_of_the_docstring():
-    learner = SDML(random_state=0, tol=1e-10).fit(X, Y)
+    learner = SDML(n_constraints=10 * len(X), random_state=0, tol=1e-10).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
     Z = X[first] - X[second]
     S, D = (Z[kind].T @ Z[kind] / kind.sum() for kind in (same, ~same))
@@ -151,10 +158,20 @@ def test_no_pairs_and_all_shrinkage_is_euclid():
     assert_allclose(M, M[0, 0] * np.eye(13), atol=1e-10)
 
 
+def test_without_a_number_of_constraints_all_pairs_count():
+    points, labels = load_iris(return_X_y=True)  # of classes of one size
+    points, labels = points[::5], labels[::5]
+    first, second = np.triu_indices(len(points), 1)
+    pairs = np.stack([points[first], points[second]], axis=1)
+    by_pairs = SDML(supervision="pairs").fit(pairs, labels[first] == labels[second])
+    by_labels = SDML().fit(points, labels)
+    assert_allclose(by_labels.components_, by_pairs.components_, rtol=1e-7, atol=1e-10)
+
+
 def test_pairs_and_labels_are_the_same():
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(3))
     pairs = np.stack([X[first], X[second]], axis=1)
-    by_labels = SDML(random_state=3).fit(X, Y)
+    by_labels = SDML(n_constraints=10 * len(X), random_state=3).fit(X, Y)
     for y in (same, np.where(same, 1, -1), same.astype(int)):
         by_pairs = SDML(supervision="pairs").fit(pairs, y)
         assert_allclose(

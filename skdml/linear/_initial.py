@@ -218,12 +218,12 @@ def discriminants(X, codes, n_components, weight=None):
     means = (member.T @ X) / mass[:, None]
     total, centre = (X.T * weight) @ X, weight @ X / weight.sum()
     within = (total - (means.T * mass) @ means) / weight.sum()
-    values, axes = eigh(within)
+    values, axes = np.linalg.eigh(within)  # for few columns much quicker than scipy's
     ridge = _RIDGE * max(values.mean(), np.finfo(np.float64).eps)
     whiten = axes / np.sqrt(np.maximum(values, 0) + ridge)
     spread = np.sqrt(mass / mass.sum())[:, None] * ((means - centre) @ whiten)
     between = spread.T @ spread
     # What parts no classes would come in any order: a trace of its variance puts it in one.
     trace = 1e-6 * (1 + np.trace(between)) / max(values[-1], np.finfo(np.float64).eps)
-    turn = eigh(between + np.diag(trace * values))[1]
+    turn = np.linalg.eigh(between + np.diag(trace * values))[1]
     return with_positive_peak((whiten @ turn[:, ::-1]).T[:n_components]) / np.sqrt(n_features)

@@ -147,8 +147,14 @@ def centre(X, y=None, weight=None):
     classes : dict of {label: (float, ndarray of shape (n_features,))}
         Counts, or sums of weights, and means.
     """
+    if y is None:
+        share = np.ones(len(X)) if weight is None else weight
+        rows = X - X[0]
+        shift = share @ rows / share.sum()
+        rows -= shift
+        return rows, {0.0: (len(X) if weight is None else float(share.sum()), X[0] + shift)}
     labels, first, codes, counts = np.unique(
-        np.zeros(len(X)) if y is None else y,
+        y,
         return_index=True,
         return_inverse=True,
         return_counts=True,

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix, issparse
 from skdml._threads import kneighbors
 
 # Numbers in a block of differences between the points of pairs: they fit a processor's cache.
-_BLOCK = 2**18
+_BLOCK = 2**15
 
 
 def nearest_mates(Z, codes, n_neighbors):
@@ -136,6 +136,9 @@ class PairGraph:
     def __init__(self, first, second, n_samples):
         self.first, self.second, self.n_samples = first, second, n_samples
         self.starts = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=n_samples))])
+        # In the dtype scipy would bring them to, each time a matrix is made of them.
+        dtype = np.int32 if max(n_samples, len(first)) < 2**31 else np.int64
+        self._index = second.astype(dtype), self.starts.astype(dtype)
 
     def __len__(self):
         return len(self.first)
@@ -169,11 +172,15 @@ class PairGraph:
             |z_i - z_j|², in the dtype of Z.
         """
         distance = np.empty(len(self), dtype=Z.dtype)
-        step = max(1, _BLOCK // Z.shape[1])
+        step = min(max(1, _BLOCK // Z.shape[1]), max(1, len(self)))
+        one, other = np.empty((2, step, Z.shape[1]), dtype=Z.dtype)
         for start in range(0, len(self), step):
-            block = slice(start, start + step)
-            difference = Z[self.first[block]]
-            difference -= Z[self.second[block]]
+            block = slice(start, min(start + step, len(self)))
+            difference, subtrahend = one[: block.stop - start], other[: block.stop - start]
+            # Into memory that is at hand; to check the rows would make a copy of them first.
+            np.take(Z, self.first[block], axis=0, out=difference, mode="clip")
+            np.take(Z, self.second[block], axis=0, out=subtrahend, mode="clip")
+            difference -= subtrahend
             np.einsum("ij,ij->i", difference, difference, out=distance[block])
         return distance
 
@@ -196,7 +203,7 @@ class PairGraph:
             In each row i the sum over its pairs of weight * (z_i - z_j), in the dtype of Z.
         """
         shape = (self.n_samples, self.n_samples)
-        W = csr_matrix((weight.astype(Z.dtype, copy=False), self.second, self.starts), shape)
+        W = csr_matrix((weight.astype(Z.dtype, copy=False), *self._index), shape)
         degree = np.bincount(self.first, weight, self.n_samples)
         degree += np.bincount(self.second, weight, self.n_samples)
         product = degree.astype(Z.dtype)[:, None] * Z

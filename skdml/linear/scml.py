@@ -246,7 +246,7 @@ class SCML(LinearMetricLearner):
         With labels, how many of those triplets to draw. None takes all of them.
     max_iter : int, default=500
         Iterations at most, >= 1.
-    tol : float, default=2e-5
+    tol : float, default=1e-4
         Relative fall of the objective to end at, >= 0.
     random_state : int, RandomState instance or None, default=None
         Starts k-means, and draws the triplets if `n_constraints` is given.
@@ -318,7 +318,7 @@ class SCML(LinearMetricLearner):
         supervision="labels",
         n_constraints=None,
         max_iter=500,
-        tol=2e-5,
+        tol=1e-4,
         random_state=None,
         verbose=0,
     ):

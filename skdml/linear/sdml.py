@@ -7,17 +7,18 @@ from scipy.linalg import eigvalsh
 from scipy.linalg.lapack import dpotrf
 
 from skdml.base import unchanged_on_error
-from skdml.linear._differences import scatter_of_differences
+from skdml.linear._differences import all_differences, scatter_of_differences
+from skdml.linear._moments import moments_of
 from skdml.linear._psd import root
 from skdml.linear._solvers import warn_not_converged
-from skdml.linear.base import LinearMetricLearner, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
 # How near to singular the balance may bring P: P >= _FLOOR * inv(M0), so that M <= M0 / _FLOOR.
 _FLOOR = 0.5
 
 
 def scatters(pairs):
-    """Mean of (x - y)(x - y)ᵀ over the pairs of each kind, in units of their mean.
+    """Mean of (x - y)(x - y)ᵀ over the pairs of each kind.
 
     Parameters
     ----------
@@ -27,14 +28,29 @@ def scatters(pairs):
     Returns
     -------
     same, different : ndarray of float64, shape (n_features, n_features)
+        The scatters; 0 where there is no such pair.
+    """
+    return tuple(
+        scatter_of_differences(pairs.X, pairs.first[kind], pairs.second[kind]) / max(kind.sum(), 1)
+        for kind in (pairs.same, ~pairs.same)
+    )
+
+
+def in_their_unit(same, different):
+    """Scatters in units of the mean of their variances.
+
+    Parameters
+    ----------
+    same, different : ndarray of shape (n_features, n_features)
+        The scatters.
+
+    Returns
+    -------
+    same, different : ndarray of float64, shape (n_features, n_features)
         The scatters; the mean of all their diagonal entries is 1.
     scale : float
         The root of what they were divided by; 1 where the points of each pair are equal.
     """
-    same, different = (
-        scatter_of_differences(pairs.X, pairs.first[kind], pairs.second[kind]) / max(kind.sum(), 1)
-        for kind in (pairs.same, ~pairs.same)
-    )
     mean = (np.trace(same) + np.trace(different)) / (2 * len(same))
     mean = mean if mean > 0 else 1.0
     return same / mean, different / mean, np.sqrt(mean)
@@ -213,13 +229,15 @@ class SDML(LinearMetricLearner):
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` reads: points and class labels, from which pairs are drawn, or pairs.
     n_constraints : int, default=None
-        With labels, how many pairs to draw of each kind. None draws ten a row, at most 100 000.
+        With labels, how many pairs to draw of each kind. None takes all pairs, by counts, means
+        and the pooled scatter of the classes: exactly where all classes are equally large, and as
+        if each had the pooled covariance otherwise.
     max_iter : int, default=1000
         Steps at most, >= 1.
     tol : float, default=1e-5
         Duality gap for each feature to end at, > 0.
     random_state : int, RandomState instance or None, default=None
-        Draws the pairs.
+        Draws the pairs if `n_constraints` is given.
     verbose : int, default=0
         1 prints the objective after each step.
 
@@ -329,9 +347,9 @@ class SDML(LinearMetricLearner):
         """
         with unchanged_on_error(self):
             self._check_parameters()
-            pairs = self._read_pairs(X, y)
+            dtype, same, different = self._read_scatters(X, y)
             n_components = check_n_components(self.n_components, self.n_features_in_, "n_features")
-            same, different, scale = scatters(pairs)
+            same, different, scale = in_their_unit(same, different)
             total = (same + different) / 2
             prior = (1 - self.shrinkage) * total + self.shrinkage * np.eye(len(total))
             P, self.balance_ = balanced(prior, same - different, self.balance_param)
@@ -339,8 +357,19 @@ class SDML(LinearMetricLearner):
                 P, self.sparsity_param, self.max_iter, self.tol, self.verbose
             )
             self.n_iter_ = len(self.loss_curve_) - 1
-            self.components_ = (root(M, n_components) / scale).astype(pairs.X.dtype)
+            self.components_ = (root(M, n_components) / scale).astype(dtype)
         return self
+
+    def _read_scatters(self, X, y):
+        """Check points or pairs: their dtype, and the scatters of same and different pairs."""
+        if self.supervision == "pairs" or self.n_constraints is not None:
+            pairs = self._read_pairs(X, y)
+            return pairs.X.dtype, *scatters(pairs)
+        X, codes, _ = self._read_labelled(X, y)
+        if np.bincount(codes).max() < 2:
+            raise ValueError(no_mates_message(codes))
+        same, different, _ = all_differences(moments_of(X.astype(np.float64), codes))
+        return X.dtype, same, different
 
     def _check_parameters(self):
         self._check_ranges(
