@@ -144,7 +144,7 @@ def test_prior_holds_where_classes_can_be_parted():
 
 
 def test_one_centroid_is_the_mean():
-    one, mean = NCMC(n_centroids=1, random_state=0).fit(X, Y), NCMML().fit(X, Y)
+    one, mean = NCMC(n_centroids=1, alpha=1.0, random_state=0).fit(X, Y), NCMML().fit(X, Y)
     assert_allclose(one.components_, mean.components_, rtol=1e-10)
     assert_allclose(one.centroids_, mean.centroids_, rtol=1e-12)
     assert_allclose(mean.centroids_, NearestCentroid().fit(X, Y).centroids_, rtol=1e-12)

@@ -438,9 +438,10 @@ class NCMC(_CentroidSoftmax):
         Number of rows of L, in [1, n_features]. None stands for n_features.
     n_centroids : int, default=3
         Centroids of a class, >= 1; fewer where it has no more distinct points.
-    alpha : float, default=1.0
+    alpha : float, default=2.0
         Strength of the prior, >= 0. Where a linear function parts the classes, as it always can
-        with more features than rows, L has no end without it.
+        with more features than rows, L has no end without it. It is twice that of `NCMML`, as
+        the centroids are themselves fitted to the points that L brings near them.
     init : {"auto", "pca", "lda", "identity", "random"} or ndarray of shape \
             (n_components, n_features), default="auto"
         L0, where the search begins and the prior has its peak. "auto" is "lda" if n_components is
@@ -510,7 +511,7 @@ class NCMC(_CentroidSoftmax):
         n_components=None,
         *,
         n_centroids=3,
-        alpha=1.0,
+        alpha=2.0,
         init="auto",
         max_iter=200,
         tol=1e-5,
