@@ -149,7 +149,8 @@ def centre(X, y=None, weight=None):
     """
     if y is None:
         share = np.ones(len(X)) if weight is None else weight
-        rows = X - X[0]
+        # In C order, so that the same rows as a data frame give the same bits.
+        rows = np.subtract(X, X[0], order="C")
         shift = share @ rows / share.sum()
         rows -= shift
         return rows, {0.0: (len(X) if weight is None else float(share.sum()), X[0] + shift)}
