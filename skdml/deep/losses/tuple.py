@@ -16,6 +16,14 @@ _WORK = 8  # numbers kept for each cosine; smaller blocks have fewer points in c
 _LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
 
 
+def mean_of_active(excess):
+    """Mean of what is > 0, of numbers >= 0, and its gradient, which takes their place."""
+    total = excess.sum()
+    slope = excess.sign_()
+    count = slope.sum().clamp(min=1)
+    return total / count, slope.div_(count)
+
+
 def angular(own, other, between, same, different, slope):
     r"""Angular loss of anchors a and points p, and its gradient by their cosines.
 
@@ -132,11 +140,15 @@ class MarginLoss(MatrixLoss):
 
     def compute(self, distance, positives, different):
         """Sum of the two means, and the number of anchors with a loss."""
-        far = (distance.gather(1, positives.index) + self.margin).clamp(min=0)
-        far = far * as_number(positives.taken, distance.dtype)
-        near = (self.margin - distance).clamp(min=0) * as_number(different, distance.dtype)
-        value = sum(kind.sum() / kind.detach().sign().sum().clamp(min=1) for kind in (far, near))
-        return value, (far.detach().sum(1) + near.detach().sum(1) > 0).sum()
+        with torch.no_grad():
+            far = (distance.gather(1, positives.index) + self.margin).clamp_(min=0)
+            far *= as_number(positives.taken, distance.dtype)
+            near = (self.margin - distance).clamp_(min=0)
+            near *= as_number(different, distance.dtype)
+            active = (far.sum(1) + near.sum(1) > 0).sum()
+            (pull, of_far), (push, of_near) = map(mean_of_active, (far, near))
+            weights = of_near.neg_().scatter_add_(1, positives.index, of_far)
+        return _Weighted.apply(distance, weights, pull + push), active
 
 
 class AngularLoss(MatrixLoss):

@@ -108,6 +108,44 @@ def lifted(distance, positives, different, margin):
     return row, (either + distance[row, column]).clamp(min=0)
 
 
+def variance_excess(distance, mask, share, far):
+    r"""Mean square of how far pairs lie beyond a share of their mean, and its gradient.
+
+    .. math:: \operatorname{mean} \, [\pm (d_{ij} - s \mu)]_+^2, \quad
+        \mu = \operatorname{mean} \, d_{ij}
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, m)
+        Distances.
+    mask : Tensor of shape (n, m)
+        1 for the pairs, else 0.
+    share : float
+        The share s.
+    far : bool
+        Whether pairs farther than that count, or nearer ones.
+
+    Returns
+    -------
+    value : Tensor of shape ()
+        The mean.
+    slope : Tensor of shape (n, m)
+        Its gradient.
+    excess : Tensor of shape (n,)
+        Sum over each row of the excess.
+    """
+    weight = 1 / mask.sum().clamp(min=1)
+    # Weighted before they are summed, because a sum of huge distances may overflow.
+    mean = torch.linalg.vecdot(distance * weight, mask).sum()
+    sign = 1 if far else -1
+    excess = (distance - share * mean).mul_(sign).clamp_(0, _LARGEST).mul_(mask)
+    rows = excess.sum(1)
+    value = weight * torch.linalg.vecdot(excess, excess).sum()
+    slope = excess.mul_(2 * sign * weight)
+    # The mean moves with every pair.
+    return value, slope.addcmul_(mask, share * weight * slope.sum(), value=-1), rows
+
+
 class MultiSimilarityLoss(RowLoss):
     r"""Multi-similarity loss: pairs weighted by themselves and by the other pairs of the anchor.
 
@@ -361,16 +399,14 @@ class IntraPairVarianceLoss(MatrixLoss):
 
     def compute(self, distance, positives, different):
         """Sum of the two means, and the number of anchors with a loss."""
-        near = distance.gather(1, positives.index)
-        kept = as_number(positives.taken, distance.dtype)
-        lost = as_number(different, distance.dtype)
-        # Shares are summed, because a sum of huge distances may overflow.
-        kept, lost = kept / kept.sum().clamp(min=1), lost / lost.sum().clamp(min=1)
-        too_far = (near - (1 + self.pos_eps) * (kept * near).sum()).clamp(0, _LARGEST)
-        too_near = ((1 - self.neg_eps) * (lost * distance).sum() - distance).clamp(0, _LARGEST)
-        active = (kept * too_far.detach()).sum(1) + (lost * too_near.detach()).sum(1) > 0
-        value = (kept * too_far.square()).sum() + (lost * too_near.square()).sum()
-        return value, active.sum()
+        with torch.no_grad():
+            near = distance.gather(1, positives.index)
+            kept, lost = (as_number(m, distance.dtype) for m in (positives.taken, different))
+            far = variance_excess(near, kept, 1 + self.pos_eps, far=True)
+            close = variance_excess(distance, lost, 1 - self.neg_eps, far=False)
+            weights = close[1].scatter_add_(1, positives.index, far[1])
+            active = far[2] + close[2] > 0
+        return _Weighted.apply(distance, weights, far[0] + close[0]), active.sum()
 
 
 class SignalToNoiseRatioContrastiveLoss(MatrixLoss):
