@@ -24,11 +24,11 @@ class _SoftHistogram(torch.autograd.Function):
     @staticmethod
     def forward(ctx, distance, mask, n_bins, largest):
         upper = distance * (n_bins / largest)
-        node = upper.floor().clamp_(0, n_bins - 1)
+        # NaN must not index; it is in the counts all the same.
+        node = upper.int().clamp_(0, n_bins - 1)
         inside = as_number(mask, distance.dtype)
         upper.sub_(node).mul_(inside)
-        # NaN must not index; it is in the counts all the same.
-        node = node.long().clamp_(0, n_bins - 1)
+        node = node.long()
         ctx.save_for_backward(node, mask)
         ctx.per_node = n_bins / largest
         counts = distance.new_zeros(len(distance), n_bins + 1)
@@ -208,6 +208,10 @@ class FastAPLoss(RowLoss):
     def rows(self, near, distance, taken, different):
         """Losses of some anchors, of shape (rows,)."""
         return fast_ap(near, distance, taken, different, self.n_bins, _RANGE[self.distance])
+
+    def work(self, positives):
+        """Nodes are numbered in twice the memory of a distance."""
+        return 3
 
 
 class SmoothAPLoss(RowLoss):
