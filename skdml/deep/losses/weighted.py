@@ -72,8 +72,9 @@ def circle(near, distance, taken, different, margin, scale):
     Tensor of shape (n,)
         Losses.
     """
-    pull = scale * (near.detach() + margin).clamp(min=0) * (near - margin)
-    push = (1 + margin - distance.detach()).clamp_(min=0).mul_(scale) * (1 - margin - distance)
+    far, close = near.detach() + margin, 1 + margin - distance.detach()
+    pull = far.clamp_(0, _LARGEST).mul_(scale) * (near - margin)
+    push = close.clamp_(0, _LARGEST).mul_(scale) * (1 - margin - distance)
     return F.softplus(log_sum_exp(pull, taken) + log_sum_exp(push, different))
 
 
@@ -141,7 +142,8 @@ def variance_excess(distance, mask, share, far):
     excess = (distance - share * mean).mul_(sign).clamp_(0, _LARGEST).mul_(mask)
     rows = excess.sum(1)
     value = weight * torch.linalg.vecdot(excess, excess).sum()
-    slope = excess.mul_(2 * sign * weight)
+    slope = torch.lt(excess, _LARGEST, out=torch.empty_like(excess))  # what is cut has none
+    slope.mul_(excess).mul_(2 * sign * weight)
     # The mean moves with every pair.
     return value, slope.addcmul_(mask, share * weight * slope.sum(), value=-1), rows
 
