@@ -1,15 +1,20 @@
 """Time of fit and transform beside a plain PyTorch loop with the same network, batches and loss.
 
 Run ``python -m benchmarks.training``, or with ``--quick`` for short fits and few repetitions.
+``--memory`` prints the peak memory of a fit whose batches pass through the network in pieces.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits, make_classification
 
 from benchmarks._timing import median_ratio, medians, take_turns
+from benchmarks._worker import resident, time_of
 from skdml import DeepTripletEmbedder
 from skdml.deep.losses import TripletLoss
 from skdml.deep.modules import ResidualEmbedder
@@ -101,11 +106,47 @@ def compare_transforms(n_rows, repeats):
     return medians(seconds), median_ratio(seconds, "skdml", "plain"), apart
 
 
+def fit_images(chunk_size):
+    """Fit on two batches of 1024 images: MiB that this adds, processor seconds, and the loss."""
+    torch.set_num_threads(1)
+    X = np.random.default_rng(0).normal(size=(2048, 1, 28, 28)).astype(np.float32)
+    y = np.arange(2048) % 64
+    options = {"max_epochs": 1, "early_stopping": False, "device": "cpu", "random_state": 0}
+    DeepTripletEmbedder(batch_size=16, **options).fit(X[:64], y[:64] % 8)  # loads what fits need
+    options |= {"batch_size": 1024, "n_per_class": 16, "chunk_size": chunk_size}
+    learner, before = DeepTripletEmbedder(**options), resident("VmHWM")
+    seconds = time_of(lambda: learner.fit(X, y))["cpu"]
+    return resident("VmHWM") - before, seconds, float(learner.history_["loss"][0])
+
+
+def show_memory():
+    """Print peak memory and time by the size of the pieces, each in a process of its own."""
+    print("batches of 1024 images, 28 x 28, in pieces: peak MiB of the fit, processor s, loss")
+    for chunk_size in (None, 256, 64):
+        command = [sys.executable, "-m", "benchmarks.training", "--fit", json.dumps(chunk_size)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(
+            f"{chunk_size!s:>6}" + "{:8.0f}{:8.2f}{:13.8f}".format(*json.loads(found)), flush=True
+        )
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short fits, few repetitions")
-    quick = parser.parse_args().quick
+    parser.add_argument("--memory", action="store_true", help="memory of batches in pieces")
+    parser.add_argument("--fit", type=json.loads, default=False, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.fit is not False:
+        print(json.dumps(fit_images(given.fit)))
+    elif given.memory:
+        show_memory()
+    else:
+        show_times(given.quick)
+
+
+def show_times(quick):
+    """Print seconds beside those of a plain loop."""
     torch.set_num_threads(2)
 
     lines = []

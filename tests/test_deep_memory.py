@@ -178,6 +178,14 @@ def test_pairs_have_no_classes_to_remember():
         learner.fit(pairs, np.arange(40) % 2)
 
 
+def test_groups_apart_share_no_memory():
+    learner = DeepTripletEmbedder(**OPTIONS, memory_size=20, group_batches="apart")
+    learner.fit(X, Y)
+    with pytest.raises(ValueError, match="memory_size=20 with earlier batches, of any group"):
+        learner.fit(X, Y, groups=np.arange(96) % 2)
+    learner.set_params(group_batches="together").fit(X, Y, groups=np.arange(96) % 2)
+
+
 @pytest.mark.parametrize("name", ["amp", "compile"])
 def test_switches_are_true_or_false(name):
     with pytest.raises(TypeError, match=f"{name} must be an instance of"):

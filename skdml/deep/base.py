@@ -701,6 +701,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         if self.normalize:
             check_reach(net.criterion_, width)
         if self.memory_size:
+            if data.groups is not None and self.group_batches == "apart":
+                raise ValueError(
+                    "group_batches='apart' compares within a group, and memory_size="
+                    f"{self.memory_size} with earlier batches, of any group. Give one of the two."
+                )
             check_takes_references(net.compare, width, net.device)
 
     def _start_loss(self, net, data, rows, seed):
