@@ -769,6 +769,9 @@ def test_collapse_is_seen_in_a_loss_at_the_margin():
     DeepTripletEmbedder(max_epochs=2, **options).fit(corners, labels)
     with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stood at the margin 0\.2"):
         DeepTripletEmbedder(max_epochs=5, **options).fit(corners, labels)
+    # All pairs are 1 apart, and so is what the contrastive loss begins with.
+    siamese = DeepSiameseEmbedder(max_epochs=5, **options).fit(corners, labels)
+    assert_allclose(siamese.history_["loss"], 1, atol=0.01)
 
 
 @both

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import t as student_t
 from skorch.callbacks import Callback
 
+from skdml.deep.losses import ContrastiveLoss
 
 # An epoch of a small set is a batch or two, in which nothing is learned.
 PATIENT_EPOCHS = 10
@@ -138,8 +139,9 @@ def lower_bound(gains, confidence=0.9):
 class CollapseAlarm(Callback):
     """Warn, once, when all points have met, or the loss stands at the margin.
 
-    A loss over triplets or pairs that are all of distance 0 is exactly the margin; hard negatives
-    and a high learning rate lead there, and no gradient leads out again.
+    A loss over triplets that are all of distance 0 is exactly the margin; hard negatives and a high
+    learning rate lead there, and no gradient leads out again. So is the contrastive loss, but that
+    also where pairs of a class lie as far apart as others, as they may at the start.
 
     Parameters
     ----------
@@ -167,9 +169,10 @@ class CollapseAlarm(Callback):
         spread, loss = net.history[-1, "spread"], net.history[-1, "train_loss"]
         if self.first_spread_ is None:
             self.first_spread_ = spread
-        # The loss of a classifier passes its margin on the way down.
-        classifies = hasattr(net.criterion_, "logits")
-        margin = None if classifies else getattr(net.criterion_, "margin", None)
+        # The loss of a classifier passes its margin on the way down, and that of pairs may begin
+        # there.
+        passes = hasattr(net.criterion_, "logits") or isinstance(net.criterion_, ContrastiveLoss)
+        margin = None if passes else getattr(net.criterion_, "margin", None)
         stands = margin and abs(loss - margin) < self.tolerance * margin
         self.n_at_margin_ = self.n_at_margin_ + 1 if stands else 0
         if self.warned_:
