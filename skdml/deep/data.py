@@ -311,9 +311,9 @@ class ArrayDataset(Dataset):
         """Leave a batch as it is: it was never taken apart."""
         return batch
 
-    def points(self, rows):
-        """Return the points of some rows: ndarray of float32, shape (n, ...)."""
-        X = self.X[rows]
+    def points(self, rows=None):
+        """Return the points of some rows, or of all: ndarray of float32, shape (n, ...)."""
+        X = self.X if rows is None else self.X[rows]
         return X.reshape(-1, *X.shape[2:]) if self.tuples else X
 
 
@@ -344,9 +344,9 @@ class LabelledDataset(Dataset):
         """Return one point and its label."""
         return point_of(self.dataset[int(row)]), self.targets[row]
 
-    def points(self, rows):
-        """Return the points of some rows as a Dataset, read as it is needed."""
-        return Subset(self.dataset, np.asarray(rows).tolist())
+    def points(self, rows=None):
+        """Return the points of some rows, or of all, as a Dataset, read as it is needed."""
+        return self.dataset if rows is None else Subset(self.dataset, np.asarray(rows).tolist())
 
 
 class Points(Dataset):

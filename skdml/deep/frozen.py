@@ -66,8 +66,7 @@ class FrozenNetwork(NetworkMap):
         ValueError
             If an output is not finite.
         """
-        points = data.points(np.arange(len(data)))
-        tuples = getattr(data, "tuples", False)
+        points, tuples = data.points(), getattr(data, "tuples", False)
         if tuples:
             points, places = distinct_points([points])
         Z = self.embed(points)
