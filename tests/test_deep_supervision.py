@@ -1,4 +1,4 @@
-"""How the deep learners are told what is alike: miners, groups, views and graded targets."""
+"""Points without labels, of which two views are alike, and targets that are more or less alike."""
 
 import numpy as np
 import pytest
@@ -6,29 +6,19 @@ import torch
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
-from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs, make_multilabel_classification
-from sklearn.exceptions import UnsetMetadataPassedError
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
-from skorch.callbacks import Callback
+from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.data import ArrayDataset
 from skdml.deep.held_out import hold_out
 from skdml.deep.losses.graded import target_distance
-from skdml.deep.miners import (
-    MINERS,
-    AngularMiner,
-    BatchHardMiner,
-    MultiSimilarityMiner,
-    PairMarginMiner,
-)
 
 X, y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
 QUICK = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "early_stopping": False}
@@ -37,184 +27,6 @@ QUICK = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "early_stopp
 def global_states():
     _, state, place, *_ = np.random.get_state()  # noqa: NPY002, the one that must not move
     return state.tolist(), place, torch.get_rng_state().tolist()
-
-
-# Miners
-
-
-@pytest.mark.parametrize("name", MINERS)
-@pytest.mark.parametrize("loss", ["triplet", "contrastive", "multi_similarity"])
-def test_every_miner_trains_and_random_state_decides_it(name, loss):
-    before = global_states()
-    learner = DeepEmbedder(loss=loss, miner=name, **QUICK)
-    Z = learner.fit(X, y).transform(X)
-    assert np.isfinite(Z).all()
-    assert_array_equal(clone(learner).fit(X, y).transform(X), Z)
-    assert global_states() == before
-
-
-@pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
-def test_miner_by_name_by_class_and_ready_is_the_same(Learner):
-    ready = AngularMiner(40)
-    by_name = Learner(miner="angular", miner__angle=40, **QUICK).fit(X, y)
-    for miner, params in (
-        (AngularMiner, {"miner__angle": 40}),
-        (ready, {}),
-        (AngularMiner(20), {"miner__angle": 40}),
-    ):
-        learner = clone(Learner(miner=miner, **params, **QUICK)).fit(X, y)
-        assert learner.net_.criterion_.miner.angle == 40
-        assert_array_equal(learner.transform(X), by_name.transform(X))
-    other = Learner(miner="angular", **QUICK).fit(X, y)
-    assert not np.array_equal(other.transform(X), by_name.transform(X))
-
-
-def test_miner_of_a_loss_that_does_not_mine():
-    learner = DeepEmbedder(loss="margin", miner="pair_margin", miner__pos_margin=0.5, **QUICK)
-    learner.fit(X, y)
-    assert repr(learner.net_.miner) == repr(PairMarginMiner(0.5))
-    assert DeepEmbedder(loss="margin", **QUICK).fit(X, y).net_.miner is None
-    cosine = DeepEmbedder(loss="margin", miner=BatchHardMiner, distance="cosine", **QUICK)
-    assert cosine.fit(X, y).net_.miner.distance == "cosine"
-
-
-def test_parameters_of_a_miner_are_parameters():
-    learner = DeepTripletEmbedder(miner="multi_similarity", miner__epsilon=0.2)
-    assert learner.get_params()["miner__epsilon"] == 0.2
-    learner.set_params(miner__epsilon=0.3, **QUICK).fit(X, y)
-    miner = clone(learner).fit(X, y).net_.criterion_.miner
-    assert repr(miner) == repr(MultiSimilarityMiner(0.3, distance="euclidean"))
-
-
-def test_search_for_a_miner():
-    model = make_pipeline(DeepTripletEmbedder(**QUICK), KNeighborsClassifier())
-    grid = [
-        {"deeptripletembedder__miner": ["all", "semihard"]},
-        {
-            "deeptripletembedder__miner": ["angular"],
-            "deeptripletembedder__miner__angle": [20, 40],
-        },
-    ]
-    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
-    assert len(search.cv_results_["params"]) == 4
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"miner": "hardest"}, "miner must be one of all, hard, .*uniform, or callable"),
-        ({"miner": "angular", "miner__angel": 3}, "AngularMiner has no parameter 'angel'"),
-        ({"miner": "angular", "miner__angle": 99}, "angle == 99, must be < 90"),
-        ({"miner": len, "miner__angle": 9}, "does not tell all the parameters|no parameter"),
-    ],
-)
-def test_bad_miners_are_refused(params, message):
-    learner = DeepTripletEmbedder(**params)
-    with pytest.raises(ValueError, match=message):
-        learner.fit(X, y)
-    assert not [name for name in vars(learner) if name.endswith("_")]
-
-
-# Groups
-
-
-GROUPS = np.arange(len(X)) % 3
-
-
-class Seen(Callback):
-    """Note the labels of each batch; copies of a callback share the class's list."""
-
-    batches = ()
-
-    def on_batch_end(self, net, batch, training, **kwargs):
-        Seen.batches.append(batch[1].numpy().ravel())
-
-
-@pytest.fixture
-def batches():
-    Seen.batches = []
-    return Seen.batches
-
-
-@pytest.mark.parametrize("group_batches", ["together", "apart", None])
-def test_groups_reach_the_batches(group_batches):
-    learner = DeepTripletEmbedder(group_batches=group_batches, batch_size=16, **QUICK)
-    by_group = learner.fit(X, y, groups=[f"session {g}" for g in GROUPS]).transform(X)
-    without = clone(learner).fit(X, y).transform(X)
-    assert np.array_equal(by_group, without) == (group_batches is None)
-
-
-def test_groups_that_are_apart_are_never_in_one_batch(batches):
-    labels = 10 * GROUPS + y % 4  # so that a label tells its group
-    options = {**QUICK, "batch_size": 16, "callbacks": [Seen()]}
-    DeepTripletEmbedder(group_batches="apart", **options).fit(X, labels, groups=GROUPS)
-    codes = np.unique(labels)
-    assert len(batches) > 8
-    for batch in batches:
-        assert len(np.unique(codes[batch] // 10)) == 1
-
-
-def test_rare_classes_are_drawn_equally_often(batches):
-    labels = np.repeat([0, 1, 2], [100, 12, 8])
-    options = {**QUICK, "batch_size": 12, "callbacks": [Seen()]}
-    DeepTripletEmbedder(balance_classes=True, **options).fit(X, labels)
-    counts = np.bincount(np.concatenate(batches))
-    assert counts.max() < 1.5 * counts.min()
-    batches.clear()
-    DeepTripletEmbedder(**options).fit(X, labels)
-    assert np.bincount(np.concatenate(batches))[0] >= 200
-
-
-def test_groups_are_routed():
-    with config_context(enable_metadata_routing=True):
-        learner = DeepTripletEmbedder(group_batches="apart", **QUICK).set_fit_request(groups=True)
-        model = make_pipeline(learner, KNeighborsClassifier())
-        lone = np.arange(len(X))  # each point a group, which teaches nothing
-        with pytest.raises(ValueError, match="none of the 120 groups to train on holds two"):
-            model.fit(X, y, groups=lone)
-        model.fit(X, y, groups=GROUPS)
-        unset = DeepTripletEmbedder(group_batches="apart", **QUICK)
-        with pytest.raises(UnsetMetadataPassedError):
-            make_pipeline(unset, KNeighborsClassifier()).fit(X, y, groups=GROUPS)
-
-
-def test_proxies_and_partial_fit_take_groups():
-    learner = DeepProxyEmbedder(group_batches="apart", max_epochs=1, random_state=0)
-    assert learner.fit(X, y, groups=GROUPS).score(X, y) > 0
-    first = learner.transform(X)
-    assert not np.array_equal(learner.partial_fit(X, y, groups=GROUPS).transform(X), first)
-    triplet = DeepTripletEmbedder(random_state=0).partial_fit(X, y, groups=GROUPS)
-    assert triplet.transform(X).shape == (120, 6)
-
-
-@pytest.mark.parametrize(
-    ("params", "groups", "message"),
-    [
-        ({"group_batches": "mixed"}, None, r"'mixed' is unknown; choose one of \['together'"),
-        ({"balance_classes": "yes"}, None, "balance_classes must be an instance of"),
-        ({}, GROUPS[:5], "inconsistent numbers of samples"),
-        ({}, np.ones((120, 2)), "1d array"),
-    ],
-)
-def test_bad_groups_are_refused(params, groups, message):
-    learner = DeepTripletEmbedder(**params)
-    with pytest.raises((ValueError, TypeError), match=message):
-        learner.fit(X, y, groups=groups)
-    assert not [name for name in vars(learner) if name.endswith("_")]
-
-
-def test_tuples_have_no_groups():
-    pairs = X.reshape(60, 2, 6)
-    with pytest.raises(ValueError, match="supervision='pairs' has tuples in its batches"):
-        DeepSiameseEmbedder(supervision="pairs").fit(pairs, np.arange(60) % 2, groups=GROUPS[:60])
-
-
-def test_frozen_module_keeps_the_groups():
-    options = {**QUICK, "freeze": "module", "group_batches": "apart"}
-    options = {k: v for k, v in options.items() if k != "module__n_hidden"}
-    learner = DeepTripletEmbedder(torch.nn.Linear(6, 3), **options)
-    with pytest.raises(ValueError, match="none of the 120 groups"):
-        learner.fit(X, y, groups=np.arange(len(X)))
 
 
 # Views of points without labels
@@ -410,7 +222,7 @@ def test_digits_without_labels(loss, early_stopping):
     train, test = train_test_split(
         np.arange(1797), train_size=900, random_state=0, stratify=classes
     )
-    options = {"early_stopping": early_stopping, "max_epochs": 20, "lr": 1e-3, "random_state": 0}
+    options = {"early_stopping": early_stopping, "max_epochs": 10, "lr": 1e-3, "random_state": 0}
     learner = DeepEmbedder(loss=loss, augment=turned, **options).fit(digits[train])
     knn = KNeighborsClassifier(3).fit(learner.transform(digits[train]), classes[train])
     assert knn.score(learner.transform(digits[test]), classes[test]) > 0.96
@@ -574,3 +386,18 @@ def test_targets_that_cannot_be_learned_from_are_refused(learner, targets, messa
     with pytest.raises(ValueError, match=message):
         learner.fit(X, targets)
     assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+CHECKED = [
+    DeepEmbedder(augment=torch.clone, max_epochs=2),
+    DeepEmbedder(loss="cosent", max_epochs=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    [pair for learner in CHECKED for pair in estimator_checks_generator(learner)],
+    ids=lambda value: value.loss if value in CHECKED else value.func.__name__,
+)
+def test_contract_of_scikit_learn(estimator, check):
+    check(estimator)
