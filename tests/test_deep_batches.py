@@ -175,8 +175,11 @@ def test_proxies_and_partial_fit_take_groups():
     assert learner.fit(X, y, groups=GROUPS).score(X, y) > 0
     first = learner.transform(X)
     assert not np.array_equal(learner.partial_fit(X, y, groups=GROUPS).transform(X), first)
-    triplet = DeepTripletEmbedder(random_state=0).partial_fit(X, y, groups=GROUPS)
+    triplet = DeepTripletEmbedder(group_batches="apart").partial_fit(X, y, groups=GROUPS)
     assert triplet.transform(X).shape == (120, 6)
+    for one in (learner, triplet):
+        with pytest.raises(ValueError, match="none of the 120 groups"):
+            one.partial_fit(X, y, groups=np.arange(len(X)))
 
 
 @pytest.mark.parametrize(
