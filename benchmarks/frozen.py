@@ -78,7 +78,7 @@ def main():
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     X, y = make_data()
-    n_epochs = 3 if quick else 20
+    n_epochs = 3 if quick else 10
     print(f"{len(X)} images of {SIDE} x {SIDE}, {n_epochs} epochs; processor seconds, one thread")
     print(f"{'':20}{'run once':>12}{'every epoch':>13}{'ratio':>8}{'trained':>10}{'ratio':>8}")
     for early_stopping in (False, True):
@@ -86,7 +86,7 @@ def main():
         fits = {
             name: lambda learner=learner: learner.fit(X, y) for name, learner in learners.items()
         }
-        seconds = take_turns(fits, 1 if quick else 3, time.process_time)
+        seconds = take_turns(fits, 1 if quick else 2, time.process_time)
         once, every, trained = medians(seconds).values()
         ratios = [median_ratio(seconds, name, "run once") for name in ("every epoch", "trained")]
         print(
