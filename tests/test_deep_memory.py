@@ -267,6 +267,7 @@ CASES = {
     "memory": (DeepEmbedder, {"loss": "contrastive", "memory_size": 99}),
     "pairs": (DeepSiameseEmbedder, {"supervision": "pairs"}),
     "triplets": (DeepTripletEmbedder, {"supervision": "triplets"}),
+    "views": (DeepEmbedder, {"loss": "vicreg", "augment": torch.neg}),
 }
 
 
@@ -278,6 +279,8 @@ def given(case):
         return (X.reshape(48, 2, 5), same), (points, torch.from_numpy(same))
     if case == "triplets":
         return (X.reshape(32, 3, 5),), (points, torch.zeros(32, dtype=torch.long))
+    if case == "views":
+        return (X,), (points[:50], torch.arange(25).repeat(2))
     return (X, Y), (points[:50], torch.from_numpy(Y[:50]))
 
 

@@ -237,7 +237,7 @@ class EmbeddingNet(NeuralNet):
         except torch.cuda.OutOfMemoryError as error:
             raise type(error)(
                 f"A batch of {len(batch[0])} points does not fit into the memory of {self.device}. "
-                "Pass it through the network in pieces by chunk_size (with chunk_size="
+                f"Pass it through the network in smaller pieces (chunk_size, now "
                 f"{self.chunk_size}), or take a smaller batch_size. {error}"
             ) from error
         loss = step["loss"].item()
