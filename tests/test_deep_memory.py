@@ -23,7 +23,18 @@ from skdml.deep.samplers import ClassBalancedBatches
 
 X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_state=0)
 OPTIONS = {"max_epochs": 3, "batch_size": 16, "early_stopping": False, "random_state": 0}
-SMALL = nn.Linear(5, 3)
+with torch.random.fork_rng():  # the same networks in each run
+    torch.manual_seed(0)
+    SMALL = nn.Linear(5, 3)
+    SMOOTH = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3, bias=False))
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """Build the same networks in each run, whatever ran before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 class Stop(Exception):
@@ -288,11 +299,10 @@ def given(case):
 @pytest.mark.parametrize("chunk_size", [1, 7, 49])
 def test_gradient_in_pieces_is_that_of_the_whole_batch(case, chunk_size):
     Learner, params = CASES[case]
-    network = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3, bias=False))
     options = {**OPTIONS, "max_epochs": 1, **params}
     data, batch = given(case)
-    whole = Learner(network, **options).fit(*data)
-    pieces = Learner(network, **options, chunk_size=chunk_size).fit(*data)
+    whole = Learner(SMOOTH, **options).fit(*data)
+    pieces = Learner(SMOOTH, **options, chunk_size=chunk_size).fit(*data)
     pieces.net_.module_.load_state_dict(whole.net_.module_.state_dict())
     if case == "proxies":
         pieces.net_.criterion_.load_state_dict(whole.net_.criterion_.state_dict())

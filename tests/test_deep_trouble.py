@@ -33,6 +33,14 @@ X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_s
 OPTIONS = {"batch_size": 16, "lr": 0.01, "random_state": 0, "early_stopping": False}
 
 
+@pytest.fixture(autouse=True)
+def same_start():
+    """Build the same networks in each run, whatever ran before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 class Breaks(TripletLoss):
     """The triplet loss, which is not finite in one call of training."""
 
@@ -209,7 +217,9 @@ class TooBig(nn.Module):
 
 def test_too_large_a_batch_is_told_how_to_fit():
     learner = DeepTripletEmbedder(TooBig(10), max_epochs=1, **OPTIONS)
-    told = r"batch of 16 points .*chunk_size, now None.* smaller batch_size.* Tried to allocate 9 GiB"
+    told = (
+        r"batch of 16 points .*chunk_size, now None.* smaller batch_size.* Tried to allocate 9 GiB"
+    )
     with pytest.raises(torch.cuda.OutOfMemoryError, match=told):
         learner.fit(X, Y)
     assert fitted_names(learner) == []
