@@ -220,19 +220,16 @@ def test_views_teach_what_is_of_no_interest(loss, early_stopping):
     assert accuracy(learner.transform(points)) > 0.9
 
 
-# Euclid has .988 here, and views of digits do not improve on it; the floor is what was seen over
-# four splits, .969 to .987, less a little.
-@pytest.mark.parametrize(
-    ("loss", "early_stopping"),
-    [("triplet", False), ("nt_xent", False), ("info_nce", False), ("vicreg", True)],
-)
-def test_digits_without_labels(loss, early_stopping):
+# Euclid has .982 to .989 here, over four splits, and views of digits do not improve on it; the floor
+# is what was seen after twenty epochs, .969 to .989, less a little.
+@pytest.mark.parametrize("loss", ["triplet", "nt_xent", "info_nce", "vicreg"])
+def test_digits_without_labels(loss):
     digits, classes = load_digits(return_X_y=True)
     digits = digits / 16
     train, test = train_test_split(
         np.arange(1797), train_size=900, random_state=0, stratify=classes
     )
-    options = {"early_stopping": early_stopping, "max_epochs": 10, "lr": 1e-3, "random_state": 0}
+    options = {"early_stopping": False, "max_epochs": 10, "lr": 1e-3, "random_state": 0}
     learner = DeepEmbedder(loss=loss, augment=turned, **options).fit(digits[train])
     knn = KNeighborsClassifier(3).fit(learner.transform(digits[train]), classes[train])
     assert knn.score(learner.transform(digits[test]), classes[test]) > 0.96
@@ -271,6 +268,21 @@ def turned(points):
 def test_what_gives_no_views_is_refused(learner, labels, message):
     with pytest.raises(ValueError, match=message):
         learner.fit(X, labels)
+    assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+def test_vicreg_is_in_units_of_the_default_networks():
+    learner = DeepEmbedder(loss="vicreg", augment=jitter, **QUICK).fit(X)
+    assert learner.net_.criterion_.std is None
+    assert learner.set_params(loss__std=0.5).fit(X).net_.criterion_.std == 0.5
+
+
+def test_checkpoint_needs_functions_that_can_be_named(tmp_path):
+    learner = DeepEmbedder(augment=lambda points: -points, checkpoint=tmp_path)
+    with pytest.raises(
+        ValueError, match="cannot be pickled: .*lambda.* in a module, by their name"
+    ):
+        learner.fit(X)
     assert not [name for name in vars(learner) if name.endswith("_")]
 
 

@@ -128,6 +128,15 @@ def test_vicreg_equals_its_definition():
     assert got.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_vicreg_in_units_of_a_standard_deviation():
+    x, y = make_batch(width=8)[0], make_batch(1, width=8)[0]
+    expected = VICRegLoss()(4 * x, ref_emb=4 * y)
+    for std in (0.25, None):  # 1 / sqrt(2 * 8)
+        torch.testing.assert_close(VICRegLoss(std=std)(x, ref_emb=y), expected)
+    with pytest.raises(ValueError, match="std must be a finite number > 0; got 0"):
+        VICRegLoss(std=0)
+
+
 def test_vicreg_equals_that_of_pytorch_metric_learning():
     # Made with version 2.9.0 on sin(1), sin(2), ... and sin(30), sin(31), ... in rows of three.
     # The peer halves v(Z) + v(Z'), unlike eq. 6 of the paper: half the weight is the same.

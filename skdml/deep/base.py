@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import pickle
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from skdml.deep.losses import (
     MarginLoss,
     MultiSimilarityLoss,
     TripletLoss,
+    VICRegLoss,
     learns_from,
 )
 from skdml.deep.memory import check_takes_references
@@ -628,6 +630,8 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     "parameters are set by loss__*."
                 )
             given["margin"] = self.margin
+        if loss is VICRegLoss:  # as margins, in units of networks whose points start 1 apart
+            given["std"] = None
         given = {name: value for name, value in given.items() if name in taken}
         width = Width(self._input_shape())
         asked = {"n_classes": n_classes, "n_components": width}
@@ -803,7 +807,13 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         silent = ("checkpoint", "verbose", "device")
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in silent}
         points = data.X if hasattr(data, "X") else len(data)
-        name = joblib.hash((type(self).__name__, params, points, data.targets, data.groups))
+        try:
+            name = joblib.hash((type(self).__name__, params, points, data.targets, data.groups))
+        except (pickle.PicklingError, AttributeError) as error:
+            raise ValueError(
+                "checkpoint tells this very fit by its parameters, and one of them cannot be "
+                f"pickled: {error.args[0]}. Define functions and classes in a module, by their name."
+            ) from error
         return Path(self.checkpoint) / f"{name}.fit"
 
     def _device(self):

@@ -206,13 +206,16 @@ class VICRegLoss(torch.nn.Module):
         v(Z) = \frac{1}{d} \sum_j \max \bigl(0, 1 - \sqrt{\operatorname{var}(z_j) + \epsilon}\bigr),
         \quad c(Z) = \frac{1}{d} \sum_{i \ne j} \operatorname{cov}(Z)_{ij}^2
 
-    Row i of the embeddings and row i of the references are views of one thing. No labels and no
-    negatives are needed. Time is O(n d^2).
+    Row i of the embeddings and row i of the references are views of one thing, in units of `std`. No
+    labels and no negatives are needed. Time is O(n d^2).
 
     Parameters
     ----------
     invariance, variance, covariance : float, default=25.0, 25.0 and 1.0
         The weights lambda, mu and nu; >= 0.
+    std : float or None, default=1.0
+        The standard deviation that each feature is to have, by which Z and Z' are divided; > 0.
+        None is 1 / sqrt(2 d), with which two points lie 1 apart (root mean square).
     eps : float, default=1e-4
         Keeps the root's slope finite; > 0.
 
@@ -236,18 +239,19 @@ class VICRegLoss(torch.nn.Module):
 
     learns_from = "views"
 
-    def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, *, eps=1e-4):
+    def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, *, std=1.0, eps=1e-4):
         super().__init__()
         self.invariance = check_positive("invariance", invariance, zero=True)
         self.variance = check_positive("variance", variance, zero=True)
         self.covariance = check_positive("covariance", covariance, zero=True)
+        self.std = None if std is None else check_positive("std", std)
         self.eps = check_positive("eps", eps)
 
     def extra_repr(self):
         """Parameters, for ``repr``."""
         return (
             f"invariance={self.invariance:g}, variance={self.variance:g}, "
-            f"covariance={self.covariance:g}, eps={self.eps:g}"
+            f"covariance={self.covariance:g}, std={self.std}, eps={self.eps:g}"
         )
 
     def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None):
@@ -274,7 +278,9 @@ class VICRegLoss(torch.nn.Module):
             If the views differ in shape, or indices are given.
         """
         check_views(embeddings, indices_tuple, ref_emb)
-        x, y = (z.clamp(-_LARGEST, _LARGEST) for z in _full_precision(embeddings, ref_emb))
+        x, y = _full_precision(embeddings, ref_emb)
+        std = (2 * max(1, x.shape[1])) ** -0.5 if self.std is None else self.std
+        x, y = ((z / std).clamp(-_LARGEST, _LARGEST) for z in (x, y))
         if len(x) < 2:
             return 0 * (x.sum() + y.sum())
         with torch.autocast(x.device.type, enabled=False):
