@@ -660,6 +660,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             )
         if kind == "labels" and y is None and self._may_lack_y():
             kind = "views"
+        if self.balance_classes and kind != "labels":
+            raise ValueError(
+                f"balance_classes=True needs classes to draw equally often; {kind} have none. Take "
+                "balance_classes=False."
+            )
         if self.memory_size and kind != "labels":
             raise ValueError(
                 f"memory_size={self.memory_size} needs classes, by which earlier points are "
