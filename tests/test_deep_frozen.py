@@ -29,8 +29,7 @@ DIGITS, DIGITS_Y = load_digits(return_X_y=True)
 X = (DIGITS[:300] / 16).reshape(-1, 1, 8, 8).astype(np.float32)
 y = DIGITS_Y[:300]
 
-ONCE = {"max_epochs": 2, "refit": False, "random_state": 0}
-QUICK = {**ONCE, "freeze": "module", "head__n_hidden": 8}
+QUICK = {"freeze": "module", "max_epochs": 2, "random_state": 0, "head__n_hidden": 8}
 
 EMBEDDERS = [DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder]
 
@@ -100,7 +99,7 @@ def outputs(backbone, images):
 
 @pytest.mark.parametrize("Learner", EMBEDDERS)
 def test_head_learns_what_it_would_learn_of_the_outputs(Learner, backbone):
-    learner = Learner(backbone, **QUICK | {"refit": True}).fit(X, y)
+    learner = Learner(backbone, **QUICK).fit(X, y)
     Z = outputs(backbone, X)
     twin = Learner(module__n_hidden=8, max_epochs=2, random_state=0).fit(Z, y)
     assert_allclose(learner.transform(X), twin.transform(Z), atol=1e-5)
@@ -110,7 +109,7 @@ def test_head_learns_what_it_would_learn_of_the_outputs(Learner, backbone):
 
 def test_groups_reach_the_batches(backbone):
     groups = np.arange(300) % 7
-    options = {**ONCE, "group_batches": "together"}
+    options = {"max_epochs": 2, "random_state": 0, "group_batches": "together"}
     learner = DeepTripletEmbedder(backbone, freeze="module", **options).fit(X, y, groups)
     Z = outputs(backbone, X)
     twin = DeepTripletEmbedder(n_components=48, **options).fit(Z, y, groups)
@@ -138,7 +137,7 @@ def test_points_of_tuples_run_once(backbone, rng, seen):
     options = {**QUICK, "supervision": "pairs"}
     learner = DeepSiameseEmbedder(backbone, **options).fit(X[rows], same)
     assert seen() == 1 + len(np.unique(rows))
-    options = {**ONCE, "module__n_hidden": 8, "supervision": "pairs"}
+    options = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "supervision": "pairs"}
     Z = outputs(backbone, X)
     twin = DeepSiameseEmbedder(**options).fit(Z[rows], same)
     assert_allclose(learner.transform(X), twin.transform(Z), atol=1e-5)
@@ -198,8 +197,7 @@ class Head(nn.Module):
 
 def test_head_loses_nothing_at_the_start(rng):
     pixels = rng.normal(size=(60, 100)).astype(np.float32)
-    options = {**QUICK, "lr": 1e-30, "max_epochs": 1, "early_stopping": False}
-    learner = DeepTripletEmbedder(nn.Identity(), **options)
+    learner = DeepTripletEmbedder(nn.Identity(), **{**QUICK, "lr": 1e-30, "max_epochs": 1})
     Z = learner.fit(pixels, y[:60]).transform(pixels)
     D = pairwise_distances(pixels)
     assert_allclose(pairwise_distances(Z), D / D[~np.eye(60, dtype=bool)].mean(), atol=1e-5)

@@ -382,16 +382,3 @@ def test_calls_that_do_not_fit(loss):
     for wrong in ((), (one,), (one, one), (one, one, labels), (one, labels, one, one), (one,) * 5):
         with pytest.raises(ValueError, match=r"indices_tuple must be triplets .*; got lengths"):
             loss(x, labels, wrong)
-
-
-def test_losses_equal_those_of_pytorch_metric_learning():
-    # Made with version 2.9.0, distance=LpDistance(normalize_embeddings=False), on sin(1), sin(2),
-    # ... in eight rows of three.
-    x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
-    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
-    for loss, expected in (
-        (ContrastiveLoss(), 2.4944582644724598),
-        (TripletLoss(), 1.1775343162565715),
-        (TripletLoss(soft=True), 1.3191648792649677),
-    ):
-        assert loss(x, labels).item() == pytest.approx(expected, rel=1e-12), loss

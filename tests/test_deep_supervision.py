@@ -259,11 +259,6 @@ def turned(points):
         (DeepEmbedder(augment=torch.Tensor.tolist), y, "it gave list"),
         (DeepEmbedder(augment=jitter, memory_size=9), None, "needs classes.* views have none"),
         (
-            DeepEmbedder(augment=jitter, balance_classes=True),
-            None,
-            "needs classes .* views have none",
-        ),
-        (
             DeepEmbedder(torch.nn.Identity(), freeze="module", augment=jitter),
             y,
             "through the module once. Give one of the two",

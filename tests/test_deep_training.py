@@ -322,7 +322,7 @@ def test_plain_loss_of_two_arguments():
 def test_ready_loss_keeps_its_own_miner():
     loss = TripletLoss(miner="hard")
     by_loss = DeepEmbedder(**TO_THE_END, loss=loss).fit(MANY, MANY_Y)
-    by_name = DeepEmbedder(**TO_THE_END, miner="hard").fit(MANY, MANY_Y)
+    by_name = DeepEmbedder(**TO_THE_END, loss="triplet", miner="hard").fit(MANY, MANY_Y)
     assert_array_equal(by_loss.transform(MANY), by_name.transform(MANY))
 
 
@@ -570,12 +570,14 @@ def test_history_has_a_value_for_each_epoch():
 
 
 class Plan:
-    """A score that follows a plan, whatever the embedding."""
+    """A score that follows a plan, whatever the embedding; that midway to the start is worse."""
 
     __name__ = "plan"
 
-    def __init__(self, values):
-        self.values = [*values]
+    def __init__(self, values, midway=-1.0):
+        self.values = [values[0]]
+        for value in values[1:]:
+            self.values += [value, midway]
 
     def __call__(self, embeddings, labels, reference=None, reference_labels=None):
         return self.values.pop(0)
@@ -632,6 +634,27 @@ def test_patience_of_short_epochs_is_a_hundred_batches(batch_size, n_batches):
     learner = DeepTripletEmbedder(scoring=Plan([0.5] * 61), **options).fit(MANY, MANY_Y)
     assert len(learner.net_.history[-1, "batches"]) == n_batches
     assert len(learner.history_["plan"]) == max(10, 100 // n_batches)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_midway_between_the_start_and_the_end_where_that_is_better(refit):
+    options = {"lr": 0.01, "random_state": 0}
+    plan = Plan([0.5, 0.4, 0.3], midway=0.7)
+    stopped = {"scoring": plan, "max_epochs": 2, "refit": refit}
+    learner = DeepTripletEmbedder(**stopped, **options).fit(MANY, MANY_Y)
+    assert (learner.best_epoch_, learner.best_share_, learner.best_score_) == (1, 0.5, 0.7)
+    assert_array_equal(learner.history_["plan"], [0.7, 0.7])
+    ends = {}
+    for lr in (0.01, 1e-30):
+        whole = {**options, "lr": lr, "max_epochs": 1}
+        if refit:
+            whole["early_stopping"] = False
+        else:
+            whole |= {"scoring": Plan([0.5, 0.6]), "refit": False}
+        ends[lr] = DeepTripletEmbedder(**whole).fit(MANY, MANY_Y).net_.module_.state_dict()
+    for name, weight in learner.net_.module_.state_dict().items():
+        expected = (ends[0.01][name] + ends[1e-30][name]) / 2
+        assert_allclose(weight, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("best", [0, 2])
@@ -708,7 +731,7 @@ def test_callable_scoring_gets_what_was_held_out(X, y, n_given):
         return 0.0
 
     DeepTripletEmbedder(**QUICK, scoring=score).fit(X, y)
-    assert len(calls) == 1 + 3
+    assert len(calls) == 1 + 2 * 3  # as trained, and midway
     assert {len(given) for given in calls} == {n_given}
     assert all(len(given[0]) == len(given[1]) for given in calls)
 

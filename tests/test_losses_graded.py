@@ -144,14 +144,6 @@ def test_vicreg_equals_that_of_pytorch_metric_learning():
     assert VICRegLoss(variance=12.5)(x, ref_emb=y).item() == pytest.approx(52.99839027107393)
 
 
-def test_vicreg_does_not_depend_on_the_order_of_the_pairs():
-    x, y = make_batch(width=4)[0], make_batch(1, width=4)[0]
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    expected = VICRegLoss()(x, ref_emb=y)
-    torch.testing.assert_close(VICRegLoss()(x[order], ref_emb=y[order]), expected)
-    torch.testing.assert_close(VICRegLoss()(y, ref_emb=x), expected)
-
-
 def test_vicreg_of_extreme_rows():
     x = torch.tensor([[1e30, 0.0], [-1e30, 1e-30], [1e30, 1e30]], requires_grad=True)
     value = VICRegLoss()(x, ref_emb=x.detach().flip(0))

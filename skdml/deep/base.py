@@ -15,7 +15,7 @@ from skorch.callbacks import PassthroughScoring
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep.callbacks import CollapseAlarm, IdleAlarm, RetrievalStopping
+from skdml.deep.callbacks import Blend, CollapseAlarm, IdleAlarm, RetrievalStopping
 from skdml.deep.data import (
     batches_of_points,
     check_feature_shape,
@@ -70,7 +70,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     `fit` builds a skorch net around `module`, trains it on batches of P classes x K samples, stops
     on retrieval among what was held out, and keeps the best weights; the weights it starts from
-    are a candidate. `transform` passes points through the network.
+    are a candidate, and so are those midway. `transform` passes points through the network.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         instance is copied, never trained in place, and keeps its weights. A network that is built
         here and has a method ``initialize_from(X)`` is shown training points before training; if
         the method takes ``y``, their classes, too.
-    loss : str, class or torch.nn.Module, default="triplet"
+    loss : str, class or torch.nn.Module, default="contrastive"
         A name (see `skdml.deep.losses.LOSSES`), a loss, or its class. It is called
         ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there are
         tuples, or a miner that the loss does not run itself. Losses of pytorch-metric-learning
@@ -214,6 +214,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         mean square distance to the centre of a batch), "seconds", and the score.
     best_epoch_ : int
         The epoch whose weights were kept; 0 is the start.
+    best_share_ : float
+        How much was kept of what training had changed in the network by then: all, 1.0, or, where
+        that was better, half.
     start_score_, best_score_ : float
         The score before training, and at the best epoch; NaN without early stopping.
     feature_shape_ : tuple of int
@@ -247,7 +250,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         *,
         freeze=None,
         head=None,
-        loss="triplet",
+        loss="contrastive",
         n_components=None,
         margin=None,
         distance="euclidean",
@@ -359,12 +362,12 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             with self._seeded(state) as seed:
                 self._set_backbone(former)
                 data = self._outputs_or_points(data)
-                train, score = self._hold_out(data, seed)
-                net, trouble = self._train(data, train, seed, former, score, path, state)
+                train, ending = self._hold_out(data, seed)
+                net, trouble = self._train(data, train, seed, former, ending, path, state)
                 if isinstance(trouble, RuntimeError) and not net.history:
                     raise trouble
                 self._keep(net)
-                if self.refit and score is not None and trouble is None:
+                if self.refit and ending is not None and trouble is None:
                     trouble = self._train_on_all(data, net, seed, former, path)
             if path and trouble is None:
                 path.unlink(missing_ok=True)
@@ -408,14 +411,14 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             self._train_once(data, first)
         return self
 
-    def _train(self, data, rows, seed, former, score=None, path=None, state=None, n_epochs=None):
+    def _train(self, data, rows, seed, former, ending, path=None, state=None, n_epochs=None):
         """Train a net, or go on; return it, and what ended that too early, if anything did."""
         if state is None:
-            net = self._build(data, rows, seed, former, score, path)
+            net = self._build(data, rows, seed, former, ending, path)
             self._start_loss(net, data, rows, seed)
             net.notify("on_train_begin", X=data, y=None)
         else:
-            net = self._go_on(state, score, path)
+            net = self._go_on(state, ending, path)
         n_left = (self.max_epochs if n_epochs is None else n_epochs) - len(net.history)
         return net, net.run(self._shown(data), self._sampler(data, rows, seed, net), n_left)
 
@@ -427,7 +430,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             torch.manual_seed(seed)
         rows = np.arange(len(data))
         options = {"path": path, "state": state, "n_epochs": self.best_epoch_}
-        net, trouble = self._train(data, rows, seed, former, **options)
+        net, trouble = self._train(data, rows, seed, former, Blend(self.best_share_), **options)
         if trouble is None:
             net.history = stopped.history  # it has the scores
             self._keep_net(net)
@@ -533,7 +536,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _input_shape(self):
         return self.feature_shape_ if self.backbone_ is None else (self.backbone_.n_outputs,)
 
-    def _build(self, data, rows, seed, former=None, score=None, path=None):
+    def _build(self, data, rows, seed, former=None, ending=None, path=None):
         """Return an initialised net that starts at Euclid, or where a former net ended."""
         trained = "module" if self.backbone_ is None else "head"
         module, module_given = self._network(trained)
@@ -564,7 +567,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             amp=self.amp,
             compile=self.compile,
             max_epochs=self.max_epochs,
-            callbacks=self._callbacks(score, path, seed),
+            callbacks=self._callbacks(ending, path, seed),
             train_split=None,
             device=self._device(),
             verbose=self.verbose,
@@ -660,11 +663,6 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             )
         if kind == "labels" and y is None and self._may_lack_y():
             kind = "views"
-        if self.balance_classes and kind != "labels":
-            raise ValueError(
-                f"balance_classes=True needs classes to draw equally often; {kind} have none. Take "
-                "balance_classes=False."
-            )
         if self.memory_size and kind != "labels":
             raise ValueError(
                 f"memory_size={self.memory_size} needs classes, by which earlier points are "
@@ -675,15 +673,15 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _may_lack_y(self):
         return self.augment is not None and not self._needs_classes
 
-    def _callbacks(self, score, path, seed):
+    def _callbacks(self, ending, path, seed):
         """Return the callbacks of the user, copied since training changes them, and ours."""
         callbacks = [*copy.deepcopy(self.callbacks or [])]
         for name in ("active_share", "spread"):
             averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
             callbacks.append((name, averaged))
         callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
-        if score is not None:
-            callbacks.append(("stopping", RetrievalStopping(score, self.patience)))
+        if ending is not None:
+            callbacks.append(("stopping", ending))
         if path is not None:
             callbacks.append(("state", SaveState(path, seed)))  # last: it saves the others
         return callbacks
@@ -745,14 +743,14 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _make_room(self, net, data, seed):
         """Let the loss know of classes that are new."""
 
-    def _go_on(self, state, score, path):
+    def _go_on(self, state, ending, path):
         """Return the net of a training that was killed, ready for its next epoch."""
         net = state["net"]
         net.verbose = self.verbose
         net.callback(SaveState).path = path  # the folder may have moved
         set_generators(state["generators"], net.device)
         if stopping := net.callback(RetrievalStopping):
-            stopping.score = score
+            stopping.score = ending.score
         return net
 
     def _keep(self, net):
@@ -760,22 +758,23 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         stopping = net.callback(RetrievalStopping)
         self.history_ = net.history_table()
         self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
+        self.best_share_ = stopping.best_share_ if stopping else 1.0
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
         self._keep_net(net)
 
     def _keep_net(self, net):
         self.n_components_ = net.width(self._input_shape())
-        net.drop_callbacks(RetrievalStopping, SaveState)
+        net.drop_callbacks(RetrievalStopping, Blend, SaveState)
         net.memory_ = None
         net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net
 
     def _hold_out(self, data, seed):
-        """Return the rows to train on, and the score to stop on."""
+        """Return the rows to train on, and what ends training, if something is held out for it."""
         if not self.early_stopping:
             return np.arange(len(data)), None
-        return hold_out(
+        train, score = hold_out(
             data,
             self.validation_fraction,
             np.random.default_rng(seed),
@@ -784,6 +783,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             whole_classes=not self._needs_classes,
             augment=self.augment,
         )
+        return train, None if score is None else RetrievalStopping(score, self.patience)
 
     def _shown(self, data):
         """Return what the network is shown of the data while it trains."""

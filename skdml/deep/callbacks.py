@@ -5,10 +5,14 @@ import math
 import warnings
 
 import numpy as np
+import torch
 from scipy.stats import t as student_t
 from skorch.callbacks import Callback
 
 from skdml.deep.losses import ContrastiveLoss
+
+# What is scored after an epoch: the weights as trained, and midway to those of the start.
+SHARES = (1.0, 0.5)
 
 # An epoch of a small set is a batch or two, in which nothing is learned.
 PATIENT_EPOCHS = 10
@@ -26,8 +30,9 @@ class IdleBatchesWarning(UserWarning):
 class RetrievalStopping(Callback):
     """Score the net on what it does not train on; stop, and restore the best weights.
 
-    The weights that training starts from are scored first and are a candidate like any other. What
-    is compared is the gain over them, at its lower confidence bound (see `lower_bound`): a few
+    The weights that training starts from are scored first and are a candidate like any other, as
+    are those midway between them and the trained ones: the first half of the way gains most on
+    strangers, the second forgets most. What is compared is the gain over them, at its lower confidence bound (see `lower_bound`): a few
     held-out classes judge by chance, and a gain that one of them makes alone is none.
 
     Parameters
@@ -45,6 +50,12 @@ class RetrievalStopping(Callback):
         The score of the start, and of the best epoch: means over the groups in the first view.
     best_epoch_ : int
         The epoch after which the weights were best; 0 is the start.
+    best_share_ : float
+        Which of `SHARES` of what training had changed by then was best.
+
+    References
+    ----------
+    M. Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models", CVPR 2022: the midway.
     """
 
     def __init__(self, score, patience):
@@ -55,31 +66,43 @@ class RetrievalStopping(Callback):
     def on_train_begin(self, net, **kwargs):
         """Score the start."""
         self.start_ = self._values(net)
+        self.start_weights_ = copy.deepcopy(net.module_.state_dict())
         self.start_score_ = float(self.start_[0].mean())
-        self._keep(net, self.start_score_, gain=0.0, epoch=0)
+        self._keep(net, self.start_score_, gain=0.0, epoch=0, share=1.0)
 
     def on_epoch_end(self, net, **kwargs):
         """Score the net as it is, keep it if it is the best, stop if there was none for long."""
         epoch = len(net.history)
-        try:
-            values = self._values(net)
-        except FloatingPointError:  # training diverged: no weights are worse than these
-            score, gain = np.nan, -np.inf
-        else:
-            score, gain = float(values[0].mean()), lower_bound(values - self.start_)
+        trained = copy.deepcopy(net.module_.state_dict())
+        found = []
+        for share in SHARES:
+            net.module_.load_state_dict(blend(self.start_weights_, trained, share))
+            found.append((*self._gain(net), share))
+        gain, score, share = max(found, key=lambda one: one[0])
         better = gain > self.best_gain_
         net.history.record(self.name, score)
         net.history.record(f"{self.name}_gain", gain)
         net.history.record(f"{self.name}_gain_best", better)
         if better:
-            self._keep(net, score, gain, epoch)
-        elif epoch - self.best_epoch_ >= self._patience(net):
+            net.module_.load_state_dict(blend(self.start_weights_, trained, share))
+            self._keep(net, score, gain, epoch, share)
+        net.module_.load_state_dict(trained)
+        if better:
+            return
+        if epoch - self.best_epoch_ >= self._patience(net):
             raise KeyboardInterrupt  # how a skorch callback ends training
 
     def on_train_end(self, net, **kwargs):
         """Restore the best weights."""
         for part, weights in zip(net.trained_parts(), self.best_weights_, strict=True):
             part.load_state_dict(weights)
+
+    def _gain(self, net):
+        try:
+            values = self._values(net)
+        except FloatingPointError:  # training diverged: no weights are worse than these
+            return -np.inf, np.nan
+        return lower_bound(values - self.start_), float(values[0].mean())
 
     def _patience(self, net):
         if self.patience is not None:
@@ -95,13 +118,67 @@ class RetrievalStopping(Callback):
 
         return self.score(embed)
 
-    def _keep(self, net, score, gain, epoch):
-        self.best_score_, self.best_gain_, self.best_epoch_ = score, gain, epoch
+    def _keep(self, net, score, gain, epoch, share):
+        self.best_score_, self.best_gain_ = score, gain
+        self.best_epoch_, self.best_share_ = epoch, share
         self.best_weights_ = [copy.deepcopy(part.state_dict()) for part in net.trained_parts()]
 
     def __getstate__(self):
         # What is held out is not part of the net: a checkpoint or a pickle is not to carry it.
         return {**self.__dict__, "score": None}
+
+
+class Blend(Callback):
+    """Keep, in the end, a share of what training changed in the network.
+
+    Parameters
+    ----------
+    share : float
+        The share, in (0, 1].
+    """
+
+    def __init__(self, share):
+        self.share = share
+
+    def on_train_begin(self, net, **kwargs):
+        """Remember the start."""
+        self.start_weights_ = copy.deepcopy(net.module_.state_dict())
+
+    def on_train_end(self, net, **kwargs):
+        """Go back part of the way."""
+        weights = blend(self.start_weights_, net.module_.state_dict(), self.share)
+        net.module_.load_state_dict(weights)
+
+
+def blend(start, end, share):
+    """Return weights on the straight line between two states of a network.
+
+    Parameters
+    ----------
+    start, end : dict of str to Tensor
+        The states, as `state_dict` gives them. What is no floating point number, a count of
+        batches, is taken from the end.
+    share : float
+        How far from the start: 0 is the start, 1 the end.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdml.deep.callbacks import blend
+    >>> blend({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.5)
+    {'weight': tensor([0.5000, 0.5000])}
+    """
+    if share == 1:
+        return end
+    return {
+        name: torch.lerp(start[name], last, share) if last.is_floating_point() else last
+        for name, last in end.items()
+    }
 
 
 def lower_bound(gains, confidence=0.9):

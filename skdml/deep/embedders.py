@@ -42,7 +42,7 @@ compile, device, random_state, warm_start, checkpoint, callbacks, verbose
 
     Attributes
     ----------
-    net_, backbone_, n_components_, history_, best_epoch_, start_score_, best_score_, \
+    net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`.
 
@@ -180,7 +180,7 @@ compile, device, random_state, warm_start, checkpoint, callbacks, verbose
 
     Attributes
     ----------
-    net_, backbone_, n_components_, history_, best_epoch_, start_score_, best_score_, \
+    net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`.
 
@@ -326,7 +326,7 @@ chunk_size, amp, compile, device, random_state, warm_start, checkpoint, callback
     ----------
     classes_ : ndarray of shape (n_classes,)
         The classes, sorted; those that `partial_fit` met later follow after them.
-    net_, backbone_, n_components_, history_, best_epoch_, start_score_, best_score_, \
+    net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`. The proxies are ``net_.criterion_.proxies``.
 
