@@ -167,7 +167,7 @@ def mines_within(embeddings, labels):
     ("params", "message"),
     [
         ({"loss": TwoArguments}, "unexpected keyword argument 'ref_emb'"),
-        ({"loss__swap": True}, "swap=True takes no references"),
+        ({"loss": "triplet", "loss__swap": True}, "swap=True takes no references"),
         ({"loss": ByTuples, "miner": mines_within}, "positional arguments"),
         ({"memory_size": -1}, "memory_size == -1"),
         ({"chunk_size": 0}, "chunk_size == 0"),
