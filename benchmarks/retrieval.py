@@ -10,7 +10,6 @@ import statistics
 from functools import partial
 
 import numpy as np
-from joblib import cpu_count, parallel_config
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks._worker import resident, time_of
@@ -65,11 +64,10 @@ def main():
         ways = ways_of(Z, labels, n_queries)
         times = {name: [] for name in ways}
         peak = {}
-        with parallel_config("threading", n_jobs=cpu_count()):
-            for _ in range(args.repeats):
-                for name, way in ways.items():
-                    times[name].append(time_of(way))
-                    peak.setdefault(name, resident("VmHWM"))  # so far: the largest comes last
+        for _ in range(args.repeats):
+            for name, way in ways.items():
+                times[name].append(time_of(way))
+                peak.setdefault(name, resident("VmHWM"))  # so far: the largest comes last
         for name, found in times.items():
             line = f"{kind:8}{name:18}"
             for unit in ("seconds", "cpu"):

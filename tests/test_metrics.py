@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import sklearn
-from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_wine
@@ -160,11 +159,11 @@ def assert_same_report(found, expected, rtol=1e-12):
         assert_allclose(found[name], expected[name], rtol=rtol, err_msg=name)
 
 
-def test_blocks_and_threads_change_nothing():
+def test_blocks_change_nothing():
     Z, labels, *reference = many()
     for call in ((), reference):
         whole = retrieval_report(Z, labels, *call, average=None)
-        with sklearn.config_context(working_memory=0.05), parallel_config(n_jobs=2):
+        with sklearn.config_context(working_memory=0.05):
             assert_same_report(retrieval_report(Z, labels, *call, average=None), whole)
 
 

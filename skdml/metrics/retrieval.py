@@ -5,18 +5,14 @@ reference. Every measure is a function of the ranks of a query's matches, the re
 its class, and so all are read off in one pass. Queries that have no match at all are left out.
 Without a reference every point is a query against all others.
 
-Distances are computed in blocks within scikit-learn's ``working_memory``. The ranking within a
-block runs on the threads of :class:`joblib.parallel_config`, one unless more are asked for.
+Distances are computed in blocks within scikit-learn's ``working_memory``.
 """
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from numbers import Integral
 
 import numpy as np
-from joblib import effective_n_jobs
 from scipy.spatial.distance import cdist
 from sklearn import get_config
 from sklearn.utils import (
@@ -24,7 +20,6 @@ from sklearn.utils import (
     check_consistent_length,
     check_scalar,
     gen_batches,
-    gen_even_slices,
 )
 
 from skdml.distances import check_distance, euclidean_form
@@ -684,26 +679,17 @@ class _Queries:
         mib = min(get_config()["working_memory"], _BLOCK_MIB)
         n_rows = min(len(asked), max(1, int(mib * 2**20 / (8 * len(self.reference)))))
         held = np.empty((n_rows, len(self.reference)))  # once: fresh memory is slow to get
-        n_threads = effective_n_jobs()
-        # To start a single thread takes longer than to rank a few points.
-        with ThreadPoolExecutor(n_threads) if n_threads > 1 else nullcontext() as pool:
-            each = pool.map if pool else map
-            for block in gen_batches(len(asked), n_rows):
-                rows = asked[block]
-                D, R = self._distances(rows, held[: len(rows)]), self.n_matches[rows]
-                n_ranked = R if n_first is None else np.minimum(R, n_first)
-                n_deep = R if depth == "R" else np.full(len(R), depth or self.n_candidates)
-                ranks = np.full((len(rows), n_ranked.max()), np.inf)
-                rank = partial(self._rank, ranks, D, self.codes[rows], n_ranked, n_deep)
-                parts = gen_even_slices(len(rows), min(n_threads, len(rows)))
-                list(each(rank, parts))  # which raises what went wrong in a thread
-                yield ranks, R
-
-    def _rank(self, ranks, D, codes, n_ranked, n_deep, part):
-        """Write the ranks of some queries of a block."""
-        for i in range(part.start, part.stop):
-            found = _ranks_of(D[i], self.members[codes[i]], n_ranked[i], n_deep[i])
-            ranks[i, : len(found)] = found
+        # Row by row, and on one thread: two are no faster, since memory and Python's lock bind them.
+        for block in gen_batches(len(asked), n_rows):
+            rows = asked[block]
+            D, R = self._distances(rows, held[: len(rows)]), self.n_matches[rows]
+            n_ranked = R if n_first is None else np.minimum(R, n_first)
+            n_deep = R if depth == "R" else np.full(len(R), depth or self.n_candidates)
+            ranks = np.full((len(rows), n_ranked.max()), np.inf)
+            for i, code in enumerate(self.codes[rows]):
+                found = _ranks_of(D[i], self.members[code], n_ranked[i], n_deep[i])
+                ranks[i, : len(found)] = found
+            yield ranks, R
 
     def _distances(self, rows, out):
         """Return what ranks the reference for some queries: the farther, the greater."""
