@@ -299,8 +299,7 @@ def test_no_loss_is_moved_by_a_batch_without_any_pair(name):
 def too_wide():
     """Losses with a margin just beyond what their distance allows: (class, parameters)."""
     reach = {"cosine": 2.0, "angular": 1.0}
-    by_distance = {ContrastiveLoss, LiftedStructureLoss, MarginLoss, TripletLoss}
-    for Loss in by_distance:
+    for Loss in (ContrastiveLoss, LiftedStructureLoss, MarginLoss, TripletLoss):
         yield from ((Loss, {"distance": d, "margin": m + 1e-6}) for d, m in reach.items())
     yield from ((MultiSimilarityLoss, {"distance": d, "base": m + 1e-6}) for d, m in reach.items())
     for name, largest in {
