@@ -81,6 +81,24 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
     return train, score
 
 
+def name_of(scoring, ours):
+    """Return what the history calls a score.
+
+    Parameters
+    ----------
+    scoring : str or callable
+        The parameter of the learner.
+    ours : str
+        The name of what is computed where that is no callable.
+
+    Returns
+    -------
+    str
+        The name.
+    """
+    return getattr(scoring, "__name__", "score") if callable(scoring) else ours
+
+
 class RetrievalScore:
     """Retrieval of held-out points, class by class.
 
@@ -109,7 +127,7 @@ class RetrievalScore:
         self.strangers = strangers
         self.distance = distance
         self.scoring = scoring
-        self.name = getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+        self.name = name_of(scoring, scoring)
 
     def __call__(self, embed):
         """Score an embedding: ndarray of shape (n_views, n_classes or n_rows)."""
@@ -187,7 +205,7 @@ class RankScore:
         self.gallery, self.gallery_targets = data.points(gallery), data.targets[gallery]
         self.distance = distance
         self.scoring = scoring
-        self.name = getattr(scoring, "__name__", "score") if callable(scoring) else "spearman"
+        self.name = name_of(scoring, "spearman")
         targets = (torch.from_numpy(t) for t in (self.targets, self.gallery_targets))
         self.ranks = centred_ranks(target_distance(*targets).numpy())
 
@@ -255,9 +273,7 @@ class ViewScore:
         self.scoring = scoring
         self.augment = augment
         self.seed = seed
-        self.name = (
-            getattr(scoring, "__name__", "score") if callable(scoring) else "reciprocal_rank"
-        )
+        self.name = name_of(scoring, "reciprocal_rank")
 
     def __call__(self, embed):
         """Score an embedding: ndarray of shape (1, n_queries)."""
