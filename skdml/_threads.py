@@ -6,7 +6,7 @@ from functools import lru_cache
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import ThreadpoolController
 
-# Below so many products a search for neighbours is over before several threads have begun.
+# Below so many products one thread is done before several have begun.
 _SMALL = 2**25
 
 
@@ -45,6 +45,29 @@ def one_thread(user_api=None):
         yield n_threads
 
 
+def threads_for(n_products):
+    """Take one thread for compiled code inside where there is little to do, else as many as set.
+
+    Parameters
+    ----------
+    n_products : int
+        About how many products of two numbers a call is to make.
+
+    Returns
+    -------
+    context manager
+        `one_thread`, or one that does nothing.
+
+    Examples
+    --------
+    >>> from skdml._threads import threads_for
+    >>> with threads_for(100) as n_threads_before:
+    ...     n_threads_before >= 1
+    True
+    """
+    return one_thread() if n_products < _SMALL else nullcontext()
+
+
 def kneighbors(points, queries, k):
     """Nearest points of queries, by scikit-learn's search.
 
@@ -73,6 +96,5 @@ def kneighbors(points, queries, k):
     """
     n_points, n_features = points.shape
     n_queries = n_points if queries is None else queries.shape[0]
-    small = n_queries * n_points * n_features < _SMALL
-    with one_thread() if small else nullcontext():
+    with threads_for(n_queries * n_points * n_features):
         return NearestNeighbors(n_neighbors=k).fit(points).kneighbors(queries)

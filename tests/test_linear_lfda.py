@@ -81,7 +81,7 @@ def test_axes_solve_the_eigenproblem(shrinkage, n_components):
 
 
 def test_far_affinities_of_1_make_it_fishers_analysis(monkeypatch):
-    monkeypatch.setattr(lfda, "local_scaling", lambda blocks, k: np.full(50, 1e9))
+    monkeypatch.setattr(lfda, "local_scaling", lambda left, right, k: np.full(50, 1e9))
     fisher = LinearDiscriminantAnalysis(solver="eigen").fit(IRIS, SPECIES).scalings_[:, :2]
     axes = LFDA(2, shrinkage=0).fit(IRIS, SPECIES).components_
     for ours, theirs in zip(axes, fisher.T, strict=True):
@@ -135,3 +135,12 @@ def test_bad_input_is_named_and_leaves_nothing_behind(parameters, y, message):
         learner.fit(IRIS, y)
     with pytest.raises(NotFittedError):
         learner.transform(IRIS)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("offset", [0, 0.3])
+def test_a_row_with_k_duplicates_is_near_them_alone(dtype, offset):
+    X = np.repeat(100 * IRIS[:5] + offset, 8, axis=0).astype(dtype)
+    X -= X.mean(axis=0)
+    assert abs(local_scatter(X, 7)).max() < 1e-5 * (X.T @ X).max()
+    assert local_scatter(X, 8).max() > 0.1 * (X.T @ X).max()

@@ -83,7 +83,7 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
     """
     n_samples, n_components = Z.shape
     Z = Z - Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)  # rounding grows with |z|
-    left, right = _factors(Z, weight)
+    left, right = square_factors(Z, weight)
     with_one = np.column_stack([Z, np.ones(n_samples, dtype=Z.dtype)])
     twins = np.zeros(n_samples, dtype=Z.dtype) if twins is None else twins
     n_rows = min(max(_ENTRIES // n_samples, 64), n_samples)
@@ -127,6 +127,36 @@ def kernel_start(learner, X, codes, scale, rng, weight):
     return spread_out(start, X, weight) if starts_anew(learner) else start
 
 
+def square_factors(Z, weight=None):
+    """Two arrays whose product is -|z_i - z_j|² + ln(weight_j): one matrix product, no more passes.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_samples, n_components)
+        Points about 0, since rounding grows with |z|.
+    weight : ndarray of shape (n_samples,), default=None
+        Positive weights; None for 1.
+
+    Returns
+    -------
+    left, right : ndarray of shape (n_samples, n_components + 2)
+        ``left @ right.T`` is that, in the dtype of Z.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._blockwise import square_factors
+    >>> left, right = square_factors(np.array([[0.0], [1.0], [3.0]]))
+    >>> left[:1] @ right.T
+    array([[ 0., -1., -9.]])
+    """
+    square = np.einsum("ij,ij->i", Z, Z, dtype=np.float64)
+    offset = -square if weight is None else np.log(weight, dtype=np.float64) - square
+    one = np.ones(len(Z))
+    left, right = np.column_stack([2 * Z, one, -square]), np.column_stack([Z, offset, one])
+    return left.astype(Z.dtype, copy=False), right.astype(Z.dtype, copy=False)
+
+
 def spread_out(L, X, weight):
     """Scale L so that the variance along each direction that matters is 1, on average.
 
@@ -161,15 +191,6 @@ def spread_out(L, X, weight):
     if total <= 0:
         return L
     return L * np.sqrt(total / (covariance**2).sum())
-
-
-def _factors(Z, weight):
-    """Two arrays whose product is -|z_i - z_j|² + log(weight_j)."""
-    square = np.einsum("ij,ij->i", Z, Z, dtype=np.float64)
-    offset = -square if weight is None else np.log(weight, dtype=np.float64) - square
-    one = np.ones(len(Z))
-    left, right = np.column_stack([2 * Z, one, -square]), np.column_stack([Z, offset, one])
-    return left.astype(Z.dtype, copy=False), right.astype(Z.dtype, copy=False)
 
 
 def _block(kernel, left, right, twins, rows):

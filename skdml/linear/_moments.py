@@ -56,9 +56,10 @@ def counted(X, y, weight):
         The same; `weight` is None where all are 1, so that counts stay whole numbers.
     """
     if weight is None or (weight == 1).all():
-        return X.astype(np.float64), y, None
+        return X.astype(np.float64, copy=False), y, None
     kept = weight > 0
-    return X[kept].astype(np.float64), None if y is None else y[kept], weight[kept].astype(float)
+    y = None if y is None else y[kept]
+    return X[kept].astype(np.float64, copy=False), y, weight[kept].astype(np.float64)
 
 
 def moments_of(X, y=None, weight=None):
@@ -125,7 +126,7 @@ def mean_of(classes):
     """
     counts, means = zip(*classes.values(), strict=True)
     # By differences, so that equal means give exactly that mean.
-    return means[0] + np.average(np.array(means) - means[0], axis=0, weights=counts)
+    return means[0] + np.array(counts) @ (np.array(means) - means[0]) / sum(counts)
 
 
 def centre(X, y=None, weight=None):

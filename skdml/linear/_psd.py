@@ -69,7 +69,7 @@ def pinv_sqrt(covariance, n_samples):
 
 
 def _root_of_inverse(correlation, std, size):
-    values, axes = eigh(correlation)
+    values, axes = eigh(correlation, driver="evd")  # of all axes, the quickest
     kept = numerical_range(values, size)
     deviation, axes = np.sqrt(values[kept]), axes[:, kept]
     turn, s, principal = svd((axes * deviation).T * std, full_matrices=False)

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 from sklearn.base import clone
 from sklearn.covariance import OAS, LedoitWolf, MinCovDet
-from sklearn.utils import check_array
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
@@ -116,7 +115,11 @@ def whiten(covariance, n_samples, n_components, within_class):
     ValueError
         If the covariance is 0, or too large for a float.
     """
-    check_array(covariance, input_name="covariance_")
+    if not np.isfinite(covariance).all():
+        raise ValueError(
+            "The covariance is not finite: squares of these rows are too large for a float64. Give "
+            "X in a larger unit."
+        )
     if not covariance.any():
         which = "In each class of y all rows" if within_class else f"All {n_samples} rows of X"
         raise ValueError(

@@ -3,10 +3,11 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.utils import gen_batches
 
+from skdml._threads import threads_for
 from skdml.base import unchanged_on_error
 from skdml.linear._axes import check_embedding_type, embed, relative_axes, shrink
+from skdml.linear._blockwise import square_factors
 from skdml.linear._moments import scatter_of
 from skdml.linear.base import (
     LinearMetricLearner,
@@ -16,55 +17,54 @@ from skdml.linear.base import (
 )
 
 # Numbers in a block of affinities.
-_BLOCK = 2**22
+_BLOCK = 2**20
 
 
-def squared_distances(X):
-    """Squared distances of points to all others, in blocks of rows.
+def negative_squares(left, right):
+    """-|x_i - x_j|² of points, in blocks of rows.
 
     Parameters
     ----------
-    X : ndarray of shape (n, n_features)
-        Points about 0.
+    left, right : ndarray of shape (n, n_features + 2)
+        Of the points, as `square_factors` makes them.
 
     Yields
     ------
     block : slice
         Rows.
-    D2 : ndarray of shape (n_rows, n)
-        Their squared distances.
+    negative : ndarray of shape (n_rows, n)
+        What theirs are to all points; no rounding makes one positive.
     """
-    square = np.einsum("ij,ij->i", X, X)
-    for block in gen_batches(len(X), max(1, _BLOCK // len(X))):
-        D2 = X[block] @ X.T
-        D2 *= -2
-        D2 += square[block, None]
-        D2 += square
-        yield block, np.maximum(D2, 0, out=D2)
+    n_rows = max(1, _BLOCK // len(left))
+    for start in range(0, len(left), n_rows):
+        block = slice(start, start + n_rows)
+        negative = left[block] @ right.T
+        yield block, np.minimum(negative, 0, out=negative)
 
 
-def local_scaling(blocks, n_neighbors):
+def local_scaling(left, right, n_neighbors):
     """Distance of each point to its k-th neighbour, σ.
 
     Parameters
     ----------
-    blocks : iterable of (slice, ndarray of shape (n_rows, n))
-        Squared distances of n points of one class.
+    left, right : ndarray of shape (n, n_features + 2)
+        Of the points of one class, as `square_factors` makes them.
     n_neighbors : int
         k, or n - 1 if that is less.
 
     Returns
     -------
     ndarray of shape (n,)
-        σ.
+        σ; among duplicates, as far as the precision of the points can tell, the least distance
+        that is more than rounding.
     """
-    # At place 0 each point is its own nearest.
-    return np.sqrt(np.concatenate([_kth_smallest(D2, n_neighbors) for _, D2 in blocks]))
-
-
-def _kth_smallest(D2, k):
-    k = min(k, D2.shape[1] - 1)
-    return np.partition(D2, k, axis=1)[:, k]
+    # From the largest down; at place 0 each point is its own nearest.
+    place = -1 - min(n_neighbors, len(left) - 1)
+    found = [np.partition(block, place)[:, place] for _, block in negative_squares(left, right)]
+    info = np.finfo(left.dtype)
+    return np.sqrt(
+        np.maximum(-np.concatenate(found), max(-info.eps * left[:, -1].min(), info.tiny))
+    )
 
 
 def local_scatter(X, n_neighbors):
@@ -85,14 +85,9 @@ def local_scatter(X, n_neighbors):
     total = np.zeros((X.shape[1], X.shape[1]))
     if len(X) < 2:
         return total
-    # Blocks are made twice, for σ and for A, unless there is but one.
-    one = len(X) ** 2 <= _BLOCK
-    blocks = list(squared_distances(X)) if one else squared_distances(X)
-    sigma, tiny = local_scaling(blocks, n_neighbors), np.finfo(X.dtype).tiny
-    for block, A in blocks if one else squared_distances(X):
-        # Among duplicates σ may be 0: they have affinity 1 to each other, and 0 to the rest.
-        with np.errstate(over="ignore"):
-            A /= -np.maximum(np.outer(sigma[block], sigma), tiny)
+    left, right = square_factors(X)
+    scale = 1 / local_scaling(left, right, n_neighbors)[:, None]
+    for block, A in negative_squares(left * scale, right * scale):
         np.exp(A, out=A)
         total += scatter_of(X[block], A.sum(axis=1)) - X[block].T @ (A @ X)
     return (total + total.T) / 2
@@ -228,11 +223,13 @@ class LFDA(LinearMetricLearner):
             self._check_ranges(shrinkage=(Real, False, 0, 1, "both"))
             check_embedding_type(self.embedding_type)
             X, codes, _ = self._read_labelled(X, y)
-            if np.bincount(codes).max() < 2:
+            largest = int(np.bincount(codes).max())
+            if largest < 2:
                 raise ValueError(no_mates_message(codes))
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             points, scale = centre_and_scale(X)
-            within, between = local_within_and_between(points, codes, self.n_neighbors)
+            with threads_for(largest**2 * X.shape[1]):
+                within, between = local_within_and_between(points, codes, self.n_neighbors)
             variance = np.var(points, axis=0, dtype=np.float64)
             S = shrink(within, variance, self.shrinkage)
             values, axes = relative_axes(between, S, len(X))
