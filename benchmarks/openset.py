@@ -74,6 +74,21 @@ PEER_CLASSES = {
 }
 
 
+def jitter(points):
+    """Make a view of standardised points: noise added, of a fifth of their deviation."""
+    return points + 0.2 * torch.randn_like(points)
+
+
+# What a loss needs beside its name to learn from classes, or to learn at all.
+NEEDS = {
+    "cosent": {"loss__graded": False},
+    "fastap": {"distance": "cosine"},
+    "histogram": {"distance": "cosine"},
+    "info_nce": {"augment": jitter},
+    "vicreg": {"augment": jitter},
+}
+
+
 @lru_cache(maxsize=1)
 def load(task, split):
     """Load a task.
@@ -124,10 +139,13 @@ def judge(Z, y):
 def learners():
     """Return everything that is compared: a dict of {name: estimator}."""
     everything = baselines() | {f"{name}()": one for name, one in deep_learners().items()}
-    everything |= {f"loss {name}": DeepEmbedder(loss=name, random_state=0) for name in LOSSES}
+    default = DeepEmbedder(random_state=0)
     fixed = DeepEmbedder(early_stopping=False, max_epochs=EPOCHS, random_state=0)
+    for kind, embedder in (("loss", default), ("fixed", fixed)):
+        for name in LOSSES:
+            chosen = clone(embedder).set_params(loss=name, **NEEDS.get(name, {}))
+            everything[f"{kind} {name}"] = chosen
     for name in LOSSES:
-        everything[f"fixed {name}"] = clone(fixed).set_params(loss=name)
         if name in PEER_OF or name in PEER_CLASSES:
             everything[f"peer {name}"] = clone(fixed)  # its loss is set when it is needed
     return everything

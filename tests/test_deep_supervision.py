@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.data import ArrayDataset
 from skdml.deep.held_out import hold_out
+from skdml.deep.losses import CoSENTLoss
 from skdml.deep.losses.graded import target_distance
 
 X, y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
@@ -329,6 +330,16 @@ def test_sets_of_labels_are_learned_by_what_they_share():
     for other in (sparse, bools):
         assert_array_equal(other.transform(points), learner.transform(points))
     assert clone(learner).partial_fit(points, sets).transform(points).shape == (300, 8)
+
+
+def test_a_graded_loss_learns_classes_where_it_is_told_so():
+    options = {"loss": "cosent", "loss__graded": False, "max_epochs": 2, "random_state": 0}
+    learner = DeepEmbedder(**options).fit(X, y)
+    assert "map_at_r" in learner.history_  # and not the rank correlation with the numbers
+    named = clone(learner).fit(X, np.array([f"class {label}" for label in y]))
+    assert_array_equal(named.transform(X), learner.transform(X))
+    ready = DeepEmbedder(loss=CoSENTLoss(graded=False), max_epochs=2, random_state=0).fit(X, y)
+    assert "map_at_r" in ready.history_
 
 
 def test_graded_targets_reach_the_loss():

@@ -10,7 +10,7 @@ import torch
 from test_deep_miners import literal_matrix, make_batch
 from test_losses_softmax import mean
 
-from skdml.deep.losses import CoSENTLoss, VICRegLoss
+from skdml.deep.losses import CoSENTLoss, VICRegLoss, graded, learns_from
 
 KINDS = ("number", "classes", "several labels")
 
@@ -38,10 +38,19 @@ def literal_cosent(d, t, temperature, alone):
     return mean(losses)
 
 
+@pytest.fixture(params=["by sums", "by logarithms"])
+def path(request, monkeypatch):
+    """Both ways to sum the exponentials, the second of which is for logits far apart."""
+    if request.param == "by logarithms":
+        monkeypatch.setattr(graded, "_WIDEST", dict.fromkeys(graded._WIDEST, 0.0))
+    else:
+        monkeypatch.setattr(graded, "cosent_by_logarithms", None)
+
+
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-def test_cosent_equals_its_definition(distance, kind, reference):
+def test_cosent_equals_its_definition(distance, kind, reference, path):
     x, y = make_batch(width=4)[0], make_batch(1, width=4)[0][:15]
     tx, ty = make_targets(kind, 24), make_targets(kind, 15, 3)
     loss = CoSENTLoss(0.3, distance=distance)
@@ -55,8 +64,49 @@ def test_cosent_equals_its_definition(distance, kind, reference):
     assert got.item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_cosent_of_classes_knows_two_grades(reference, path):
+    x, y = make_batch(width=4)[0], make_batch(1, width=4)[0][:15]
+    tx, ty = (7 * make_targets("classes", n)[:, 0] for n in (24, 15))
+    loss = CoSENTLoss(0.3, graded=False)
+    if reference:
+        got = loss(x, tx, None, y, ty)
+    else:
+        y, ty = x, tx
+        got = loss(x, tx)
+    t = (tx[:, None] != ty).int().tolist()
+    expected = literal_cosent(literal_matrix(x, y, "cosine"), t, 0.3, not reference)
+    assert got.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosent_says_what_it_learns_from():
+    assert (
+        learns_from("cosent") == learns_from(CoSENTLoss) == learns_from(CoSENTLoss()) == "targets"
+    )
+    assert learns_from(CoSENTLoss(graded=False)) == "labels"
+    assert learns_from("cosent", graded=False) == learns_from(CoSENTLoss, graded=False) == "labels"
+
+
+def test_cosent_in_single_precision_where_logits_are_far_apart():
+    # 140 temperatures are summed, 300 go by logarithms.
+    x, t = make_batch(width=4)[0], make_targets("number", 24)
+    for scale in (1.0, 70, 150):
+        results = []
+        for dtype in (torch.float32, torch.float64):
+            leaf = x.to(dtype).requires_grad_()
+            value = CoSENTLoss(1 / scale)(leaf, t)
+            (grad,) = torch.autograd.grad(value, leaf)
+            results.append([value.double().detach(), grad.double() / scale])
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_are_those_of_sorted_rows():
+    rows = torch.tensor([[3.0, 1.0, 1.0, 2.0], [0.5, 0.5, 0.5, 0.5]])
+    assert graded.ranks(rows).tolist() == [[2, 0, 0, 1], [0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients(kind):
+def test_gradients(kind, path):
     loss = CoSENTLoss(0.3)
     x, y = make_batch(width=3)[0][:8].requires_grad_(), make_batch(1)[0][:6].requires_grad_()
     tx, ty = make_targets(kind, 8), make_targets(kind, 6, 3)
@@ -179,6 +229,8 @@ def test_calls_that_do_not_fit():
         VICRegLoss()(x, ref_emb=x[:3])
     with pytest.raises(ValueError, match="temperature must be a finite number > 0; got 0"):
         CoSENTLoss(0)
+    with pytest.raises(ValueError, match="graded must be True or False; got 1"):
+        CoSENTLoss(graded=1)
     for name in ("invariance", "variance", "covariance", "eps"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number >=? 0; got -1"):
             VICRegLoss(**{name: -1})

@@ -655,7 +655,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     def _kind(self, y):
         """Say what y is: that of tuples, or for points classes, graded targets or nothing."""
-        kind = self.supervision if self.supervision != "labels" else learns_from(self._loss())
+        kind = self.supervision
+        if kind == "labels":
+            given = self.params_of("criterion") | self.params_of("loss")
+            kind = learns_from(self._loss(), **given)
         if kind == "views" and self.augment is None:
             raise ValueError(
                 f"loss={self._loss()!r} compares two views of each point, and nothing makes them. "

@@ -136,7 +136,8 @@ def graded_targets(y):
     if y.dtype.kind not in "biuf":
         raise ValueError(
             "Graded targets are numbers, or rows of 0 and 1 for several labels at once; got "
-            f"{y.dtype} {y.ravel()[:3].tolist()}. MultiLabelBinarizer makes such rows."
+            f"{y.dtype} {y.ravel()[:3].tolist()}. MultiLabelBinarizer makes such rows. "
+            "For classes set loss__graded=False."
         )
     targets = y.astype(np.float64)
     if targets.ndim not in (1, 2):

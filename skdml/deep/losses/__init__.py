@@ -87,26 +87,31 @@ LOSSES = {
 }
 
 
-def learns_from(loss):
+def learns_from(loss, **params):
     """Say what a loss is told about points.
 
     Parameters
     ----------
     loss : str, class or callable
         A name in `LOSSES`, a loss, or its class.
+    **params : dict
+        Parameters that it is to be built with.
 
     Returns
     -------
     {"labels", "targets", "views"}
         Classes; numbers or sets of labels, which are more or less alike; or views, of which the
         rows of the references are those of the embeddings. It is what the attribute `learns_from`
-        of a loss says, and classes where there is none.
+        of a loss says, and classes where there is none or where targets are not to be graded.
 
     Examples
     --------
     >>> from skdml.deep.losses import learns_from
     >>> learns_from("triplet"), learns_from("cosent"), learns_from("vicreg")
     ('labels', 'targets', 'views')
+    >>> learns_from("cosent", graded=False)
+    'labels'
     """
     loss = LOSSES.get(loss) if isinstance(loss, str) else loss
-    return getattr(loss, "learns_from", "labels")
+    kind = getattr(loss, "learns_from", "labels")
+    return "labels" if kind == "targets" and not params.get("graded", True) else kind
