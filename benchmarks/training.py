@@ -1,22 +1,27 @@
 """Time of fit and transform beside a plain PyTorch loop with the same network, batches and loss.
 
-Run ``python -m benchmarks.training``, or with ``--quick`` for short fits and few repetitions.
-``--memory`` prints the peak memory of a fit whose batches pass through the network in pieces.
+Run ``python -m benchmarks.training``, or with ``--quick`` for short fits and few repetitions, or
+with ``--cpu`` for the processor's time of one thread. Triplet losses also run beside the same loop
+with the loss and the miner of pytorch-metric-learning 2.9. ``--memory`` prints the peak memory of
+a fit whose batches pass through the network in pieces.
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits, make_classification
 
+from benchmarks import losses as loss_benchmark
 from benchmarks._timing import median_ratio, medians, take_turns
 from benchmarks._worker import resident, time_of
-from skdml import DeepTripletEmbedder
-from skdml.deep.losses import TripletLoss
+from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
 from skdml.deep.modules import ResidualEmbedder
 from skdml.deep.net import POINTS_AT_ONCE
 from skdml.deep.samplers import ClassBalancedBatches
@@ -24,25 +29,47 @@ from skdml.deep.start import MAX_POINTS
 
 FIT_GOAL = 1.15
 TRANSFORM_GOAL = 1.10
+PEER_GOAL = 0.5
 WIDTH = 64
 PARAMS = {"batch_size": 128, "n_per_class": 4}
-LR = 3e-4
+LR, PROXY_LR = 3e-4, 0.01
+
+# Each learner, and its loss for so many classes.
+LEARNERS = {
+    DeepEmbedder: lambda n_classes: ContrastiveLoss(),
+    DeepSiameseEmbedder: lambda n_classes: ContrastiveLoss(),
+    DeepTripletEmbedder: lambda n_classes: TripletLoss(),
+    DeepProxyEmbedder: lambda n_classes: ArcFaceLoss(n_classes, WIDTH),
+}
+# Our miner, and the peer's, as an expression on its names.
+PEER_MINERS = {
+    "all": "None",
+    "semihard": "TripletMarginMiner(0.2, type_of_triplets='semihard', distance=D)",
+    "hard": "BatchHardMiner(distance=D)",
+}
+
+
+def make_table(n_samples, n_classes):
+    """Return X of 64 columns and y."""
+    return make_classification(
+        n_samples, 64, n_informative=20, n_classes=n_classes, n_clusters_per_class=1, random_state=0
+    )
 
 
 def make_data():
     """Return the data sets: a dict of {name: (X, y)}, X float32 of 64 columns."""
-    digits = load_digits(return_X_y=True)
-    table = make_classification(
-        20_000, 64, n_informative=20, n_classes=20, n_clusters_per_class=1, random_state=0
-    )
-    sets = {"digits": digits, "synthetic": table}
+    sets = {
+        "digits": load_digits(return_X_y=True),
+        "synthetic": make_table(20_000, 20),
+        "128 classes": make_table(6400, 128),
+    }
     return {name: (X.astype(np.float32), y.astype(np.int64)) for name, (X, y) in sets.items()}
 
 
-def make_learner(n_epochs):
+def make_learner(kind, n_epochs, **params):
     """Return an embedder that trains to the end on everything."""
-    return DeepTripletEmbedder(
-        early_stopping=False, max_epochs=n_epochs, lr=LR, device="cpu", random_state=0, **PARAMS
+    return kind(
+        early_stopping=False, max_epochs=n_epochs, lr=LR, device="cpu", random_state=0, **params
     )
 
 
@@ -51,13 +78,13 @@ def seed_of_fit():
     return np.random.RandomState(0).randint(2**31 - 1)
 
 
-def draw_batches(y, n_epochs):
+def draw_batches(y, n_epochs, params):
     """Return the batches of every epoch, as tensors of rows."""
-    sampler = ClassBalancedBatches(y, **PARAMS, seed=seed_of_fit())
+    sampler = ClassBalancedBatches(y, **params, seed=seed_of_fit())
     return [[torch.from_numpy(rows) for rows in sampler] for _ in range(n_epochs)]
 
 
-def plain_loop(X, y, epochs):
+def plain_loop(X, y, epochs, loss, *, mine=None, normalize=False):
     """Train the same network by hand; the batches have been drawn beforehand."""
     first = np.sort(np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_POINTS])
     start = torch.from_numpy(X[first]), y[first]
@@ -65,13 +92,15 @@ def plain_loop(X, y, epochs):
     torch.manual_seed(seed_of_fit())
     network = ResidualEmbedder(n_features=X.shape[1], n_components=WIDTH)
     network.initialize_from(*start)
-    loss = TripletLoss()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
+    learned = {"params": [*loss.parameters()], "lr": PROXY_LR}
+    optimizer = torch.optim.AdamW([{"params": network.parameters()}, learned], lr=LR)
     network.train()
     for batches in epochs:
         for rows in batches:
             optimizer.zero_grad()
-            loss(network(X[rows]), y[rows]).backward()
+            Z = network(X[rows])
+            Z = torch.nn.functional.normalize(Z) if normalize else Z
+            (loss(Z, y[rows], mine(Z, y[rows])) if mine else loss(Z, y[rows])).backward()
             optimizer.step()
     return network.eval()
 
@@ -82,28 +111,51 @@ def bare_forward(network, X):
         return torch.cat([network(b) for b in torch.from_numpy(X).split(POINTS_AT_ONCE)]).numpy()
 
 
-def compare_fits(X, y, n_epochs, repeats):
-    """Return seconds of both, their ratio, and how far the two embeddings are apart."""
-    learner, epochs = make_learner(n_epochs), draw_batches(y, n_epochs)
-    seconds = take_turns(
-        {"skdml": lambda: learner.fit(X, y), "plain": lambda: plain_loop(X, y, epochs)}, repeats
+def compare_fits(kind, X, y, n_epochs, repeats, clock):
+    """Return seconds of a learner and of the plain loop, turn by turn."""
+    learner = make_learner(kind, n_epochs, **PARAMS)
+    epochs = draw_batches(y, n_epochs, PARAMS)
+    loss = LEARNERS[kind](int(y.max()) + 1)
+    return take_turns(
+        {
+            "skdml": lambda: learner.fit(X, y),
+            "other": lambda: plain_loop(X, y, epochs, loss, normalize=learner.normalize),
+        },
+        repeats,
+        clock,
     )
-    apart = abs(learner.transform(X) - bare_forward(plain_loop(X, y, epochs), X)).max()
-    return medians(seconds), median_ratio(seconds, "skdml", "plain"), apart
 
 
-def compare_transforms(n_rows, repeats):
+def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
+    """Return the same of a triplet loss, and of a loop with the peer's loss and miner."""
+    params = PARAMS | {"batch_size": batch_size}
+    learner = make_learner(DeepTripletEmbedder, n_epochs, miner=miner, **params)
+    epochs = draw_batches(y, n_epochs, params)
+    names = loss_benchmark.load_peer()
+    names |= vars(importlib.import_module("pytorch_metric_learning.miners"))
+    names["D"] = eval(loss_benchmark.PLAIN, names)
+    loss, mine = eval("TripletMarginLoss(0.2, distance=D)", names), eval(PEER_MINERS[miner], names)
+    return take_turns(
+        {
+            "skdml": lambda: learner.fit(X, y),
+            "other": lambda: plain_loop(X, y, epochs, loss, mine=mine),
+        },
+        repeats,
+        clock,
+    )
+
+
+def compare_transforms(n_rows, repeats, clock):
     """Return the same of ``transform`` and of a bare forward pass."""
     X, y = make_data()["synthetic"]
-    learner = make_learner(1).fit(X, y)
+    learner = make_learner(DeepTripletEmbedder, 1, **PARAMS).fit(X, y)
     network = learner.net_.module_.eval()
     rows = np.random.default_rng(0).standard_normal((n_rows, X.shape[1]), dtype=np.float32)
-    seconds = take_turns(
-        {"skdml": lambda: learner.transform(rows), "plain": lambda: bare_forward(network, rows)},
+    return take_turns(
+        {"skdml": lambda: learner.transform(rows), "other": lambda: bare_forward(network, rows)},
         repeats,
+        clock,
     )
-    apart = abs(learner.transform(rows) - bare_forward(network, rows)).max()
-    return medians(seconds), median_ratio(seconds, "skdml", "plain"), apart
 
 
 def fit_images(chunk_size):
@@ -134,6 +186,7 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short fits, few repetitions")
+    parser.add_argument("--cpu", action="store_true", help="processor seconds of one thread")
     parser.add_argument("--memory", action="store_true", help="memory of batches in pieces")
     parser.add_argument("--fit", type=json.loads, default=False, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -142,28 +195,43 @@ def main():
     elif given.memory:
         show_memory()
     else:
-        show_times(given.quick)
+        show_times(given.quick, given.cpu)
 
 
-def show_times(quick):
-    """Print seconds beside those of a plain loop."""
-    torch.set_num_threads(2)
+def show_times(quick, cpu):
+    """Print seconds beside those of plain loops."""
+    torch.set_num_threads(1 if cpu else 2)
+    how = (3 if quick else 9), (time.process_time if cpu else time.perf_counter)
+    unit = "processor seconds of one thread" if cpu else "seconds on two threads"
+    print(f"median {unit}; ratio: median over turns")
+    print(f"{'':52}{'skdml':>9}{'other':>9}{'ratio':>8}{'goal':>7}")
 
-    lines = []
     n_epochs = {"digits": 5, "synthetic": 1} if quick else {"digits": 20, "synthetic": 4}
-    for name, (X, y) in make_data().items():
-        result = compare_fits(X, y, n_epochs[name], 3 if quick else 9)
-        title = f"fit {name}, {len(X)} x {X.shape[1]}, {n_epochs[name]} epochs"
-        lines.append((title, *result, FIT_GOAL))
+    sets = make_data()
+    for name in n_epochs:
+        X, y = sets[name]
+        for kind in LEARNERS:
+            print_row(
+                f"{kind.__name__}, {name}", compare_fits(kind, X, y, n_epochs[name], *how), FIT_GOAL
+            )
+    X, y = sets["128 classes"]
+    for miner in PEER_MINERS:
+        for batch_size in (128, 512):
+            found = compare_with_peer(miner, batch_size, X, y, 1 if quick else 5, 3, how[1])
+            print_row(
+                f"triplets, {miner}, batches of {batch_size}, beside the peer", found, PEER_GOAL
+            )
     n_rows = 100_000 if quick else 1_000_000
-    result = compare_transforms(n_rows, 3 if quick else 5)
-    lines.append((f"transform {n_rows} x {WIDTH}", *result, TRANSFORM_GOAL))
+    found = compare_transforms(n_rows, min(how[0], 5), how[1])
+    print_row(f"transform {n_rows} x {WIDTH}", found, TRANSFORM_GOAL)
 
-    print("median seconds on two threads; ratio: median over turns; apart: largest difference")
-    print(f"{'':40}{'skdml':>9}{'plain':>9}{'ratio':>8}{'goal':>7}{'apart':>10}")
-    for title, seconds, ratio, apart, goal in lines:
-        numbers = f"{seconds['skdml']:9.3f}{seconds['plain']:9.3f}{ratio:8.3f}{goal:7.2f}"
-        print(f"{title:40}{numbers}{apart:10.1e}")
+
+def print_row(title, seconds, goal):
+    """Print a line of the table."""
+    middle, ratio = medians(seconds), median_ratio(seconds, "skdml", "other")
+    print(
+        f"{title:52}{middle['skdml']:9.3f}{middle['other']:9.3f}{ratio:8.3f}{goal:7.2f}", flush=True
+    )
 
 
 if __name__ == "__main__":
