@@ -26,7 +26,7 @@ from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning, ResidualEmbedder
 from skdml.deep.callbacks import RetrievalStopping, lower_bound
 from skdml.deep.data import ArrayDataset, batches_of_points
-from skdml.deep.held_out import hold_out
+from skdml.deep.held_out import hold_out, split_rows
 from skdml.deep.losses import TripletLoss
 
 # Eight classes: enough to hold some out. Three of them: too few, so that rows are.
@@ -534,6 +534,43 @@ def test_two_rows_of_a_class_are_left_to_train_on():
     options = {"distance": "euclidean", "scoring": "map_at_r"}
     train, _ = hold_out(data, 0.9, np.random.default_rng(0), **options)
     assert np.bincount(codes[train]).tolist() == [2, 2, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["labels", "targets"])
+def test_no_group_is_split_by_what_is_held_out(kind):
+    rng = np.random.default_rng(0)
+    groups, codes = rng.integers(15, size=200), rng.integers(3, size=200)
+    data = ArrayDataset(np.zeros((200, 2), np.float32), codes if kind == "labels" else codes * 1.5)
+    data.kind, data.groups = kind, groups
+    options = {"distance": "euclidean", "scoring": "map_at_r"}
+    train, _ = hold_out(data, 0.2, np.random.default_rng(0), **options)
+    held = np.setdiff1d(np.arange(200), train)
+    assert set(groups[train]).isdisjoint(groups[held])
+    assert len(set(groups[held])) == 3
+    again, _ = hold_out(data, 0.2, np.random.default_rng(0), **options)
+    assert np.array_equal(train, again)
+    if kind == "labels":  # of twenty draws the one nearest to a fifth of each class
+        counts = np.bincount(codes)
+        assert np.abs(np.bincount(codes[held]) / counts - 0.2).max() < 0.07
+
+
+@pytest.mark.parametrize(
+    ("n_second", "groups_of_first", "groups_of_second", "whole"),
+    [
+        (4, [0, 1, 2, 3], [4], True),  # the group of the second class stays
+        (4, [0, 1, 2, 3], [4, 5, 6, 7], True),  # two of them at most can go
+        (2, [0, 1], [0, 1], False),  # neither group can go
+        (4, [0], [0], False),
+    ],
+)
+def test_a_class_keeps_two_rows(n_second, groups_of_first, groups_of_second, whole):
+    codes = np.repeat([0, 1], [16, n_second])
+    groups = np.r_[np.resize(groups_of_first, 16), np.resize(groups_of_second, n_second)]
+    train, held = split_rows(codes, 0.5, np.random.default_rng(0), groups)
+    assert np.array_equal(np.sort(np.r_[train, held]), np.arange(len(codes)))
+    assert len(held) >= 2
+    assert np.bincount(codes[train]).min() >= 2
+    assert set(groups[train]).isdisjoint(groups[held]) == whole
 
 
 def test_held_out_rows_are_not_trained_on():

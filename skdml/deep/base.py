@@ -333,8 +333,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             0 and 1 for several labels at once. For pairs 1 (same) and 0 or -1 (different). None for
             triplets, and with `augment` for points without labels.
         groups : array-like of shape (n_samples,), default=None
-            The group of each point: a camera, a writer, a session. What becomes of it says
-            `group_batches`; without it groups play no part.
+            The group of each point: a camera, a writer, a session. What becomes of it in batches
+            says `group_batches`. Where rows of known classes are held out to stop on, these are
+            whole groups, if each class has two rows left in others.
 
         Returns
         -------

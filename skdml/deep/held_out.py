@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupShuffleSplit
 
 from skdml.deep.data import batches_of_points
 from skdml.deep.losses.graded import target_distance
@@ -27,6 +28,9 @@ VIEWS_AT_ONCE = 256
 
 # With fewer classes left to train on, nothing general can be learned about strangers.
 MIN_CLASSES_LEFT = 3
+
+# Whole groups hold what they hold: of so many draws the one is taken that is nearest to the share.
+GROUP_DRAWS = 20
 
 
 def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augment=None):
@@ -58,13 +62,13 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
     """
     codes = data.targets
     if data.kind == "triplets":
-        train, held = _split_rows(np.zeros(len(codes), int), fraction, rng)
+        train, held = split_rows(np.zeros(len(codes), int), fraction, rng)
         score = OrderScore(data.points(held), distance)
     elif data.kind == "pairs":
-        train, held = _split_rows(codes, fraction, rng)
+        train, held = split_rows(codes, fraction, rng)
         score = PairScore(data.points(held), codes[held], distance)
     elif data.kind in ("targets", "views"):
-        train, held = _split_rows(np.zeros(len(codes), int), fraction, rng)
+        train, held = split_rows(np.zeros(len(codes), int), fraction, rng, data.groups)
         held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
         options = {"distance": distance, "scoring": scoring}
         if data.kind == "targets":
@@ -73,7 +77,9 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
             seed = int(rng.integers(2**31))
             score = ViewScore(data, held, gallery, augment=augment, seed=seed, **options)
     else:
-        train, held, gallery, strangers = split_labels(codes, fraction, rng, whole_classes)
+        train, held, gallery, strangers = split_labels(
+            codes, fraction, rng, whole_classes, data.groups
+        )
         options = {"strangers": strangers, "distance": distance, "scoring": scoring}
         score = RetrievalScore(data, held, gallery, **options)
     if len(held) == 0 or (data.kind == "pairs" and len(np.unique(codes[held])) < 2):
@@ -293,7 +299,7 @@ class ViewScore:
         return np.concatenate([embed(view_of(b, self.augment).numpy()) for b in batches])
 
 
-def split_labels(codes, fraction, rng, whole_classes=True):
+def split_labels(codes, fraction, rng, whole_classes=True, groups=None):
     """Choose what to hold out: strangers, or else rows of known classes.
 
     Whole classes are held out where enough remain to train on; two at least, for one class alone
@@ -310,6 +316,9 @@ def split_labels(codes, fraction, rng, whole_classes=True):
         Draws.
     whole_classes : bool, default=True
         Whether to hold out classes at all.
+    groups : ndarray of int, shape (n,), default=None
+        The group of each row; rows of known classes are then held out by whole groups. (Of a class
+        that is held out nothing is trained on, in whatever group.)
 
     Returns
     -------
@@ -326,20 +335,67 @@ def split_labels(codes, fraction, rng, whole_classes=True):
         train = np.flatnonzero(~held)
         if np.bincount(codes[queries]).max() >= 2:
             return train, queries, rng.permutation(train)[:MAX_GALLERY], True
-    train, queries = _split_rows(codes, fraction, rng)
+    train, queries = split_rows(codes, fraction, rng, groups)
     gallery = rng.permutation(train)[:MAX_GALLERY]
     found = np.isin(codes[queries], codes[gallery])
     return train, queries[found][:MAX_QUERIES], gallery, False
 
 
-def _split_rows(codes, fraction, rng):
-    """Hold out a share of the rows of each class, leaving two of each."""
+def split_rows(codes, fraction, rng, groups=None):
+    """Hold out a share of the rows of each class, leaving two of each.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        The class of each row.
+    fraction : float
+        The share to hold out, in (0, 1).
+    rng : numpy.random.Generator
+        Draws.
+    groups : ndarray of int, shape (n,), default=None
+        The group of each row: none is then split, unless a class would lack two rows to train on
+        however they are drawn.
+
+    Returns
+    -------
+    train, held : ndarray of int
+        Rows to train on, sorted, and rows held out, shuffled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.deep.held_out import split_rows
+    >>> groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    >>> train, held = split_rows(np.zeros(8, int), 0.25, np.random.default_rng(0), groups)
+    >>> len(held), set(groups[held]) & set(groups[train])
+    (2, set())
+    """
+    if groups is not None and (parts := _split_groups(codes, fraction, rng, groups)):
+        return parts
     order = rng.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
     counts = np.bincount(codes)
     n_held = np.minimum((counts * fraction).astype(int), np.maximum(counts - 2, 0))
     held = places(codes[order]) < n_held[codes[order]]
     return np.sort(order[~held]), rng.permutation(order[held])
+
+
+def _split_groups(codes, fraction, rng, groups):
+    """Hold out whole groups, near to the share of each class; None where that cannot be."""
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:
+        return None
+    n_held = min(max(1, round(fraction * n_groups)), n_groups - 1)
+    seed = int(rng.integers(2**31))
+    draws = GroupShuffleSplit(GROUP_DRAWS, test_size=n_held, random_state=seed)
+    counts = np.bincount(codes)
+    best, smallest = None, np.inf
+    for train, held in draws.split(codes, groups=groups):
+        left = np.bincount(codes[train], minlength=len(counts))
+        off = np.abs(counts - left - fraction * counts).sum()
+        if off < smallest and (left >= np.minimum(counts, 2)).all():
+            best, smallest = (np.sort(train), rng.permutation(held)), off
+    return best
 
 
 def places(codes):
