@@ -483,7 +483,7 @@ def test_triplets_stop_on_their_order():
     learner = DeepTripletEmbedder(**QUICK, supervision="triplets")
     learner.fit(FEW[np.stack([a, p, n], axis=1)])
     assert learner.n_features_in_ == 6
-    assert ((learner.history_["in_order"] > 0.5) & (learner.history_["in_order"] <= 1)).all()
+    assert 0.5 < learner.history_["in_order"][-1] <= 1
 
 
 # Stopping
@@ -596,7 +596,7 @@ def test_without_early_stopping_every_row_is_trained_on_to_the_end(seen):
 
 
 def test_history_has_a_value_for_each_epoch():
-    history = DeepSiameseEmbedder(**QUICK).fit(MANY, MANY_Y).history_
+    history = DeepSiameseEmbedder(**QUICK, patience=9).fit(MANY, MANY_Y).history_
     names = {"loss", "active_share", "spread", "seconds", "map_at_r", "map_at_r_gain"}
     assert set(history) == names
     for column in history.values():
@@ -670,14 +670,24 @@ def test_patience_of_short_epochs_is_a_hundred_batches(batch_size, n_batches):
     options = {"max_epochs": 60, "batch_size": batch_size, "refit": False, "random_state": 0}
     learner = DeepTripletEmbedder(scoring=Plan([0.5] * 61), **options).fit(MANY, MANY_Y)
     assert len(learner.net_.history[-1, "batches"]) == n_batches
-    assert len(learner.history_["plan"]) == max(10, 100 // n_batches)
+    n_epochs = max(10, 100 // n_batches)
+    assert len(learner.history_["plan"]) == n_epochs
+    scored = np.flatnonzero(np.isfinite(learner.history_["plan"])) + 1
+    assert_array_equal(scored, np.arange(1, 11) * n_epochs // 10)
+
+
+def test_short_trainings_are_scored_at_their_end():
+    options = {"max_epochs": 7, "scoring": Plan([0.5, 0.4, 0.6]), "refit": False}
+    learner = DeepTripletEmbedder(batch_size=64, random_state=0, **options).fit(MANY, MANY_Y)
+    assert_array_equal(learner.history_["plan"], [np.nan] * 4 + [0.4, np.nan, 0.6])
+    assert (learner.best_epoch_, learner.best_score_) == (7, 0.6)
 
 
 @pytest.mark.parametrize("refit", [False, True])
 def test_midway_between_the_start_and_the_end_where_that_is_better(refit):
     options = {"lr": 0.01, "random_state": 0}
     plan = Plan([0.5, 0.4, 0.3], midway=0.7)
-    stopped = {"scoring": plan, "max_epochs": 2, "refit": refit}
+    stopped = {"scoring": plan, "max_epochs": 2, "patience": 9, "refit": refit}
     learner = DeepTripletEmbedder(**stopped, **options).fit(MANY, MANY_Y)
     assert (learner.best_epoch_, learner.best_share_, learner.best_score_) == (1, 0.5, 0.7)
     assert_array_equal(learner.history_["plan"], [0.7, 0.7])
@@ -698,7 +708,7 @@ def test_midway_between_the_start_and_the_end_where_that_is_better(refit):
 def test_refit_trains_on_everything_up_to_the_best_epoch(best):
     values = np.where(np.arange(5) == best, 0.7, 0.5)
     options = {"lr": 0.01, "random_state": 0, "module__dropout": 0.2}
-    stopped = {"max_epochs": 4, "scoring": Plan(values), **options}
+    stopped = {"max_epochs": 4, "patience": 9, "scoring": Plan(values), **options}
     learner = DeepTripletEmbedder(**stopped).fit(MANY, MANY_Y)
     assert learner.best_epoch_ == best
     assert len(learner.history_["plan"]) == 4
@@ -767,7 +777,7 @@ def test_callable_scoring_gets_what_was_held_out(X, y, n_given):
         calls.append(given)
         return 0.0
 
-    DeepTripletEmbedder(**QUICK, scoring=score).fit(X, y)
+    DeepTripletEmbedder(**QUICK, patience=9, scoring=score).fit(X, y)
     assert len(calls) == 1 + 2 * 3  # as trained, and midway
     assert {len(given) for given in calls} == {n_given}
     assert all(len(given[0]) == len(given[1]) for given in calls)
@@ -775,7 +785,7 @@ def test_callable_scoring_gets_what_was_held_out(X, y, n_given):
 
 def test_scoring_by_name():
     learner = DeepTripletEmbedder(**QUICK, scoring="recall_at_1").fit(MANY, MANY_Y)
-    assert ((learner.history_["recall_at_1"] > 0) & (learner.history_["recall_at_1"] <= 1)).all()
+    assert 0 < learner.history_["recall_at_1"][-1] <= 1
 
 
 def test_too_few_rows_to_hold_out_train_to_the_end():

@@ -149,8 +149,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         with views the mean reciprocal rank of one among others, with graded targets the rank
         correlation of distances in the two.
     patience : int, default=None
-        Epochs without a new best score before training stops. None is 10, and more where these
-        have less than 100 batches.
+        Epochs without a new best score before training stops. None is 10; where an epoch has less
+        than ten batches, only every so many epochs that these are ten are scored, and patience is
+        for ten such scores.
     refit : bool, default=True
         After stopping, train anew on everything, what was held out included, for as many epochs as
         were best. False keeps the network that was stopped, in half the time.
@@ -210,8 +211,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     n_components_ : int
         Width of the embedding.
     history_ : dict of str to ndarray of shape (n_epochs,)
-        For each epoch, before any refit, "loss", "active_share" (of pairs or triplets with a loss), "spread" (root
-        mean square distance to the centre of a batch), "seconds", and the score.
+        For each epoch, before any refit, "loss", "active_share" (of pairs or triplets with a loss),
+        "spread" (root mean square distance to the centre of a batch), "seconds", and, by its name,
+        the score (NaN where an epoch was not scored; see `patience`).
     best_epoch_ : int
         The epoch whose weights were kept; 0 is the start.
     best_share_ : float

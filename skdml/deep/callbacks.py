@@ -14,9 +14,10 @@ from skdml.deep.losses import ContrastiveLoss
 # What is scored after an epoch: the weights as trained, and midway to those of the start.
 SHARES = (1.0, 0.5)
 
-# An epoch of a small set is a batch or two, in which nothing is learned.
-PATIENT_EPOCHS = 10
-PATIENT_BATCHES = 100
+# An epoch of a small set is a batch or two, in which little is learned: it takes longer to score
+# than to train. So many batches, or an epoch of more, lie between two scores.
+SCORED_BATCHES = 10
+PATIENT_SCORES = 10
 
 
 class CollapseWarning(UserWarning):
@@ -41,8 +42,9 @@ class RetrievalStopping(Callback):
         ``score(embed)`` -> ndarray of shape (n_views, n_groups), the larger the better; it has a
         `name` for the history.
     patience : int or None
-        How many epochs in a row may fail to be the best before training stops. None is
-        `PATIENT_EPOCHS`, and more where these have less than `PATIENT_BATCHES` batches.
+        How many epochs in a row may fail to be the best before training stops; each is scored.
+        None scores after epochs that make up `SCORED_BATCHES` batches, and the last, and has
+        patience for `PATIENT_SCORES` scores.
 
     Attributes
     ----------
@@ -73,6 +75,9 @@ class RetrievalStopping(Callback):
     def on_epoch_end(self, net, **kwargs):
         """Score the net as it is, keep it if it is the best, stop if there was none for long."""
         epoch = len(net.history)
+        if epoch % self._stride(net) and epoch < net.max_epochs:
+            self._record(net, np.nan, np.nan, better=False)
+            return
         trained = copy.deepcopy(net.module_.state_dict())
         found = []
         for share in SHARES:
@@ -80,16 +85,12 @@ class RetrievalStopping(Callback):
             found.append((*self._gain(net), share))
         gain, score, share = max(found, key=lambda one: one[0])
         better = gain > self.best_gain_
-        net.history.record(self.name, score)
-        net.history.record(f"{self.name}_gain", gain)
-        net.history.record(f"{self.name}_gain_best", better)
+        self._record(net, score, gain, better)
         if better:
             net.module_.load_state_dict(blend(self.start_weights_, trained, share))
             self._keep(net, score, gain, epoch, share)
         net.module_.load_state_dict(trained)
-        if better:
-            return
-        if epoch - self.best_epoch_ >= self._patience(net):
+        if not better and epoch - self.best_epoch_ >= self._patience(net):
             raise KeyboardInterrupt  # how a skorch callback ends training
 
     def on_train_end(self, net, **kwargs):
@@ -104,10 +105,19 @@ class RetrievalStopping(Callback):
             return -np.inf, np.nan
         return lower_bound(values - self.start_), float(values[0].mean())
 
-    def _patience(self, net):
+    def _record(self, net, score, gain, better):
+        net.history.record(self.name, score)
+        net.history.record(f"{self.name}_gain", gain)
+        net.history.record(f"{self.name}_gain_best", better)
+
+    def _stride(self, net):
+        """Epochs from one score to the next."""
         if self.patience is not None:
-            return self.patience
-        return max(PATIENT_EPOCHS, math.ceil(PATIENT_BATCHES / len(net.history[-1, "batches"])))
+            return 1
+        return math.ceil(SCORED_BATCHES / len(net.history[-1, "batches"]))
+
+    def _patience(self, net):
+        return PATIENT_SCORES * self._stride(net) if self.patience is None else self.patience
 
     def _values(self, net):
         def embed(points):
