@@ -272,7 +272,8 @@ def test_every_proxy_loss_classifies(name):
     np.testing.assert_allclose(P.sum(axis=1), 1, rtol=1e-12)
     assert_array_equal(learner.predict(MANY), learner.classes_[P.argmax(axis=1)])
     with torch.no_grad():
-        logits = learner.net_.criterion_.logits(torch.from_numpy(learner.transform(MANY)))
+        Z = torch.from_numpy(learner.net_.map().embed(MANY.astype(np.float32)))
+        logits = learner.net_.criterion_.logits(Z)
     np.testing.assert_allclose(P, logits.softmax(1).numpy(), atol=1e-4)
 
 
@@ -291,11 +292,12 @@ def test_names_of_classes_are_kept_and_their_order_is_sorted():
     assert learner.score(X[:100], y[:100]) > 0.95
 
 
-def test_early_stopping_holds_out_rows_not_classes():
-    learner = DeepProxyEmbedder(early_stopping=True, max_epochs=3, random_state=0)
+def test_without_a_refit_rows_are_held_out_not_classes():
+    learner = DeepProxyEmbedder(refit=False, max_epochs=3, random_state=0)
     learner.fit(MANY, MANY_Y)
     assert learner.score(MANY, MANY_Y) > 0.95
     assert 0 <= learner.start_score_ <= 1
+    assert learner.distance_network_ is None
 
 
 def test_new_classes_get_proxies_and_the_old_ones_keep_theirs():

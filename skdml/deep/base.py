@@ -15,7 +15,7 @@ from skorch.callbacks import PassthroughScoring
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep.callbacks import Blend, CollapseAlarm, IdleAlarm, RetrievalStopping
+from skdml.deep.callbacks import CollapseAlarm, IdleAlarm, RetrievalStopping, Snapshot
 from skdml.deep.data import (
     batches_of_points,
     check_feature_shape,
@@ -37,7 +37,7 @@ from skdml.deep.losses import (
 from skdml.deep.memory import check_takes_references
 from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.modules import ConvEmbedder, ResidualEmbedder
-from skdml.deep.net import EmbeddingNet, Width
+from skdml.deep.net import EmbeddingNet, NetworkMap, Width
 from skdml.deep.parameters import (
     NetParametersMixin,
     accepted_names,
@@ -369,6 +369,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 net, trouble = self._train(data, train, seed, former, ending, path, state)
                 if isinstance(trouble, RuntimeError) and not net.history:
                     raise trouble
+                self._meet_held_out(net, data, train, seed)
                 self._keep(net)
                 if self.refit and ending is not None and trouble is None:
                     trouble = self._train_on_all(data, net, seed, former, path)
@@ -426,15 +427,16 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         return net, net.run(self._shown(data), self._sampler(data, rows, seed, net), n_left)
 
     def _train_on_all(self, data, stopped, seed, former, path):
-        """Train anew on what was held out, too, up to the epoch that was best without it."""
+        """Train anew on what was held out, too, and keep the epoch that was best without it."""
         path = path and whole_path(path)
         state = load_state(path) if path else None
         if state is None:
             torch.manual_seed(seed)
         rows = np.arange(len(data))
-        options = {"path": path, "state": state, "n_epochs": self.best_epoch_}
-        net, trouble = self._train(data, rows, seed, former, Blend(self.best_share_), **options)
-        if trouble is None:
+        options = {"path": path, "state": state, "n_epochs": self._n_epochs_on_all()}
+        kept = Snapshot(self.best_epoch_, self.best_share_)
+        net, trouble = self._train(data, rows, seed, former, kept, **options)
+        if trouble is None or len(net.history) > self.best_epoch_:
             net.history = stopped.history  # it has the scores
             self._keep_net(net)
         return trouble
@@ -472,16 +474,17 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         ndarray of float32, shape (n_samples, n_components)
             f(X).
         """
-        return self._embed(X)
-
-    def _embed(self, X):
         check_is_fitted(self)
+        return self._pass(X, self._map())
+
+    def _pass(self, X, f):
+        """Check points, and pass them through a network."""
         if isinstance(X, Dataset):
             check_feature_shape(self, tuple(point_of(X[0]).shape))
         else:
             X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
             check_feature_shape(self, X.shape[1:])
-        return self._map().embed(X)
+        return f.embed(X)
 
     def get_metric(self):
         """Return the learned distance as a callable.
@@ -493,12 +496,17 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         """
         check_is_fitted(self)
         f = self._map()
-        f.module = copy.deepcopy(f.module)
-        f.feature_shape = self.feature_shape_
+        options = {"normalize": f.normalize, "device": f.device, "backbone": f.backbone}
+        shape = self.feature_shape_
+        f = NetworkMap(copy.deepcopy(f.module), **options, feature_shape=shape)
         return LearnedDistance(f, self.distance, distinct=True)
 
     def _map(self):
         """Return f as it is now."""
+        return self._map_of_net()
+
+    def _map_of_net(self):
+        """Return the network that is trained, as a map of points."""
         f = self.net_.map()
         f.backbone = self.backbone_
         return f
@@ -510,14 +518,14 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         if not self.warm_start or not self.__sklearn_is_fitted__():
             return None
         if self.backbone_ is not None and self.freeze is None:  # thawed
-            return torch.nn.Sequential(self.backbone_.module, self.net_.module_)
+            return torch.nn.Sequential(self.backbone_.module, self._map().module)
         if self.backbone_ is None and self.freeze is not None:
             raise ValueError(
                 "With warm_start=True freeze='module' goes on with the frozen backbone of the last "
                 "fit, which had none. Give what it learned, net_.module_, to a new "
                 f"{type(self).__name__} as its module."
             )
-        return self.net_.module_
+        return self._map().module
 
     def _set_backbone(self, former=None):
         """Set `backbone_`: none, or the frozen module, which a former network brings with it."""
@@ -749,6 +757,17 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
     def _make_room(self, net, data, seed):
         """Let the loss know of classes that are new."""
 
+    def _meet_held_out(self, net, data, train, seed):
+        """Let the loss know of classes that it was not shown."""
+
+    def _n_epochs_on_all(self):
+        """Return how long to train on everything, once the best epoch is known."""
+        return self.best_epoch_
+
+    def _set_distance(self, net, weights):
+        """Let the distance be that of these weights, those of the best epoch."""
+        net.module_.load_state_dict(weights)
+
     def _go_on(self, state, ending, path):
         """Return the net of a training that was killed, ready for its next epoch."""
         net = state["net"]
@@ -771,7 +790,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
 
     def _keep_net(self, net):
         self.n_components_ = net.width(self._input_shape())
-        net.drop_callbacks(RetrievalStopping, Blend, SaveState)
+        if kept := net.callback(Snapshot):
+            self._set_distance(net, kept.weights_)
+        net.drop_callbacks(RetrievalStopping, Snapshot, SaveState)
         net.memory_ = None
         net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net
@@ -786,7 +807,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
             np.random.default_rng(seed),
             distance=self.distance,
             scoring=self.scoring,
-            whole_classes=not self._needs_classes,
+            whole_classes=self.refit or not self._needs_classes,
             augment=self.augment,
         )
         return train, None if score is None else RetrievalStopping(score, self.patience)

@@ -138,26 +138,40 @@ class RetrievalStopping(Callback):
         return {**self.__dict__, "score": None}
 
 
-class Blend(Callback):
-    """Keep, in the end, a share of what training changed in the network.
+class Snapshot(Callback):
+    """Keep the network as it is after an epoch, or a share of what training has changed by then.
 
     Parameters
     ----------
+    epoch : int
+        The epoch; 0 is the start.
     share : float
         The share, in (0, 1].
+
+    Attributes
+    ----------
+    weights_ : dict of str to Tensor or None
+        The state of the network; None before that epoch.
     """
 
-    def __init__(self, share):
+    def __init__(self, epoch, share):
+        self.epoch = epoch
         self.share = share
 
     def on_train_begin(self, net, **kwargs):
         """Remember the start."""
+        self.weights_ = None
         self.start_weights_ = copy.deepcopy(net.module_.state_dict())
+        self._look(net)
 
-    def on_train_end(self, net, **kwargs):
-        """Go back part of the way."""
-        weights = blend(self.start_weights_, net.module_.state_dict(), self.share)
-        net.module_.load_state_dict(weights)
+    def on_epoch_end(self, net, **kwargs):
+        """Keep the weights, if this is the epoch."""
+        self._look(net)
+
+    def _look(self, net):
+        if len(net.history) == self.epoch:
+            weights = blend(self.start_weights_, net.module_.state_dict(), self.share)
+            self.weights_ = copy.deepcopy(weights)
 
 
 def blend(start, end, share):

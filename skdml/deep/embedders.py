@@ -1,14 +1,18 @@
 """`DeepEmbedder` with a loss of its own, or a family of losses: pairs, triplets, proxies."""
 
+import copy
+
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from skdml.base import unchanged_on_error
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.data import read_training_data
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss
+from skdml.deep.net import NetworkMap
 
 
 class DeepSiameseEmbedder(DeepEmbedder):
@@ -294,6 +298,11 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
     with proxies instead of with other points, so that nothing depends on how a batch is drawn.
     Proxies are parameters of the fitted net; they start at the means of their classes.
 
+    To know the classes that it is shown a network trains to the end, and there it has forgotten
+    those it is not shown. So one training gives two networks: `predict` runs the last, to which
+    the proxies belong, `transform` and `get_metric` that of the epoch (0 being the start) at which
+    held-out classes were found best.
+
     Parameters
     ----------
     module : class, callable, torch.nn.Module or None, default=None
@@ -307,16 +316,20 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
         Bring embeddings to unit length, where Euclidean distances rank as cosines do; these are
         what most of the losses see.
     max_epochs : int, default=30
-        Epochs at most.
+        How many epochs the classifier is trained, and the distance at most.
     proxy_lr : float, default=0.01
         Learning rate of the proxies.
-    early_stopping : bool, default=False
-        Hold out rows of each class (never whole classes: each needs its proxy) and stop by
-        `scoring`, which judges retrieval. Where the start is hard to beat in that, training ends
-        before the proxies have learned to classify.
+    early_stopping : bool, default=True
+        Train once without some of the classes (rows, where classes are few), to see which epoch
+        finds them best, and then on everything, up to `max_epochs`. False trains on everything
+        alone, and takes the last network for both: where only known classes are ever compared.
+    refit : bool, default=True
+        Train on everything, too. False holds out rows of each class, never whole classes, since
+        each needs its proxy, and keeps the one network that was stopped, for both: training may
+        end before the proxies have learned to classify.
     freeze, head, n_components, distance, n_per_class, batch_size, balance_classes, \
-group_batches, lr, optimizer, validation_fraction, scoring, patience, refit, augment, \
-chunk_size, amp, compile, device, random_state, warm_start, checkpoint, callbacks, verbose
+group_batches, lr, optimizer, validation_fraction, scoring, patience, augment, chunk_size, amp, \
+compile, device, random_state, warm_start, checkpoint, callbacks, verbose
         As in `DeepEmbedder`.
     **net_params : dict
         ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
@@ -326,9 +339,12 @@ chunk_size, amp, compile, device, random_state, warm_start, checkpoint, callback
     ----------
     classes_ : ndarray of shape (n_classes,)
         The classes, sorted; those that `partial_fit` met later follow after them.
+    distance_network_ : NetworkMap or None
+        The network of the distance, as a callable on arrays; None where that is ``net_.module_``.
     net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
-        As in `DeepEmbedder`. The proxies are ``net_.criterion_.proxies``.
+        As in `DeepEmbedder`. ``net_.module_`` is the network of the classifier, and
+        ``net_.criterion_.proxies`` are its proxies; the epochs and scores are those of the distance.
 
     See Also
     --------
@@ -371,7 +387,7 @@ feature_shape_, n_features_in_, feature_names_in_
         lr=3e-4,
         proxy_lr=0.01,
         optimizer=torch.optim.AdamW,
-        early_stopping=False,
+        early_stopping=True,
         validation_fraction=0.2,
         scoring="map_at_r",
         patience=None,
@@ -426,7 +442,8 @@ feature_shape_, n_features_in_, feature_names_in_
         """Train for one epoch on the given data; the first call builds the network from it.
 
         Classes that were not seen before get proxies, at the means of their points. What was
-        learned of the others is kept.
+        learned of the others is kept. After a `fit` that was stopped, the classifier learns and
+        the distance stays as it is.
 
         Parameters
         ----------
@@ -450,7 +467,9 @@ feature_shape_, n_features_in_, feature_names_in_
             data = read_training_data(self, X, y, groups, kind=self._kind(y), reset=first)
             known = () if first else self.classes_
             self._number_classes(data, y, known, () if classes is None else classes)
+            distance = None if first else self.distance_network_
             self._train_once(data, first)
+            self.distance_network_ = distance
         return self
 
     def predict_proba(self, X):
@@ -466,7 +485,9 @@ feature_shape_, n_features_in_, feature_names_in_
         ndarray of float64, shape (n_samples, n_classes)
             Probabilities, in the order of `classes_`: the softmax of the logits of the loss.
         """
-        Z = torch.from_numpy(self._embed(X)).to(self.net_.device, torch.float64)
+        check_is_fitted(self)
+        Z = self._pass(X, self._map_of_net())
+        Z = torch.from_numpy(Z).to(self.net_.device, torch.float64)
         with torch.no_grad():
             return self.net_.criterion_.logits(Z).softmax(1).cpu().numpy()
 
@@ -513,3 +534,25 @@ feature_shape_, n_features_in_, feature_names_in_
         if len(self.classes_) > n_known:
             net.grow(len(self.classes_))
             self._start_proxies(net, data, np.flatnonzero(data.targets >= n_known), seed)
+
+    def _meet_held_out(self, net, data, train, seed):
+        held = ~np.isin(data.targets, data.targets[train])
+        if held.any():
+            self._start_loss(net, data, np.flatnonzero(held), seed)
+
+    def _map(self):
+        return self._map_of_net() if self.distance_network_ is None else self.distance_network_
+
+    def _n_epochs_on_all(self):
+        return self.max_epochs  # the classifier is trained to the end
+
+    def _keep_net(self, net):
+        self.distance_network_ = None
+        super()._keep_net(net)
+
+    def _set_distance(self, net, weights):
+        network = copy.deepcopy(net.module_).eval()
+        network.load_state_dict(weights)
+        options = {"feature_shape": self.feature_shape_, "backbone": self.backbone_}
+        options |= {"normalize": net.normalize, "device": net.device}
+        self.distance_network_ = NetworkMap(network, **options)
