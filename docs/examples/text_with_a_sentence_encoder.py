@@ -58,7 +58,10 @@ seen, unseen, y_seen, y_unseen = train_test_split(
 )
 print(f"{len(texts)} texts of {len(set(y))} modules, half of them to learn from")
 
-model = make_pipeline(FunctionTransformer(encode), DeepProxyEmbedder(random_state=0))
+# All modules are known, and the distance may be made for them alone; for modules that are still to
+# come it would stop early, which is the default.
+learner = DeepProxyEmbedder(early_stopping=False, random_state=0)
+model = make_pipeline(FunctionTransformer(encode), learner)
 model.fit(seen, y_seen)
 vectors_seen, vectors_unseen = encode(seen), encode(unseen)
 for name, f in {"encoder alone": FunctionTransformer(), "learned distance": model[1]}.items():
