@@ -301,7 +301,8 @@ def too_wide():
     reach = {"cosine": 2.0, "angular": 1.0}
     for Loss in (ContrastiveLoss, LiftedStructureLoss, MarginLoss, TripletLoss):
         yield from ((Loss, {"distance": d, "margin": m + 1e-6}) for d, m in reach.items())
-    yield from ((MultiSimilarityLoss, {"distance": d, "base": m + 1e-6}) for d, m in reach.items())
+    for Loss, name in ((MultiSimilarityLoss, "base"), (MarginLoss, "boundary")):
+        yield from ((Loss, {"distance": d, name: m + 1e-6}) for d, m in reach.items())
     for name, largest in {
         "arcface": math.pi,
         "subcenter_arcface": math.pi,
@@ -358,3 +359,5 @@ def test_margins_that_are_no_distance_are_left_alone():
     DeepEmbedder(loss=SignalToNoiseRatioContrastiveLoss, margin=5.0, **options).fit(X, Y)
     with pytest.raises(ValueError, match="base=3 cannot be reached"):
         DeepEmbedder(loss="multi_similarity", loss__base=3.0, **options).fit(X, Y)
+    with pytest.raises(ValueError, match="boundary=3 cannot be reached"):
+        DeepEmbedder(loss="margin", loss__boundary=3.0, **options).fit(X, Y)

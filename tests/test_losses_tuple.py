@@ -8,7 +8,9 @@ from test_deep_losses import batch_and_reference
 from test_deep_miners import literal_matrix, make_batch
 from test_losses_softmax import literal_rows, mean
 
+from skdml.deep._pairwise import pairwise_distance
 from skdml.deep.losses import AngularLoss, MarginLoss, NPairsLoss
+from skdml.distances import BASE_DISTANCES
 
 
 def dot(u, v):
@@ -101,6 +103,21 @@ def test_boundaries_are_learned():
             assert grad[k].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("distance", BASE_DISTANCES)
+def test_the_boundary_starts_where_the_paper_has_it(distance):
+    angle = 2 * math.asin(1.2 / 2)
+    pair = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
+    expected = 1.2 if distance == "manhattan" else pairwise_distance(pair, None, distance)[0, 1]
+    loss = MarginLoss(distance=distance)
+    assert loss.beta.item() == pytest.approx(float(expected), abs=1e-3)
+    assert loss.boundary == pytest.approx(loss.beta.item())
+    largest = {"cosine": 2.0, "angular": 1.0}.get(distance)
+    if largest:
+        assert MarginLoss(boundary=largest, distance=distance).boundary == largest
+        with pytest.raises(ValueError, match=rf"boundary must .* <= {largest:g}, .*got {largest}1"):
+            MarginLoss(boundary=largest + 0.01, distance=distance)
+
+
 def test_labels_without_a_boundary():
     x, labels = make_batch()
     for wrong in (labels, labels - 60):
@@ -118,7 +135,7 @@ def test_losses_equal_those_of_pytorch_metric_learning():
 
 def test_parameters_outside_their_range():
     for kind, name, zero in ((MarginLoss, "margin", "="), (MarginLoss, "boundary", "")):
-        for value in (-0.1, math.inf, math.nan, True, "1", None):
+        for value in (-0.1, math.inf, math.nan, True, "1"):
             with pytest.raises(ValueError, match=f"{name} must be a finite number >{zero} 0; got"):
                 kind(**{name: value})
     for n_classes in (0, -1, 1.5, True, "1"):

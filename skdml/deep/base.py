@@ -52,13 +52,13 @@ from skdml.distances import LearnedDistance, check_distance
 
 DEFAULT_WIDTH = 64
 
-# The losses with a margin that is a distance, and what they call it.
+# The losses with margins that are distances, and what they call them.
 MARGINS = {
-    ContrastiveLoss: "margin",
-    LiftedStructureLoss: "margin",
-    MarginLoss: "margin",
-    MultiSimilarityLoss: "base",
-    TripletLoss: "margin",
+    ContrastiveLoss: ("margin",),
+    LiftedStructureLoss: ("margin",),
+    MarginLoss: ("margin", "boundary"),
+    MultiSimilarityLoss: ("base",),
+    TripletLoss: ("margin",),
 }
 
 # Proxies start at the mean of so many points of their class, or of all it has.
@@ -978,13 +978,13 @@ def check_reach(loss, width):
     ValueError
         If the margin is larger than the largest distance.
     """
-    name = next((name for kind, name in MARGINS.items() if isinstance(loss, kind)), None)
     largest = {"euclidean": 2.0, "sqeuclidean": 4.0, "manhattan": 2 * np.sqrt(width)}
-    if name and getattr(loss, name) > largest.get(loss.distance, np.inf):
-        raise ValueError(
-            f"{name}={getattr(loss, name):g} cannot be reached: with normalize=True no two points "
-            f"are further apart than {largest[loss.distance]:.3g} ({loss.distance})."
-        )
+    for name in next((names for kind, names in MARGINS.items() if isinstance(loss, kind)), ()):
+        if getattr(loss, name) > largest.get(loss.distance, np.inf):
+            raise ValueError(
+                f"{name}={getattr(loss, name):g} cannot be reached: with normalize=True no two "
+                f"points are further apart than {largest[loss.distance]:.3g} ({loss.distance})."
+            )
 
 
 def _own(part):

@@ -13,6 +13,9 @@ from .softmax import nt_xent
 
 _STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
 _WORK = 8  # numbers kept for each cosine; smaller blocks have fewer points in common
+# Where the paper's boundary of 1.2, a Euclidean distance of points of length 1, lies by the others:
+# 1.2^2, 1.2^2 / 2 and 2 arcsin(1.2 / 2) / pi.
+_BOUNDARY = {"sqeuclidean": 1.44, "cosine": 0.72, "angular": 0.41}
 _LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
 
 
@@ -78,8 +81,10 @@ class MarginLoss(MatrixLoss):
     ----------
     margin : float, default=0.2
         The margin m; >= 0, and at most 2 for cosine and 1 for angular distances.
-    boundary : float, default=1.2
-        Where beta starts; > 0.
+    boundary : float or None, default=None
+        Where beta starts; > 0, and at most 2 for cosine and 1 for angular distances. None is the
+        paper's 1.2, a distance of points of length 1: 1.44 for sqeuclidean, 0.72 for cosine and
+        0.41 for angular distances.
     n_classes : int or None, default=None
         Number of classes with a boundary of their own; labels are then 0, ..., n_classes - 1.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
@@ -111,10 +116,11 @@ class MarginLoss(MatrixLoss):
     2.0
     """
 
-    def __init__(self, margin=0.2, *, boundary=1.2, n_classes=None, distance="euclidean"):
+    def __init__(self, margin=0.2, *, boundary=None, n_classes=None, distance="euclidean"):
         super().__init__(distance)
         self.margin = check_margin(margin, distance, zero=True)
-        self.boundary = check_positive("boundary", boundary)
+        boundary = _BOUNDARY.get(distance, 1.2) if boundary is None else boundary
+        self.boundary = check_margin(boundary, distance, zero=False, name="boundary")
         self.n_classes = None if n_classes is None else check_count("n_classes", n_classes)
         shape = () if n_classes is None else (self.n_classes,)
         self.beta = torch.nn.Parameter(torch.full(shape, self.boundary))
