@@ -1,11 +1,12 @@
 """Losses on the ranking that each anchor gives: FastAP, SmoothAP and the histogram loss."""
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+from skdml.deep._pairwise import row_blocks
 from skdml.deep.miners import as_number
 
-from ._base import check_choice
+from ._base import _Weighted, check_choice
 from ._matrix import (
     _BEYOND,
     _FARTHEST,
@@ -19,42 +20,18 @@ from ._matrix import (
 # Distances that have a largest value, so that bins can cover them all.
 _RANGE = {"cosine": 2.0, "angular": 1.0}
 
-
-class _SoftHistogram(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, distance, mask, n_bins, largest):
-        upper = distance * (n_bins / largest)
-        # NaN must not index; it is in the counts all the same.
-        node = upper.int().clamp_(0, n_bins - 1)
-        inside = as_number(mask, distance.dtype)
-        upper.sub_(node).mul_(inside)
-        node = node.long()
-        ctx.save_for_backward(node, mask)
-        ctx.per_node = n_bins / largest
-        counts = distance.new_zeros(len(distance), n_bins + 1)
-        counts[:, 1:].scatter_add_(1, node, upper)
-        return counts.scatter_add_(1, node, inside.sub_(upper))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        node, mask = ctx.saved_tensors
-        slope = grad.diff(dim=1).mul_(ctx.per_node).gather(1, node)
-        return slope.mul_(as_number(mask, slope.dtype)), None, None, None
+_COPIES = 3  # numbers worked on for each distance: nodes are numbered in twice its memory
 
 
-def soft_histogram(distance, mask, n_bins, largest):
-    r"""Histogram of the masked distances of each row: each shared by the two nearest of the nodes.
-
-    .. math:: h_{ik} = \sum_j m_{ij} \max(0, 1 - |d_{ij} / \Delta - k|), \quad
-        \Delta = \mathrm{largest} / \mathrm{n\_bins}
+def nodes(distance, mask, n_bins, largest):
+    r"""Node below each distance, and how far beyond it the distance lies.
 
     Parameters
     ----------
     distance : Tensor of shape (n, m)
         Distances in [0, largest].
     mask : bool Tensor of shape (n, m)
-        Which to count.
+        Which to count; the others get the node n_bins + 1, which is beyond all.
     n_bins : int
         Number of intervals between the nodes.
     largest : float
@@ -62,10 +39,51 @@ def soft_histogram(distance, mask, n_bins, largest):
 
     Returns
     -------
-    Tensor of shape (n, n_bins + 1)
-        The counts h, differentiable by the distances.
+    node : int64 Tensor of shape (n, m)
+        The nodes, 0, ..., n_bins + 1.
+    beyond : Tensor of shape (n, m)
+        How far beyond, as a share of an interval.
     """
-    return _SoftHistogram.apply(distance, mask, n_bins, largest)
+    beyond = distance * (n_bins / largest)
+    beyond.add_(as_number(~mask, beyond.dtype), alpha=n_bins + 1)
+    # NaN must not index; it is in the counts all the same.
+    node = beyond.int().clamp_(0, n_bins + 1)
+    return node.long(), beyond.sub_(node)
+
+
+def soft_histogram(node, beyond, n_bins):
+    r"""Histogram of each row: each distance is shared by the two nearest of the nodes.
+
+    .. math:: h_{ik} = \sum_j m_{ij} \max(0, 1 - |d_{ij} / \Delta - k|), \quad
+        \Delta = \mathrm{largest} / \mathrm{n\_bins}
+
+    Parameters
+    ----------
+    node, beyond : Tensors of shape (n, m)
+        As `nodes` gives them; `beyond` is spoilt.
+    n_bins : int
+        Number of intervals between the nodes.
+
+    Returns
+    -------
+    Tensor of shape (n, n_bins + 1)
+        The counts h.
+    """
+    counts = beyond.new_zeros(len(node), n_bins + 3)
+    counts[:, 1:].scatter_add_(1, node, beyond)
+    counts.scatter_add_(1, node, beyond.neg_().add_(1))
+    return counts[:, : n_bins + 1]
+
+
+def histogram_slope(of_counts, node, n_bins, largest):
+    """Gradient by the distances, of that by the counts of `soft_histogram`, (n, n_bins + 1)."""
+    slope = F.pad(of_counts.diff(dim=1).mul_(n_bins / largest), (0, 2))
+    return slope.gather(1, node)
+
+
+def from_behind(x):
+    """Sum of each entry and all that follow it in its row."""
+    return x.flip(1).cumsum(1).flip(1)
 
 
 def fast_ap(near, distance, taken, different, n_bins, largest):
@@ -90,14 +108,28 @@ def fast_ap(near, distance, taken, different, n_bins, largest):
 
     Returns
     -------
-    Tensor of shape (n,)
+    losses : Tensor of shape (n,)
         Losses in [0, 1].
+    of_near : Tensor of shape (n, p)
+        Their gradient by `near`.
+    of_distance : Tensor of shape (n, m)
+        Their gradient by `distance`.
     """
-    positive = soft_histogram(near, taken, n_bins, largest)
+    near_node, beyond = nodes(near, taken, n_bins, largest)
+    positive = soft_histogram(near_node, beyond, n_bins)
+    node, beyond = nodes(distance, different, n_bins, largest)
     below = positive.cumsum(1)
-    every = below + soft_histogram(distance, different, n_bins, largest).cumsum(1)
-    precision = below / torch.where(every > 0, every, 1)
-    return 1 - (precision * positive).sum(1) / taken.sum(1)
+    every = below + soft_histogram(node, beyond, n_bins).cumsum(1)
+    every = torch.where(every > 0, every, 1)
+    weight = -1 / as_number(taken, near.dtype).sum(1, keepdim=True)
+    precision = below / every
+    losses = 1 + (precision * positive).sum(1) * weight[:, 0]
+    # A count counts in all cumulative counts from its node on.
+    share = positive / every
+    of_every = from_behind(precision * share).mul_(-weight)
+    of_positive = (precision + from_behind(share)).mul_(weight).add_(of_every)
+    of_near = histogram_slope(of_positive, near_node, n_bins, largest)
+    return losses, of_near, histogram_slope(of_every, node, n_bins, largest)
 
 
 def smooth_ap(near, distance, taken, different, temperature):
@@ -205,13 +237,14 @@ class FastAPLoss(RowLoss):
         """Parameters, for ``repr``."""
         return f"n_bins={self.n_bins}, distance={self.distance!r}"
 
+    @torch.no_grad()
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,)."""
+        """Losses of some anchors, and their slopes."""
         return fast_ap(near, distance, taken, different, self.n_bins, _RANGE[self.distance])
 
     def work(self, positives):
-        """Nodes are numbered in twice the memory of a distance."""
-        return 3
+        """Nodes are worked on beside the distances."""
+        return _COPIES
 
 
 class SmoothAPLoss(RowLoss):
@@ -329,13 +362,29 @@ class HistogramLoss(MatrixLoss):
 
     def compute(self, distance, positives, different):
         """Likelihood over all pairs, and the number of anchors."""
-        kinds = (distance.gather(1, positives.index), positives.taken), (distance, different)
-        near, far = (
-            soft_histogram(
-                values.reshape(1, -1), mask.reshape(1, -1), self.n_bins, _RANGE[self.distance]
-            )[0]
-            / mask.count_nonzero().clamp(min=1)
-            for values, mask in kinds
-        )
-        value = torch.dot(far, near.flip(0).cumsum(0).flip(0))
-        return value, positives.taken.any(1).sum() * (value > 0)
+        with torch.no_grad():
+            value, weights = self._likelihood(distance, positives, different)
+        value = _Weighted.apply(distance, weights, value)
+        return value, positives.taken.any(1).sum() * (value.detach() > 0)
+
+    def _likelihood(self, distance, positives, different):
+        """Return the loss and its gradient by the distances."""
+        bins = self.n_bins, _RANGE[self.distance]
+        near_node, beyond = nodes(distance.gather(1, positives.index), positives.taken, *bins)
+        near = soft_histogram(near_node, beyond, self.n_bins).sum(0)
+        far, places = torch.zeros_like(near), []
+        for rows in row_blocks(len(distance), _COPIES * distance.shape[1]):
+            node, beyond = nodes(distance[rows], different[rows], *bins)
+            far += soft_histogram(node, beyond, self.n_bins).sum(0)
+            places.append((rows, node))
+        n_near, n_far = (mask.count_nonzero().clamp(min=1) for mask in (positives.taken, different))
+        # The shares of the positives at a node or beyond it, and of the negatives up to a node.
+        beyond, below = from_behind(near[None]) / n_near, far[None].cumsum(1) / n_far
+        weights = torch.empty_like(distance)
+        of_far = beyond / n_far
+        for rows, node in places:
+            slopes = histogram_slope(of_far.expand(len(node), -1), node, *bins)
+            weights[rows] = slopes
+        of_near = (below / n_near).expand(len(near_node), -1)
+        weights.scatter_add_(1, positives.index, histogram_slope(of_near, near_node, *bins))
+        return torch.dot(far, beyond[0]) / n_far, weights
