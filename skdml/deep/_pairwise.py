@@ -15,6 +15,11 @@ _BLOCK = 2**18
 # seven digits to cancellation, and the distances of such rows are computed by differences.
 _CANCELLED = 1e-4
 
+# Norms from here to its inverse have squares well inside the range of the numbers.
+_SAFE = {torch.float32: 1e-15, torch.float64: 1e-150}
+
+_HALF = math.sqrt(0.5)  # of rows of this length the squared distance is 1 - cos
+
 
 def row_blocks(rows, columns):
     """Yield slices that cut a matrix into even blocks of rows of bounded size."""
@@ -26,7 +31,7 @@ def row_blocks(rows, columns):
 def _power_of_two(*tensors):
     """Scale that brings the largest entry near 1; 1.0 where squares are safe without it."""
     peak = max((t.abs().max().item() for t in tensors if t.numel()), default=0.0)
-    safe = 1e-15 if tensors[0].dtype == torch.float32 else 1e-150
+    safe = _SAFE[tensors[0].dtype]
     if peak == 0 or not math.isfinite(peak) or safe < peak < 1 / safe:
         return 1.0
     return 2.0 ** (math.frexp(peak)[1] - 1)  # a power of two: dividing by it loses no digit
@@ -41,7 +46,8 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, squared, ceiling):
         alone = y is None
-        scale = _power_of_two(x) if alone else _power_of_two(x, y)
+        given = (x,) if alone else (x, y)
+        scale = _power_of_two(*given) if ceiling == torch.inf else 1.0  # these are directions
         if scale != 1.0:
             x, y = x / scale, None if alone else y / scale
         # Distances do not change under translation, rounding errors do: they grow with the norms.
@@ -118,16 +124,59 @@ class _Angle(torch.autograd.Function):
         return (grad / sine.mul_(math.pi)).masked_fill_(sine == 0, 0)
 
 
-def _directions(x):
-    """Rows scaled to the norm sqrt(1/2), and which rows are zero and have no direction.
+class _Directions(torch.autograd.Function):
+    """Rows scaled to a given length r, and which are zero; None if none is.
 
-    With that norm the squared Euclidean distance of two rows is 1 - cos.
+    With u = r x / |x|, the gradient of x is (r / |x|) (g - (u.g) u / r^2).
     """
-    peak = x.detach().abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
-    zero = peak == 0
-    x = x / peak.masked_fill(zero, 1)  # so that no square overflows; directions do not change
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).masked_fill(zero, 1)
-    return x * (math.sqrt(0.5) / norm), zero.squeeze(1)
+
+    @staticmethod
+    def forward(ctx, x, length):
+        norm, zero = torch.linalg.vector_norm(x, dim=1, keepdim=True), None
+        least = _SAFE[x.dtype]
+        if x.numel() and not (norm.amin() > least and norm.amax() < 1 / least):
+            # Scaled by powers of their largest entry, so that no square leaves the range.
+            peak = x.abs().amax(1, keepdim=True)
+            zero = peak == 0
+            peak = peak.masked_fill(zero, 1)
+            x = x / peak
+            norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).masked_fill(zero, 1)
+            scale = length / norm
+            unit, scale, zero = x * scale, scale / peak, zero.squeeze(1)
+            ctx.mark_non_differentiable(zero)
+        else:
+            scale = length / norm
+            unit = x * scale
+        ctx.length = length
+        ctx.save_for_backward(unit, scale)
+        return unit, zero
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        unit, scale = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, unit)[:, None] * (-1 / ctx.length**2)
+        return torch.addcmul(grad, along, unit).mul_(scale), None
+
+
+def directions(x, length=1.0):
+    r"""Rows scaled to a given length; zero rows stay as they are.
+
+    With the length sqrt(1/2) the squared Euclidean distance of two rows is 1 - cos.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Rows, of single or double precision.
+    length : float
+        The length.
+
+    Returns
+    -------
+    Tensor of shape (n, d)
+        The scaled rows.
+    """
+    return _Directions.apply(x, length)[0]
 
 
 def _full_precision(*tensors):
@@ -184,14 +233,16 @@ def pairwise_distance(x, y=None, distance="euclidean"):
             return torch.cdist(x, x if y is None else y, p=1)
         if distance in ("euclidean", "sqeuclidean"):
             return _Euclidean.apply(x, y, distance == "sqeuclidean", torch.inf)
-        x, zero = _directions(x)
-        y, y_zero = (None, zero) if y is None else _directions(y)
+        x, zero = _Directions.apply(x, _HALF)
+        y, y_zero = (None, zero) if y is None else _Directions.apply(y, _HALF)
         d = _Euclidean.apply(x, y, True, 2.0)
-        if zero.any() or y_zero.any():
-            # A zero row lies 1/2 from every direction; the other half makes the cosine 0.
-            d = d + (zero.to(d.dtype)[:, None] + y_zero.to(d.dtype)) / 2
-            if y is None:
-                d = d - torch.diag(zero.to(d.dtype))
+        # A zero row lies 1/2 from every direction; the other half makes the cosine 0.
+        if zero is not None:
+            d = d + zero.to(d.dtype)[:, None] / 2
+        if y_zero is not None:
+            d = d + y_zero.to(d.dtype) / 2
+        if y is None and zero is not None:
+            d = d - torch.diag(zero.to(d.dtype))
         return d if distance == "cosine" else _Angle.apply(d)
 
 
@@ -233,7 +284,9 @@ def paired_distance(x, y, distance="euclidean"):
             scale = difference.detach().abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
             scale = scale.masked_fill(scale == 0, 1)  # squares of huge differences would overflow
             return scale * torch.linalg.vector_norm(difference / scale[:, None], dim=1)
-        (x, x_zero), (y, y_zero) = _directions(x), _directions(y)
-        d = (x - y).square().sum(1) + (x_zero.to(x.dtype) + y_zero.to(x.dtype)) / 2
+        (x, x_zero), (y, y_zero) = _Directions.apply(x, _HALF), _Directions.apply(y, _HALF)
+        d = (x - y).square().sum(1)
+        for zero in (x_zero, y_zero):
+            d = d if zero is None else d + zero.to(d.dtype) / 2
         d = d.clamp(max=2)
         return d if distance == "cosine" else _Angle.apply(d)

@@ -65,19 +65,48 @@ def logits(distance, temperature):
     return (distance / -temperature).clamp(-_FARTHEST, _FARTHEST)
 
 
+def exponentials(value, mask, factor):
+    r"""Exponentials over the true entries of each row, and the logarithm of their sum.
+
+    .. math:: l_i = \log \sum_j m_{ij} e^{c v_{ij}}, \quad
+        \frac{\partial l_i}{\partial v_{ij}} = a_i e_{ij}
+
+    Parameters
+    ----------
+    value : Tensor of shape (n, m)
+        The values v, m > 0; products c v beyond 1e30 are cut, and have no gradient.
+    mask : bool Tensor of shape (n, m)
+        The mask m.
+    factor : float
+        The factor c.
+
+    Returns
+    -------
+    share : Tensor of shape (n, m)
+        The exponentials e, the largest of each row 1.
+    scale : Tensor of shape (n,)
+        What makes the gradient of them, a.
+    log_sum : Tensor of shape (n,)
+        The logarithms l; -1e32 for a row without a true entry.
+    """
+    share = (value * factor).clamp_(-_FARTHEST, _FARTHEST)
+    # Subtracted, and not chosen by torch.where, which takes many times longer.
+    share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
+    peak = share.amax(1)
+    total = share.sub_(peak[:, None]).clamp_(min=-_NOTHING).exp_().sum(1)
+    # What was cut has no gradient; only where nothing is nearer does it have a share.
+    scale = torch.where(peak.abs() < _FARTHEST, factor / total, 0)
+    return share, scale, peak + total.log()
+
+
 class _LogSumExp(torch.autograd.Function):
     """As :func:`log_sum_exp`, with one exponential for each entry, kept for the gradient."""
 
     @staticmethod
     def forward(ctx, value, mask, factor):
-        share = (value * factor).clamp_(-_FARTHEST, _FARTHEST)
-        # Subtracted, and not chosen by torch.where, which takes many times longer.
-        share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
-        peak = share.amax(1)
-        total = share.sub_(peak[:, None]).clamp_(min=-_NOTHING).exp_().sum(1)
-        # What was cut has no gradient; only where nothing is nearer does it have a share.
-        ctx.save_for_backward(share, torch.where(peak.abs() < _FARTHEST, factor / total, 0))
-        return peak + total.log()
+        share, scale, log_sum = exponentials(value, mask, factor)
+        ctx.save_for_backward(share, scale)
+        return log_sum
 
     @staticmethod
     @once_differentiable
@@ -225,21 +254,23 @@ class MatrixLoss(torch.nn.Module, ABC):
         with torch.autocast(embeddings.device.type, enabled=False):
             matrix = self.measure(embeddings, labels, ref_emb)
             if indices_tuple is None:
-                pairs = label_pairs(labels, ref_labels)
+                positives, different = label_pairs(labels, ref_labels)
+                others = (len(labels) - 1) if ref_labels is None else len(ref_labels)
+                opposed = positives.count < others
             else:
                 indices = PairwiseLoss._check_indices(indices_tuple, labels.device)
-                pairs = listed_pairs(indices, (len(labels), matrix.shape[1]))
-            value, active = self.compute(*self._useful(matrix, *pairs))
+                positives, different = listed_pairs(indices, (len(labels), matrix.shape[1]))
+                opposed = some(different)
+            value, active = self.compute(*self._useful(matrix, positives, different, opposed))
         share = torch.as_tensor(active / max(1, len(embeddings)), device=value.device)
         self.active_share = share.detach().to(value.dtype)
         return value
 
-    def _useful(self, matrix, positives, different):
-        keep = torch.ones(len(matrix), dtype=torch.bool, device=matrix.device)
-        if self.needs_same:
-            keep &= positives.taken.any(1)
+    def _useful(self, matrix, positives, different, opposed):
+        """Leave out the rows without what is needed; the last mask are those with a negative."""
+        keep = positives.count > 0 if self.needs_same else torch.ones_like(opposed)
         if self.needs_different:
-            keep &= some(different)
+            keep &= opposed
         if keep.all():
             return matrix, positives, different
         return matrix[keep], positives.of_rows(keep), different[keep]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from skdml.deep.miners import label_masks, padded_slots
+from skdml.deep.miners import different_mask, padded_slots
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,17 @@ class Positives:
         Columns of the positives of each row, p the most of a row.
     taken : bool Tensor of shape (n, p)
         Which places hold a positive; the index of the others means nothing.
+    count : int64 Tensor of shape (n,)
+        How many each row has.
     """
 
     index: torch.Tensor
     taken: torch.Tensor
+    count: torch.Tensor
 
     def of_rows(self, rows):
         """Those of some anchors."""
-        return Positives(self.index[rows], self.taken[rows])
+        return Positives(self.index[rows], self.taken[rows], self.count[rows])
 
     def pairs(self):
         """List the pairs: rows and columns."""
@@ -45,7 +48,7 @@ class Positives:
         index[row, place] = column
         taken = torch.zeros_like(index, dtype=torch.bool)
         taken[row, place] = True
-        return cls(index, taken)
+        return cls(index, taken, taken.sum(1))
 
     @classmethod
     def of_labels(cls, labels, ref_labels=None):
@@ -63,12 +66,12 @@ class Positives:
             own = torch.empty_like(order)
             own[order] = torch.arange(len(order), device=order.device)
             place = place + (place >= own[:, None])
-        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken)
+        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken, count)
 
 
 def label_pairs(labels, ref_labels=None):
     """Positives and a mask of the negative pairs, by the labels."""
-    return Positives.of_labels(labels, ref_labels), label_masks(labels, ref_labels)[1]
+    return Positives.of_labels(labels, ref_labels), different_mask(labels, ref_labels)
 
 
 def listed_pairs(indices, shape):

@@ -7,7 +7,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-from skdml.deep._pairwise import _CANCELLED, _directions, _full_precision, row_blocks
+from skdml.deep._pairwise import _CANCELLED, _full_precision, directions, row_blocks
 
 from ._base import PairwiseLoss
 from ._matrix import check_count, check_flag, check_positive
@@ -33,8 +33,8 @@ def cosines(x, proxies):
         The cosines.
     """
     x, proxies = _full_precision(x, proxies)
-    units, _ = _directions(proxies.reshape(-1, proxies.shape[-1]))
-    return (2 * _directions(x)[0] @ units.T).reshape(len(x), *proxies.shape[:-1])
+    units = directions(proxies.reshape(-1, proxies.shape[-1]))
+    return (directions(x) @ units.T).reshape(len(x), *proxies.shape[:-1])
 
 
 def mean_cross_entropy(logit, labels):
@@ -178,7 +178,7 @@ class ProxyLoss(torch.nn.Module, ABC):
             Their classes.
         """
         labels = self._check(embeddings, labels)
-        unit = math.sqrt(2) * _directions(*_full_precision(embeddings))[0]
+        unit = directions(*_full_precision(embeddings))
         means, found = class_means(unit, labels, self.n_classes)
         means = means.to(self.proxies.dtype)
         if self.n_proxies is not None:
@@ -474,13 +474,11 @@ class SoftTripleLoss(ProxyLoss):
     def _units(self):
         """Proxies at unit length, of shape (n_proxies, n_classes, n_components)."""
         (proxies,) = _full_precision(self.proxies.transpose(0, 1))
-        unit = _directions(proxies.reshape(-1, self.n_components))[0]
-        return math.sqrt(2) * unit.view(proxies.shape)
+        return directions(proxies.reshape(-1, self.n_components)).view(proxies.shape)
 
     def _logits(self, embeddings, units):
         x, units = _full_precision(embeddings, units)
-        x = math.sqrt(2) * _directions(x)[0]
-        cosine = (x @ units.flatten(0, 1).T).view(len(x), *units.shape[:2])
+        cosine = (directions(x) @ units.flatten(0, 1).T).view(len(x), *units.shape[:2])
         return self.scale * soft_assignment(cosine, self.gamma)
 
     def compute(self, embeddings, labels):

@@ -365,7 +365,7 @@ class HistogramLoss(MatrixLoss):
         with torch.no_grad():
             value, weights = self._likelihood(distance, positives, different)
         value = _Weighted.apply(distance, weights, value)
-        return value, positives.taken.any(1).sum() * (value.detach() > 0)
+        return value, (positives.count > 0).sum() * (value.detach() > 0)
 
     def _likelihood(self, distance, positives, different):
         """Return the loss and its gradient by the distances."""

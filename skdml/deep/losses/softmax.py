@@ -6,20 +6,28 @@ import torch
 from torch.nn import functional as F
 
 from skdml.deep._pairwise import pairwise_distance
+from skdml.deep.miners import as_number
 from skdml.distances import check_distance
 
 from ._base import _Weighted
 from ._matrix import (
+    _FARTHEST,
     RowLoss,
     check_flag,
     check_positive,
     check_views,
-    log_sum_exp,
+    exponentials,
     logits,
     sum_of_rows,
 )
 
 
+def slope_of_logits(logit, temperature):
+    """Gradient of -d / temperature by d; none where it was cut."""
+    return (logit.abs() < _FARTHEST).to(logit.dtype).mul_(-1 / temperature)
+
+
+@torch.no_grad()
 def nt_xent(near, distance, taken, different, temperature):
     r"""Sum over the positives of each row of the cross-entropy against all negatives.
 
@@ -42,14 +50,21 @@ def nt_xent(near, distance, taken, different, temperature):
 
     Returns
     -------
-    Tensor of shape (n,)
+    losses : Tensor of shape (n,)
         The sums.
+    of_near, of_distance : Tensors of shape (n, p) and (n, m)
+        Their gradient.
     """
-    negatives = log_sum_exp(distance, different, -1 / temperature)
-    loss = F.softplus(negatives[:, None] - logits(near, temperature))
-    return torch.where(taken, loss, 0).sum(1)
+    share, scale, negatives = exponentials(distance, different, -1 / temperature)
+    logit, taken = logits(near, temperature), as_number(taken, near.dtype)
+    gap = negatives[:, None] - logit
+    odds = gap.sigmoid().mul_(taken)
+    losses = torch.linalg.vecdot(F.softplus(gap), taken)
+    of_distance = share.mul_((odds.sum(1) * scale)[:, None])
+    return losses, odds.mul_(slope_of_logits(logit, -temperature)), of_distance
 
 
+@torch.no_grad()
 def sup_con(near, distance, taken, different, temperature):
     r"""Mean over the positives of each row of the cross-entropy against all others.
 
@@ -63,15 +78,23 @@ def sup_con(near, distance, taken, different, temperature):
 
     Returns
     -------
-    Tensor of shape (n,)
+    losses : Tensor of shape (n,)
         The means.
+    of_near, of_distance : Tensors of shape (n, p) and (n, m)
+        Their gradient.
     """
-    positives = log_sum_exp(near, taken, -1 / temperature)
-    negatives = log_sum_exp(distance, different, -1 / temperature)
-    pulled = torch.where(taken, logits(near, temperature), 0).sum(1) / taken.sum(1)
-    return torch.logaddexp(positives, negatives) - pulled
+    of_near, near_scale, positives = exponentials(near, taken, -1 / temperature)
+    of_distance, scale, negatives = exponentials(distance, different, -1 / temperature)
+    total = torch.logaddexp(positives, negatives)
+    logit, weight = logits(near, temperature), as_number(taken, near.dtype)
+    weight /= weight.sum(1, keepdim=True)
+    losses = total - torch.linalg.vecdot(logit, weight)
+    of_near.mul_((near_scale * (positives - total).exp_())[:, None])
+    of_near.sub_(weight.mul_(slope_of_logits(logit, temperature)))
+    return losses, of_near, of_distance.mul_((scale * (negatives - total).exp_())[:, None])
 
 
+@torch.no_grad()
 def nca(near, distance, taken, different, temperature):
     r"""Negative log probability that a neighbour of each row, drawn by softmax, is a positive.
 
@@ -86,12 +109,17 @@ def nca(near, distance, taken, different, temperature):
 
     Returns
     -------
-    Tensor of shape (n,)
+    losses : Tensor of shape (n,)
         The negative logarithms.
+    of_near, of_distance : Tensors of shape (n, p) and (n, m)
+        Their gradient.
     """
-    positives = log_sum_exp(near, taken, -1 / temperature)
-    negatives = log_sum_exp(distance, different, -1 / temperature)
-    return F.softplus(negatives - positives)
+    of_near, near_scale, positives = exponentials(near, taken, -1 / temperature)
+    of_distance, scale, negatives = exponentials(distance, different, -1 / temperature)
+    gap = negatives - positives
+    odds = gap.sigmoid()
+    of_near.mul_((near_scale * -odds)[:, None])
+    return F.softplus(gap), of_near, of_distance.mul_((scale * odds)[:, None])
 
 
 class _SoftmaxLoss(RowLoss):
@@ -154,12 +182,12 @@ class NTXentLoss(_SoftmaxLoss):
         super().__init__(temperature, distance)
 
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,)."""
+        """Losses of some anchors, and their slopes."""
         return nt_xent(near, distance, taken, different, self.temperature)
 
     def count(self, positives):
         """Divide the sum by the number of positive pairs."""
-        return int(positives.taken.count_nonzero())
+        return int(positives.count.sum())
 
 
 class SupConLoss(_SoftmaxLoss):
@@ -207,7 +235,7 @@ class SupConLoss(_SoftmaxLoss):
         super().__init__(temperature, distance)
 
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,)."""
+        """Losses of some anchors, and their slopes."""
         return sup_con(near, distance, taken, different, self.temperature)
 
 
@@ -255,7 +283,7 @@ class NCALoss(_SoftmaxLoss):
         super().__init__(temperature, distance)
 
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,)."""
+        """Losses of some anchors, and their slopes."""
         return nca(near, distance, taken, different, self.temperature)
 
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from skdml.deep._pairwise import _directions, _full_precision, row_blocks
+from skdml.deep._pairwise import _full_precision, directions, row_blocks
 from skdml.deep.miners import as_number
 
 from ._base import _Weighted, check_margin
@@ -210,12 +210,12 @@ class AngularLoss(MatrixLoss):
     def measure(self, embeddings, labels, ref_emb):
         """Cosines with the references: of the anchors and, below them, of the references."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
-        unit = [math.sqrt(2) * _directions(x)[0] for x in _full_precision(*given)]
+        unit = [directions(x) for x in _full_precision(*given)]
         return torch.cat(unit) @ unit[-1].T
 
     def compute(self, cosine, positives, different):
         """Mean over the positive pairs, and the number of anchors."""
-        anchors = (positives.taken.any(1) & some(different)).nonzero().squeeze(1)
+        anchors = ((positives.count > 0) & some(different)).nonzero().squeeze(1)
         slope = math.tan(math.radians(self.alpha)) ** 2
         first = len(cosine) - cosine.shape[1]  # row of the first point; 0 without references
         # Anchors of a class have positives in common, so that a block of them has few.
@@ -283,9 +283,9 @@ class NPairsLoss(RowLoss):
         return -given[0] @ given[-1].T
 
     def rows(self, near, distance, taken, different):
-        """Losses of some anchors, of shape (rows,)."""
+        """Losses of some anchors, and their slopes."""
         return nt_xent(near, distance, taken, different, 1.0)
 
     def count(self, positives):
         """Divide the sum by the number of positive pairs."""
-        return int(positives.taken.count_nonzero())
+        return int(positives.count.sum())

@@ -9,7 +9,7 @@ import inspect
 
 from skdml.deep.parameters import accepted_names, own_params
 
-from ._base import Miner, as_number, label_masks, padded_slots
+from ._base import Miner, as_number, different_mask, label_masks, padded_slots
 from .geometric import AngularMiner, DistanceWeightedMiner
 from .pair import MultiSimilarityMiner, PairMarginMiner, UniformMiner
 from .triplet import AllTripletsMiner, BatchHardMiner, EasyPositiveMiner, SemiHardMiner
@@ -26,6 +26,7 @@ __all__ = [
     "SemiHardMiner",
     "UniformMiner",
     "as_number",
+    "different_mask",
     "get_miner",
     "label_masks",
     "padded_slots",

@@ -8,16 +8,18 @@ from skdml.deep._pairwise import pairwise_distance
 from skdml.distances import check_distance
 
 
-def label_masks(labels, ref_labels=None):
-    """Two (n, m) masks: the pairs of the same class (no self pairs) and of different classes."""
+def different_mask(labels, ref_labels=None):
+    """Mask of the pairs of different classes, of shape (n, m)."""
     every = labels if ref_labels is None else torch.cat([labels, ref_labels])
     # Floats compared into floats, and those turned into a mask: far quicker than in one step.
     codes = every.unique(return_inverse=True)[1].float()
-    rows, columns = (
-        codes[: len(labels), None],
-        codes if ref_labels is None else codes[len(labels) :],
-    )
-    different = torch.ne(rows, columns, out=codes.new_empty(len(rows), len(columns))).bool()
+    rows, columns = codes[: len(labels), None], codes[0 if ref_labels is None else len(labels) :]
+    return torch.ne(rows, columns, out=codes.new_empty(len(rows), len(columns))).bool()
+
+
+def label_masks(labels, ref_labels=None):
+    """Two (n, m) masks: the pairs of the same class (no self pairs) and of different classes."""
+    different = different_mask(labels, ref_labels)
     same = ~different
     if ref_labels is None:
         same.fill_diagonal_(False)
