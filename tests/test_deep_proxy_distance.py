@@ -15,7 +15,8 @@ from skdml import DeepProxyEmbedder
 from skdml.metrics import map_at_r
 
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=1, random_state=0)
-QUICK = {"max_epochs": 3, "random_state": 0}
+PATIENT = {"patience": 9, "random_state": 0}  # every epoch is scored
+QUICK = {"max_epochs": 3, **PATIENT}
 
 
 def scores(*found):
@@ -58,7 +59,7 @@ def test_strangers_are_hidden_from_the_first_training_and_not_from_the_second():
         def on_batch_begin(self, net, batch, **kwargs):
             shown[-1] |= set(batch[1].tolist())
 
-    options = {"callbacks": [Note], "validation_fraction": 0.3, "patience": 3}
+    options = {"callbacks": [Note], "validation_fraction": 0.3}
     DeepProxyEmbedder(**options, **QUICK).fit(MANY, MANY_Y)
     assert [len(classes) for classes in shown] == [6, 6, 6, 8, 8, 8]
     assert shown[0] == shown[2]
@@ -109,7 +110,7 @@ class Trouble(Callback):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_classifier_that_was_interrupted_knows_all_classes(training, error):
     Trouble.trainings = 0
-    options = {"callbacks": [Trouble(training, 4, error)], "max_epochs": 4, "random_state": 0}
+    options = {"callbacks": [Trouble(training, 4, error)], "max_epochs": 4, **PATIENT}
     learner = DeepProxyEmbedder(scoring=scores(0.0, 1.0), **options)
     told = pytest.raises(error, match="weights after epoch 1")
     with told if error is RuntimeError else nullcontext():
