@@ -9,10 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from skdml.deep._pairwise import _CANCELLED, _full_precision, directions, row_blocks
 
-from ._base import PairwiseLoss
-from ._matrix import check_count, check_flag, check_positive
+from ._base import PairwiseLoss, _Weighted
+from ._matrix import _NOTHING, check_count, check_flag, check_positive
 
-_COPIES = 4  # numbers worked on for each cosine
+_COPIES = 3  # numbers worked on for each cosine
 
 
 def cosines(x, proxies):
@@ -59,43 +59,16 @@ def proxy_anchor(cosine, labels, margin, alpha):
     return pull.sum() / same.any(0).sum().clamp(min=1) + push.mean()
 
 
-class _SoftAssignment(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, cosine, gamma):
-        share, mean = torch.empty_like(cosine), cosine.new_empty(len(cosine), cosine.shape[2])
-        for rows in row_blocks(len(cosine), _COPIES * math.prod(cosine.shape[1:])):
-            part = torch.mul(cosine[rows], 1 / gamma, out=share[rows])
-            part.sub_(part.amax(1, keepdim=True)).exp_()
-            part /= part.sum(1, keepdim=True)
-            mean[rows] = (part * cosine[rows]).sum(1)
-        ctx.gamma = gamma
-        ctx.save_for_backward(cosine, share, mean)
-        return mean
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        cosine, share, mean = ctx.saved_tensors
-        slope = torch.empty_like(share)
-        for rows in row_blocks(len(cosine), _COPIES * math.prod(cosine.shape[1:])):
-            part = torch.sub(cosine[rows], mean[rows, None], out=slope[rows])
-            part.mul_(1 / ctx.gamma).add_(1).mul_(share[rows]).mul_(grad[rows, None])
-        return slope, None
-
-
 def soft_assignment(cosine, gamma):
     r"""Mean of the cosines with the proxies of a class, weighted by their softmax.
 
     .. math:: s_{ic} = \sum_k w_{ikc} s_{ikc}, \quad
-        w_{ikc} = \frac{e^{s_{ikc} / \gamma}}{\sum_l e^{s_{ilc} / \gamma}}, \quad
-        \frac{\partial s_{ic}}{\partial s_{ikc}} =
-        w_{ikc} \Bigl( 1 + \frac{s_{ikc} - s_{ic}}{\gamma} \Bigr)
+        w_{ikc} = \frac{e^{s_{ikc} / \gamma}}{\sum_l e^{s_{ilc} / \gamma}}
 
     Parameters
     ----------
     cosine : Tensor of shape (n, k, c)
-        Cosines; the last axis is that of the classes, because along the few proxies of a class
-        the softmax would take twice as long.
+        Cosines.
     gamma : float
         How soft the choice is.
 
@@ -104,7 +77,89 @@ def soft_assignment(cosine, gamma):
     Tensor of shape (n, c)
         The means.
     """
-    return _SoftAssignment.apply(cosine, gamma)
+    return ((cosine / gamma).softmax(1) * cosine).sum(1)
+
+
+@torch.no_grad()
+def soft_triple(x, proxies, labels, margin, scale, gamma):
+    r"""SoftTriple loss without R, and its gradient, a block of rows at a time.
+
+    The gradient by the cosines is that by their means (see `soft_assignment`) times
+
+    .. math:: \frac{\partial s_{ic}}{\partial s_{ikc}} =
+        w_{ikc} \Bigl( 1 + \frac{s_{ikc} - s_{ic}}{\gamma} \Bigr)
+
+    Nothing is kept of the cosines, of which there are many.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Embeddings at unit length.
+    proxies : Tensor of shape (k, c, d)
+        Proxies at unit length; the classes second, because along the few proxies of a class the
+        softmax would take twice as long.
+    labels : int64 Tensor of shape (n,)
+        Classes.
+    margin, scale, gamma : float
+        As in :class:`SoftTripleLoss`.
+
+    Returns
+    -------
+    value : Tensor of shape ()
+        Mean over the rows; zero if there are none.
+    of_x, of_proxies : Tensors
+        Its gradient.
+    """
+    k, c, _ = proxies.shape
+    flat, value = proxies.flatten(0, 1), x.new_zeros(())
+    of_x, of_flat = torch.empty_like(x), torch.zeros_like(flat)
+    blocks = list(row_blocks(len(x), _COPIES * len(flat)))
+    # Memory of its own for each block would cost more than what is done with it.
+    room = x.new_empty(3, blocks[0].stop if blocks else 0, k, c)
+    for rows in blocks:
+        u, e, product = room[:, : rows.stop - rows.start].unbind()
+        torch.mm(x[rows] / gamma, flat.T, out=u.view(-1, len(flat)))
+        peak = 0.0
+        if 1 / gamma > _NOTHING:  # else the exponentials of cosines have room enough
+            peak = u.amax(1)
+            u -= peak[:, None]
+        share = torch.exp(u, out=e).sum(1).reciprocal_()
+        mean = torch.mul(u, e, out=product).sum(1).mul_(share)
+        logit, own = (mean + peak) * (gamma * scale), labels[rows, None]
+        logit.scatter_add_(1, own, logit.new_full(own.shape, -scale * margin))
+        log_odds = logit.log_softmax(1)
+        value -= log_odds.gather(1, own).sum()
+        slope = log_odds.exp_()
+        slope.scatter_add_(1, own, slope.new_full(own.shape, -1))
+        share *= slope.mul_(scale / len(x))
+        u.mul_(share[:, None]).add_(share.mul(1 - mean)[:, None]).mul_(e)
+        of_cosine = u.view(-1, len(flat))
+        torch.mm(of_cosine, flat, out=of_x[rows])
+        of_flat.addmm_(of_cosine.T, x[rows])
+    return value / max(1, len(x)), of_x, of_flat.view(proxies.shape)
+
+
+class _Spread(torch.autograd.Function):
+    """Mean of the distances within each class, of points at unit length that lie apart.
+
+    By sqrt(2 - 2 p.q) the gradient of p is a sum of -q / d; what is missing along p has no part in
+    it at a fixed length.
+    """
+
+    @staticmethod
+    def forward(ctx, unit, distance):
+        ctx.save_for_backward(unit, distance)
+        c, k, _ = unit.shape
+        return distance.sum() / (c * k * (k - 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        unit, distance = ctx.saved_tensors
+        c, k, _ = unit.shape
+        inverse = distance.reciprocal()
+        inverse.diagonal(dim1=1, dim2=2).zero_()
+        return (inverse @ unit).mul_(grad * (-2 / (c * k * (k - 1)))), None
 
 
 def proxy_spread(unit):
@@ -112,10 +167,12 @@ def proxy_spread(unit):
     c, k, _ = unit.shape
     if k < 2:
         return unit.new_zeros(())
-    self_pairs = torch.eye(k, dtype=unit.dtype, device=unit.device)
-    square = (2 - 2 * unit @ unit.mT) * (1 - self_pairs) + self_pairs
-    if (square.detach() > _CANCELLED).all():
-        return (square.sqrt() - self_pairs).sum() / (c * k * (k - 1))
+    fixed = unit.detach()
+    square = 2 - 2 * fixed @ fixed.mT
+    square.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    if square.amin() > _CANCELLED:
+        square.diagonal(dim1=1, dim2=2).zero_()
+        return _Spread.apply(unit, square.sqrt_())
     # By differences, so that proxies that met are 0 apart, and with a gradient that is finite.
     apart = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
     return apart.sum() / (c * k * (k - 1))
@@ -469,22 +526,14 @@ class SoftTripleLoss(ProxyLoss):
 
     def logits(self, embeddings):
         """Scaled cosines with the classes, of shape (n, n_classes)."""
-        return self._logits(embeddings, self._units())
-
-    def _units(self):
-        """Proxies at unit length, of shape (n_proxies, n_classes, n_components)."""
-        (proxies,) = _full_precision(self.proxies.transpose(0, 1))
-        return directions(proxies.reshape(-1, self.n_components)).view(proxies.shape)
-
-    def _logits(self, embeddings, units):
-        x, units = _full_precision(embeddings, units)
-        cosine = (directions(x) @ units.flatten(0, 1).T).view(len(x), *units.shape[:2])
+        cosine = cosines(embeddings, self.proxies.transpose(0, 1))
         return self.scale * soft_assignment(cosine, self.gamma)
 
     def compute(self, embeddings, labels):
         """Mean over the batch, and the distances among proxies."""
-        units = self._units()
-        logit = self._logits(embeddings, units)
-        less = logit.new_full((len(labels), 1), -self.scale * self.margin)
-        value = mean_cross_entropy(logit.scatter_add(1, labels[:, None], less), labels)
+        (proxies,) = _full_precision(self.proxies.transpose(0, 1))
+        x, units = directions(embeddings), directions(proxies.flatten(0, 1)).view(proxies.shape)
+        x, units = _full_precision(x, units)
+        value, of_x, of_units = soft_triple(x, units, labels, self.margin, self.scale, self.gamma)
+        value = _Weighted.apply(x, of_x, value) + _Weighted.apply(units, of_units, 0 * value)
         return value + self.tau / 2 * proxy_spread(units.transpose(0, 1)) if self.tau else value
