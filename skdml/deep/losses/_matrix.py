@@ -175,18 +175,22 @@ def sum_of_rows(function, leaves, others, work=1):
     """
     wanted = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
     leaves = [leaf.detach() for leaf in leaves]
-    slopes = [torch.empty_like(leaf) for leaf in leaves] if wanted else []
-    total, active = leaves[-1].new_zeros(2)
+    slopes, sums = [], []
     for rows in row_blocks(len(leaves[-1]), leaves[-1].shape[1] * work):
         block = [leaf[rows].requires_grad_(wanted) for leaf in leaves]
         losses, *known = _listed(function(*block, *(other[rows] for other in others)))
-        if wanted:
+        if wanted and known and len(losses) == len(leaves[-1]):
+            slopes = known
+        elif wanted:
+            slopes = slopes or [torch.empty_like(leaf) for leaf in leaves]
             grads = known or torch.autograd.grad(losses.sum(), block)
             for slope, grad in zip(slopes, grads, strict=True):
                 slope[rows] = grad
         losses = losses.detach()
-        total += losses.sum()
-        active += (losses > 0).sum()
+        sums.append((losses.sum(), (losses > 0).sum()))
+    if not sums:
+        return *leaves[-1].new_zeros(2), [torch.empty_like(leaf) for leaf in leaves if wanted]
+    total, active = map(sum, zip(*sums, strict=True))
     return total, active, slopes
 
 

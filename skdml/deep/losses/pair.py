@@ -86,8 +86,8 @@ class ContrastiveLoss(PairwiseLoss):
 
     def compute_dense(self, distance, positives, different):
         """Loss over all pairs."""
-        row, column = positives.pairs()
-        near = distance[row, column]
+        taken = as_number(positives.taken, distance.dtype)
+        near = distance.gather(1, positives.index).mul_(taken)
         weights = torch.empty_like(distance)
         row_sum = distance.new_zeros(len(distance))
         row_active = torch.zeros_like(row_sum)
@@ -102,13 +102,16 @@ class ContrastiveLoss(PairwiseLoss):
                 row_active[rows] = excess.sign().sum(1)
             torch.mul(excess, -self.power, out=weights[rows])
         active, used = row_active.long().sum(), different.count_nonzero()
-        pulled, kept = (near > 0).sum(), torch.tensor(len(near), device=near.device)
-        one = distance.new_ones(())
-        weights *= self.reduce(one, active, used)
-        slope = torch.ones_like(near) if self.power == 1 else 2 * near
-        weights[row, column] = slope * self.reduce(one, pulled, kept)
-        value = self.reduce((near**self.power).sum(), pulled, kept)
-        return value + self.reduce(row_sum.sum(), active, used), weights, active, used
+        pulled, kept = near.count_nonzero(), positives.count.sum()
+        total = row_sum.sum()
+        value = self.reduce(total, active, used)
+        weights *= self.reduce(torch.ones_like(total), active, used)
+        slope, near_total = (
+            (taken, near.sum()) if self.power == 1 else (2 * near, near.square().sum())
+        )
+        share = self.reduce(torch.ones_like(total), pulled, kept)
+        weights.scatter_add_(1, positives.index, slope * share)
+        return value + near_total * share, weights, active, used
 
     def compute(self, measure, indices):
         """Loss over listed pairs."""
