@@ -8,13 +8,13 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
-from skdml import ITML, MMC, DMLEig
+from skdml import ITML, LDML, MMC, DMLEig
 from skdml.linear import _share
-from skdml.linear._share import SHARES, choose_share, keep_share, with_share
+from skdml.linear._share import SHARES, choose_share, keep_share, mates_among_nearest, with_share
 
 X, Y = load_wine(return_X_y=True)
 X = StandardScaler().fit_transform(X)
-LEARNERS = [DMLEig(random_state=0), ITML(random_state=0), MMC()]
+LEARNERS = [DMLEig(random_state=0), ITML(random_state=0), LDML(random_state=0), MMC()]
 
 each = pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: type(learner).__name__)
 
@@ -30,18 +30,17 @@ def noisy():
     return Z / np.sqrt((Z**2).sum()), points / np.sqrt((points**2).sum()), codes
 
 
-def literal_right(Z, Z0, codes, share, tested):
-    """Count rows whose three nearest others are mostly of their class."""
-    right = 0
+def literal_mates(Z, Z0, codes, share, tested):
+    """Count, of the seven nearest others of each row, those of its class."""
+    mates = 0
     for i in range(tested):
         squared = [
             (1 - share) * ((Z[i] - Z[j]) ** 2).sum() + share * ((Z0[i] - Z0[j]) ** 2).sum()
             for j in range(len(Z))
         ]
-        near = [codes[j] for j in np.argsort(squared) if j != i][:3]
-        most = max(set(near), key=near.count)
-        right += (most if near.count(most) > 1 else near[0]) == codes[i]
-    return right
+        near = [codes[j] for j in np.argsort(squared) if j != i][:7]
+        mates += near.count(codes[i])
+    return mates
 
 
 @pytest.mark.parametrize("tested", [500, 40])
@@ -49,12 +48,29 @@ def literal_right(Z, Z0, codes, share, tested):
 def test_choice_is_the_least_of_the_best(noisy, tested, block, monkeypatch):
     monkeypatch.setattr(_share, "_TESTED", tested)
     monkeypatch.setattr(_share, "_BLOCK", block)
-    right = [literal_right(*noisy, share, min(tested, 90)) for share in SHARES]
-    assert choose_share(*noisy) == SHARES[np.argmax(right)] > 0
+    mates = [literal_mates(*noisy, share, min(tested, 90)) for share in SHARES]
+    assert choose_share(*noisy) == SHARES[np.argmax(mates)] > 0
     Z, Z0, codes = noisy
-    right = [literal_right(Z0, Z, codes, share, min(tested, 90)) for share in SHARES]
-    assert choose_share(Z0, Z, codes) == SHARES[np.argmax(right)] < 1
+    mates = [literal_mates(Z0, Z, codes, share, min(tested, 90)) for share in SHARES]
+    assert choose_share(Z0, Z, codes) == SHARES[np.argmax(mates)] < 1
     assert choose_share(Z, Z, codes) == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_seven_neighbours_choose(seed):
+    rng = np.random.RandomState(seed)
+    codes, Z, Z0 = rng.randint(2, size=30), rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
+    mates = [literal_mates(Z, Z0, codes, share, 30) for share in SHARES]
+    assert choose_share(Z, Z0, codes) == SHARES[np.argmax(mates)]
+
+
+def test_mates_are_counted_among_the_nearest_others():
+    D = np.array([[0.0, 1.0, 2.0, 3.0], [9.0, 0.0, 1.0, 1.0]])
+    codes = np.array([0, 0, 1, 0])
+    # Of row 0 rows 1 and 2 are the nearest, of row 1 rows 2 and 3: a mate each.
+    assert mates_among_nearest(D.copy(), slice(0, 2), codes, 2) == 2
+    # Row 1 has two others equally near: the first is no mate.
+    assert mates_among_nearest(D[1:].copy(), slice(1, 2), codes, 1) == 0
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -122,7 +138,9 @@ def test_equal_points_have_no_unit_to_mix_in():
     assert keep_share(Learner, 0 * A, X[:, :2], Y)[1] == 0
 
 
-@pytest.mark.parametrize("learner", [ITML(5, random_state=0), MMC(5)], ids=repr)
+@pytest.mark.parametrize(
+    "learner", [ITML(5, random_state=0), LDML(5, random_state=0), MMC(5)], ids=repr
+)
 def test_sparse_points_are_mixed_within_their_axes(learner):
     sparse = csr_matrix(np.where(abs(X) > 1, X, 0))
     fitted = learner.set_params(prior_share=0.5).fit(sparse, Y)

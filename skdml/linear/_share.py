@@ -10,8 +10,11 @@ from skdml.linear._psd import root
 
 # The shares that "auto" chooses from. M is the sum of two, so that their distances are found once.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# How many rows at most are put to the test; all others are who they are told by.
+# How many rows at most are put to the test; all others are whom they may be near to.
 _TESTED = 500
+# Of how many of its nearest others a row asks the class. A count of seven tells more of a row than
+# whether three outvote each other, which a change of one neighbour may turn. Of few rows, half.
+_NEIGHBORS = 7
 # Numbers in a block of distances.
 _BLOCK = 2**20
 
@@ -66,7 +69,7 @@ def with_share(A, share, unit):
 
 
 def choose_share(Z, Z0, codes):
-    """Share of the prior under which most rows are told by their three nearest others.
+    """Share of the prior under which most of the rows' seven nearest others are of their class.
 
     Parameters
     ----------
@@ -91,15 +94,15 @@ def choose_share(Z, Z0, codes):
     >>> choose_share(noise[:, None], told[:, None] / 7, codes)
     0.75
     """
-    k, right = (3 if len(Z) > 3 else 1), np.zeros(len(SHARES))
+    k, mates = min(_NEIGHBORS, len(Z) // 2), np.zeros(len(SHARES))
     tested = min(len(Z), _TESTED)
     for rows in gen_batches(tested, max(1, _BLOCK // len(Z))):
         learned, prior = squared_but_for_a_constant(Z, rows), squared_but_for_a_constant(Z0, rows)
         for i, share in enumerate(SHARES):
             # In float32, equal distances are equal whatever the rounding of float64.
             D = ((1 - share) * learned + share * prior).astype(np.float32)
-            right[i] += (told_by_nearest(D, rows, codes, k) == codes[rows]).sum()
-    return SHARES[right.argmax()]
+            mates[i] += mates_among_nearest(D, rows, codes, k)
+    return SHARES[mates.argmax()]
 
 
 def squared_but_for_a_constant(Z, rows):
@@ -123,8 +126,8 @@ def squared_but_for_a_constant(Z, rows):
     return D
 
 
-def told_by_nearest(D, rows, codes, k):
-    """Class that most of the k nearest others are of, that of the nearest where they disagree.
+def mates_among_nearest(D, rows, codes, k):
+    """Count, over all rows, how many of the k nearest others are of a row's class.
 
     Parameters
     ----------
@@ -135,22 +138,20 @@ def told_by_nearest(D, rows, codes, k):
     codes : ndarray of int, shape (n_samples,)
         Classes of all.
     k : int
-        1 or 3.
+        Below n_samples.
 
     Returns
     -------
-    ndarray of int, shape (n_rows,)
-        Classes.
+    int
+        The count. Of equally near points the first are taken.
     """
-    row = np.arange(len(D))
+    row, count = np.arange(len(D)), 0
     D[row, row + rows.start] = np.inf
-    votes = []
     for _ in range(k):
         nearest = D.argmin(axis=1)
-        votes.append(codes[nearest])
+        count += np.count_nonzero(codes[nearest] == codes[rows])
         D[row, nearest] = np.inf
-    first, second, third = votes * (3 // k)
-    return np.where(second == third, second, first)
+    return count
 
 
 def keep_share(learner, A, points, y):

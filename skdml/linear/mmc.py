@@ -112,8 +112,8 @@ class MMC(LinearMetricLearner):
     prior_share : "auto" or float, default="auto"
         Share of the prior's distance in M, in [0, 1], in a unit in which points are as far apart
         by it as by what was learned. 0 is the paper's M. "auto" takes the one of 0, ¼, ½, ¾ and 1
-        by which most points (of 500 at most) are of the class that most of their three nearest
-        others are of, the least if several do; without labels it is 0.
+        by which most of the seven nearest others of the points (of 500 at most) are of the class
+        of these, the least if several are equal; without labels it is 0.
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, or pairs and whether they are the same.
     n_neighbors : int, default=20
