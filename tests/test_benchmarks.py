@@ -360,10 +360,15 @@ class TestLinear:
     def test_means_are_over_the_sets_that_both_finished(self, capsys):
         contenders = [SimpleNamespace(name="Mine"), SimpleNamespace(name="peer")]
         table = np.array([[0.9, 0.8, 0.1, np.nan], [0.7, 0.9, np.nan, 0.1]])
-        linear.print_means(contenders, table, ["p", "q", "r", "s"])
+        folds = np.stack([table, table], axis=2)
+        folds[0, 3, 0] = folds[1, 2, 0] = 0.5  # a fold that went well is not the set
+        folds[1, 0] += [-0.01, 0.01]
+        linear.print_means(contenders, folds, ["p", "q", "r", "s"])
         mine, peer = capsys.readouterr().out.splitlines()
         assert mine.split() == ["Mine", "0.6000", "on", "3", "sets"]
-        assert "0.8000, ours 0.8500 (+5.00 points) on 2 sets; failed: r" in peer
+        # The folds of a set differ by 0.02, so that its mean errs by 0.01; the other's by nothing.
+        points = "(+5.00 points, standard error 0.50)"
+        assert f"0.8000, ours 0.8500 {points} on 2 sets; failed: r" in peer
 
     def test_real_targets(self):
         fold = (1, np.array([0, 1]), 2, np.array([1]))
