@@ -90,7 +90,7 @@ LOSSES = {
         "SubCenterArcFaceLoss(num_classes=C, embedding_size=D)",
         2048,
     ),
-    "sphereface": ("SphereFaceLoss(C, D)", "SphereFaceLoss(C, D)", 2048),
+    "sphereface": ("SphereFaceLoss(C, D, scale=1)", "SphereFaceLoss(C, D)", 2048),
     "center": ("CenterLoss(C, D)", None, 0),
 }
 VIEWS = ("info-nce", "info-nce one way", "vicreg")  # losses of two views of each thing

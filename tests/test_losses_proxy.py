@@ -34,7 +34,7 @@ MAKE = {
     "cosface": lambda c=C: CosFaceLoss(c, D, scale=16.0),
     "arcface": lambda c=C: ArcFaceLoss(c, D, scale=16.0),
     "subcenter_arcface": lambda c=C: SubCenterArcFaceLoss(c, D, scale=16.0),
-    "sphereface": lambda c=C: SphereFaceLoss(c, D),
+    "sphereface": lambda c=C: SphereFaceLoss(c, D, scale=1),
     "center": lambda c=C: CenterLoss(c, D, pull=0.7),
 }
 
@@ -201,7 +201,7 @@ PEER = [
     (lambda: NormalizedSoftmaxLoss(5, 4), (5, 4), 17.454355350681624),
     (lambda: CosFaceLoss(5, 4), (5, 4), 77.68586296691349),
     (lambda: SubCenterArcFaceLoss(5, 4), (5, 3, 4), 41.41503102187061),
-    (lambda: SphereFaceLoss(5, 4), (5, 4), 6.607401759400126),
+    (lambda: SphereFaceLoss(5, 4, scale=1), (5, 4), 6.607401759400126),
 ]
 
 

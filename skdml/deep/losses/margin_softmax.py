@@ -344,8 +344,10 @@ class SphereFaceLoss(MarginSoftmaxLoss):
         Width of the embedding.
     margin : int, default=4
         How many times the angle counts, m >= 1.
-    scale : float, default=1.0
-        The factor a, > 0.
+    scale : float, default=30.0
+        The factor a, > 0. The paper has 1 and embeddings that are long; a softmax over embeddings
+        of about length 1, which those of `skdml.deep` are at first, hardly tells classes apart
+        without it.
 
     Attributes
     ----------
@@ -361,18 +363,20 @@ class SphereFaceLoss(MarginSoftmaxLoss):
     ----------
     Liu, Wen, Yu, Li, Raj, Song: SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR
     2017 (the A-softmax loss).
+    Liu, Wen, Raj, Singh, Weller: SphereFace Revived: Unifying Hyperspherical Face Recognition,
+    IEEE TPAMI 2022 (the scale).
 
     Examples
     --------
     >>> import torch
-    >>> loss = SphereFaceLoss(2, 2, margin=2)
+    >>> loss = SphereFaceLoss(2, 2, margin=2, scale=1)
     >>> loss.proxies.data = torch.eye(2)
     >>> x = torch.tensor([[0.0, 3.0]])  # at 90 degrees: cos(180 degrees) = -1 in place of 0
     >>> round(loss(x, torch.tensor([0])).item(), 3)  # log(1 + exp(3 + 3))
     6.002
     """
 
-    def __init__(self, n_classes, n_components, *, margin=4, scale=1.0):
+    def __init__(self, n_classes, n_components, *, margin=4, scale=30.0):
         super().__init__(n_classes, n_components, scale=scale)
         self.margin = check_count("margin", margin)
 

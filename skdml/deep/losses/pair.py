@@ -103,15 +103,11 @@ class ContrastiveLoss(PairwiseLoss):
             torch.mul(excess, -self.power, out=weights[rows])
         active, used = row_active.long().sum(), different.count_nonzero()
         pulled, kept = near.count_nonzero(), positives.count.sum()
-        total = row_sum.sum()
-        value = self.reduce(total, active, used)
-        weights *= self.reduce(torch.ones_like(total), active, used)
-        slope, near_total = (
-            (taken, near.sum()) if self.power == 1 else (2 * near, near.square().sum())
-        )
-        share = self.reduce(torch.ones_like(total), pulled, kept)
-        weights.scatter_add_(1, positives.index, slope * share)
-        return value + near_total * share, weights, active, used
+        one = distance.new_ones(())
+        push, pull = self.reduce(one, active, used), self.reduce(one, pulled, kept)
+        slope, total = (taken, near.sum()) if self.power == 1 else (2 * near, near.square().sum())
+        weights.mul_(push).scatter_add_(1, positives.index, slope * pull)
+        return row_sum.sum() * push + total * pull, weights, active, used
 
     def compute(self, measure, indices):
         """Loss over listed pairs."""
