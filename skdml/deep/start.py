@@ -57,13 +57,34 @@ def within_class_whitening(X, codes, shrinkage):
     array([[2.   , 0.   ],
            [0.   , 0.894]])
     """
+    shares, axes = scatter_within(X, codes)
+    if not shares.any():
+        return np.eye(X.shape[1])
+    return axes / np.sqrt(shares + shrinkage) @ axes.T
+
+
+def scatter_within(X, codes):
+    r"""Return how much classes vary, in which directions.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Points.
+    codes : ndarray of int, shape (n,)
+        The class of each point.
+
+    Returns
+    -------
+    shares : ndarray of float64, shape (d,)
+        Eigenvalues of the scatter S_w, as shares of the largest, >= 0; zeros where no class varies.
+    axes : ndarray of float64, shape (d, d)
+        Its eigenvectors, as columns.
+    """
     sums = np.zeros((codes.max() + 1, X.shape[1]))
     np.add.at(sums, codes, X)
     rest = X - (sums / np.maximum(np.bincount(codes), 1)[:, None])[codes]
     variances, axes = np.linalg.eigh(rest.T @ rest / len(X))
-    if variances[-1] <= 0:
-        return np.eye(X.shape[1])
-    return axes / np.sqrt(np.maximum(variances, 0) / variances[-1] + shrinkage) @ axes.T
+    return np.maximum(variances, 0) / (variances[-1] if variances[-1] > 0 else 1), axes
 
 
 def choose_start(views, codes, rng):
@@ -87,16 +108,18 @@ def choose_start(views, codes, rng):
         and infinity, where no other choice surely gains.
     """
     codes = np.unique(codes[:MAX_JUDGES], return_inverse=True)[1]
-    sets = [ArrayDataset(X[:MAX_JUDGES], codes) for X in views]
+    views = [X[:MAX_JUDGES] for X in views]
     values = {}
     for train, queries, strangers in left_out(codes, rng):
         options = {"strangers": strangers, "distance": "euclidean", "scoring": "map_at_r"}
-        for view, data in enumerate(sets):
-            score = RetrievalScore(data, queries, train, **options)
-            values.setdefault((view, np.inf), []).append(score(lambda points: points))
-            for shrinkage in SHRINKAGES:
-                A = within_class_whitening(data.X[train], codes[train], shrinkage)
-                values.setdefault((view, shrinkage), []).append(score(lambda p, A=A: p @ A))
+        for view, X in enumerate(views):
+            shares, axes = scatter_within(X[train], codes[train])
+            # Along these axes each map is a scale for each, and distances are the same.
+            score = RetrievalScore(ArrayDataset(X @ axes, codes), queries, train, **options)
+            scales = {shrinkage: 1 / np.sqrt(shares + shrinkage) for shrinkage in SHRINKAGES}
+            for shrinkage, scale in {np.inf: 1.0, **scales}.items():
+                found = score(lambda points, scale=scale: points * scale)
+                values.setdefault((view, shrinkage), []).append(found)
     values = {choice: np.hstack(folds) for choice, folds in values.items()}
     sure = {choice: lower_bound(found - values[EUCLID]) for choice, found in values.items()}
     return max(sure, key=sure.get, default=EUCLID)
