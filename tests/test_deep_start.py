@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from skdml import DeepEmbedder
 from skdml.deep import ConvEmbedder, ResidualEmbedder, start
 from skdml.deep.modules import edges
-from skdml.deep.start import choose_start, left_out, within_class_whitening
+from skdml.deep.start import choose_start, in_own_span, left_out, within_class_whitening
 
 
 def made(n_classes, *, nuisance, n_per_class=12, n_features=6, seed=0):
@@ -69,6 +69,23 @@ def test_rows_are_left_out_once_where_classes_are_few():
         assert np.isin(codes[queries], codes[train]).all()
         seen += [*queries]
     assert sorted(seen) == [*range(len(codes))]
+
+
+@pytest.mark.parametrize("n_features", [5, 12, 30])
+def test_points_in_their_own_span_are_as_far_apart(n_features):
+    X = np.random.default_rng(0).normal(size=(12, n_features))
+    few = in_own_span(X)
+    assert few.shape == (12, min(12, n_features))
+    assert_allclose(few @ few.T, X @ X.T, atol=1e-12)
+
+
+def test_columns_in_which_no_point_differs_do_not_change_the_choice():
+    X, codes = made(8, nuisance=20)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
+    wide = X @ rotation[:6]
+    choice = choose_start([X], codes, np.random.default_rng(0))
+    assert choice != start.EUCLID
+    assert choose_start([wide], codes, np.random.default_rng(0)) == choice
 
 
 @pytest.mark.parametrize("n_classes", [2, 8])

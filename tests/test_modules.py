@@ -119,12 +119,26 @@ def test_options_reach_the_layers():
     assert net.branch[-1].in_features == 7
 
 
-def test_default_width_is_that_of_the_table_up_to_64():
-    rng, y = np.random.default_rng(0), np.arange(12) % 3
-    for width, expected in [(5, 5), (70, 64)]:
-        X = rng.normal(size=(12, width))
-        learner = DeepTripletEmbedder(max_epochs=1, module__n_hidden=4).fit(X, y)
-        assert learner.transform(X).shape == (12, expected)
-        assert learner.n_components_ == expected
+def told(n_features, n_components):
+    return torch.nn.Linear(n_features, n_components)
+
+
+@pytest.mark.parametrize(
+    ("shape", "module", "expected"),
+    [
+        *[((5,), None, 5), ((70,), None, 70), ((800,), None, 768)],
+        *[((1, 9, 9), None, 64), ((70,), told, 64), ((5,), told, 5)],
+    ],
+)
+def test_tables_keep_all_columns_up_to_768_and_other_networks_64(shape, module, expected):
+    X, y = np.random.default_rng(0).normal(size=(12, *shape)), np.arange(12) % 3
+    options = {} if module else {"module__n_hidden": 4}
+    learner = DeepTripletEmbedder(module, max_epochs=1, **options).fit(X, y)
+    assert learner.transform(X).shape == (12, expected)
+    assert learner.n_components_ == expected
+
+
+def test_width_that_is_asked_for():
+    X, y = np.random.default_rng(0).normal(size=(12, 70)), np.arange(12) % 3
     learner = DeepTripletEmbedder(max_epochs=1, n_components=3, module__n_hidden=4).fit(X, y)
     assert learner.transform(X).shape == (12, 3)

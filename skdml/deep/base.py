@@ -51,6 +51,7 @@ from skdml.deep.views import AugmentedDataset
 from skdml.distances import LearnedDistance, check_distance
 
 DEFAULT_WIDTH = 64
+WIDEST_TABLE = 768  # what most encoders give; less would lose what tells strangers apart
 
 # The losses with margins that are distances, and what they call them.
 MARGINS = {
@@ -100,8 +101,9 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         ``head__*``; None builds a `ResidualEmbedder`. Only with ``freeze="module"``.
     n_components : int, default=None
         Width of the embedding. None is what a given module (or head) makes it; for the default
-        networks 64, or the number of features where that is less; for the default head as many as
-        the frozen module gives, so that nothing of it is lost at the start.
+        network of tables the number of features, at most 768, and for the default head as many as
+        the frozen module gives, so that nothing is lost at the start; for that of images, and for a
+        module that has to be told, 64, or the number of features where that is less.
     margin : float, default=None
         The margin of the loss, in units of `distance`; None is the default of the loss. The
         default networks start with two training points 1 apart on average.
@@ -592,6 +594,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         """Return what builds the module or the head, and the shapes to give to it."""
         module = getattr(self, name)
         shape = self.feature_shape_ if name == "module" else self._input_shape()
+        widest = DEFAULT_WIDTH if name == "module" else np.inf
         if module is None:
             if len(shape) not in (1, 3):
                 raise ValueError(
@@ -599,7 +602,10 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                     f"(n_samples, channels, height, width); for points of shape {shape} give a "
                     "module."
                 )
-            module = ResidualEmbedder if len(shape) == 1 else ConvEmbedder
+            if len(shape) == 1:
+                module, widest = ResidualEmbedder, max(widest, WIDEST_TABLE)
+            else:
+                module = ConvEmbedder
         if isinstance(module, torch.nn.Module):
             return module, {}
         if not callable(module):
@@ -607,7 +613,6 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
                 f"{name}={module!r} is no network: give a torch.nn.Module, its class, or a "
                 "function that returns one."
             )
-        widest = DEFAULT_WIDTH if name == "module" else np.inf
         width = self.n_components or min(widest, int(np.prod(shape)))
         shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
         taken, _ = accepted_names(module)

@@ -108,7 +108,7 @@ def choose_start(views, codes, rng):
         and infinity, where no other choice surely gains.
     """
     codes = np.unique(codes[:MAX_JUDGES], return_inverse=True)[1]
-    views = [X[:MAX_JUDGES] for X in views]
+    views = [in_own_span(X[:MAX_JUDGES]) for X in views]
     values = {}
     for train, queries, strangers in left_out(codes, rng):
         options = {"strangers": strangers, "distance": "euclidean", "scoring": "map_at_r"}
@@ -123,6 +123,25 @@ def choose_start(views, codes, rng):
     values = {choice: np.hstack(folds) for choice, folds in values.items()}
     sure = {choice: lower_bound(found - values[EUCLID]) for choice, found in values.items()}
     return max(sure, key=sure.get, default=EUCLID)
+
+
+def in_own_span(X):
+    """Return points with the same products and distances in no more columns than there are points.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Points.
+
+    Returns
+    -------
+    ndarray of shape (n, min(n, d))
+        X, or where there are fewer points than columns their coordinates in the span of all.
+    """
+    if X.shape[1] <= len(X):
+        return X
+    U, lengths, _ = np.linalg.svd(X, full_matrices=False)
+    return U * lengths
 
 
 def left_out(codes, rng):
