@@ -134,15 +134,11 @@ class LinearMetricLearner(MetricLearner):
             same = check_same(y, len(first), both_kinds=min_kinds > 1)
             return Pairs(X, first, second, same)
         X, codes, _ = self._read_labelled(X, y, min_kinds, **options)
-        pairs = Pairs(X, *self._choose_pairs(X, codes))
+        rng = check_random_state(self.random_state)
+        pairs = Pairs(X, *draw_pairs(codes, self._n_constraints(len(codes)), rng))
         if not pairs.same.any():
             raise ValueError(no_mates_message(codes))
         return pairs
-
-    def _choose_pairs(self, X, codes):
-        """Choose pairs from classes: first, second and same, as `draw_pairs` gives them."""
-        rng = check_random_state(self.random_state)
-        return draw_pairs(codes, self._n_constraints(len(codes)), rng)
 
     def _read_triplets(self, X, y):
         """Check triplets, or draw them from classes: points, and rows of shape (n, 3)."""

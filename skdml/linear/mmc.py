@@ -4,7 +4,6 @@ from numbers import Real
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.linear._initial import within_axes
@@ -18,7 +17,7 @@ from skdml.linear._pairs import (
 )
 from skdml.linear._share import check_prior_share, keep_share
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import LinearMetricLearner, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 
 
 def mmc_objective(A, pairs, same, unit, weight):
@@ -224,19 +223,19 @@ class MMC(LinearMetricLearner):
         with unchanged_on_error(self):
             self._check_ranges(gamma=(Real, False, 0, None, "neither"))
             check_prior_share(self.prior_share)
-            X, first, second, same = self._read_pairs(X, y)
-            n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             if self.diagonal and issparse(X):
                 raise ValueError("With diagonal=True X has to be dense: M weighs single features.")
+            X, axes, first, second, same = self._read(X, y)
+            n_components = self._count_components()
             points, L0, first, second = map_by_prior(self.prior, n_components, X, first, second)
             kept = same.copy()
             kept[~same] = told_apart(points, first[~same], second[~same])
             pairs, same = PairDistances(points, first[kept], second[kept]), same[kept]
             A = self._minimize(pairs, same, L0)
-            mapped = safe_sparse_dot(X, L0.T.astype(X.dtype), dense_output=True)
-            A, self.prior_share_ = keep_share(self, A, mapped, y)
+            A, self.prior_share_ = keep_share(self, A, X @ L0.T.astype(X.dtype), y)
             spread = pairs(A)[0][same].mean()
             L = A @ L0 / np.sqrt(spread if spread > 0 else 1.0)
+            L = L if axes is None else L @ axes
             self.components_ = leading_components(L, n_components).astype(X.dtype)
             return self
 
@@ -266,7 +265,16 @@ class MMC(LinearMetricLearner):
         )
         return np.diag(A) if self.diagonal else A
 
-    def _choose_pairs(self, X, codes):
-        n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-        Z, _ = within_axes(X, n_components)
-        return distinct_neighbor_pairs(Z, codes, self.n_neighbors)
+    def _read(self, X, y):
+        """Check pairs, or choose them from classes: points within axes, the axes, the pairs."""
+        if self.supervision == "pairs":
+            X, first, second, same = self._read_pairs(X, y)
+            return X, None, first, second, same
+        X, codes, _ = self._read_labelled(X, y)
+        if np.bincount(codes).max() < 2:
+            raise ValueError(no_mates_message(codes))
+        Z, axes = within_axes(X, self._count_components())
+        return Z, axes, *distinct_neighbor_pairs(Z, codes, self.n_neighbors)
+
+    def _count_components(self):
+        return check_n_components(self.n_components, self.n_features_in_, "n_features")
