@@ -111,32 +111,32 @@ def soft_triple(x, proxies, labels, margin, scale, gamma):
         Its gradient.
     """
     k, c, _ = proxies.shape
-    flat, value = proxies.flatten(0, 1), x.new_zeros(())
+    flat, sharp = proxies.flatten(0, 1), x / gamma
     of_x, of_flat = torch.empty_like(x), torch.zeros_like(flat)
+    is_own = x.new_zeros(len(x), c).scatter_(1, labels[:, None], 1)
+    log_odds = torch.empty_like(is_own)
     blocks = list(row_blocks(len(x), _COPIES * len(flat)))
     # Memory of its own for each block would cost more than what is done with it.
     room = x.new_empty(3, blocks[0].stop if blocks else 0, k, c)
     for rows in blocks:
         u, e, product = room[:, : rows.stop - rows.start].unbind()
-        torch.mm(x[rows] / gamma, flat.T, out=u.view(-1, len(flat)))
+        torch.mm(sharp[rows], flat.T, out=u.view(-1, len(flat)))
         peak = 0.0
         if 1 / gamma > _NOTHING:  # else the exponentials of cosines have room enough
             peak = u.amax(1)
             u -= peak[:, None]
         share = torch.exp(u, out=e).sum(1).reciprocal_()
         mean = torch.mul(u, e, out=product).sum(1).mul_(share)
-        logit, own = (mean + peak) * (gamma * scale), labels[rows, None]
-        logit.scatter_add_(1, own, logit.new_full(own.shape, -scale * margin))
-        log_odds = logit.log_softmax(1)
-        value -= log_odds.gather(1, own).sum()
-        slope = log_odds.exp_()
-        slope.scatter_add_(1, own, slope.new_full(own.shape, -1))
-        share *= slope.mul_(scale / len(x))
-        u.mul_(share[:, None]).add_(share.mul(1 - mean)[:, None]).mul_(e)
-        of_cosine = u.view(-1, len(flat))
+        logit = ((mean + peak) * (gamma * scale)).add_(is_own[rows], alpha=-scale * margin)
+        log_odds[rows] = logit.log_softmax(1)
+        share *= log_odds[rows].exp().sub_(is_own[rows])
+        product.mul_(share[:, None]).addcmul_(e, share.mul(1 - mean)[:, None])
+        of_cosine = product.view(-1, len(flat))
         torch.mm(of_cosine, flat, out=of_x[rows])
         of_flat.addmm_(of_cosine.T, x[rows])
-    return value / max(1, len(x)), of_x, of_flat.view(proxies.shape)
+    n = max(1, len(x))
+    value = log_odds.gather(1, labels[:, None]).sum() / -n
+    return value, of_x.mul_(scale / n), of_flat.mul_(scale / n).view(proxies.shape)
 
 
 class _Spread(torch.autograd.Function):
