@@ -99,8 +99,7 @@ def cosent(logit, grade, kind, own):
     if not (high - low < _WIDEST[logit.dtype]).all():  # nor if there is a NaN
         return cosent_by_logarithms(logit, grade.index_select(1, kind), own)
     near = (logit - (high + low) / 2).exp_()
-    far = near.reciprocal().scatter_(1, own, 0)
-    near.scatter_(1, own, 0)
+    far = near.reciprocal().scatter_(1, own, 0)  # as one nearer: none is more alike than itself
     nothing = torch.zeros_like(grade, dtype=logit.dtype)
     sums = (nothing.index_add(1, kind, part) for part in (far, near))
     ahead, here = (nothing.scatter_add(1, grade, part).double() for part in sums)
