@@ -267,6 +267,22 @@ def test_autocast_and_half_precision(name):
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.1, 0.01])  # below 1 / 60 exponents are shifted
+@pytest.mark.parametrize("block", [2**18, 100])
+def test_soft_triple_goes_by_its_logits_whatever_the_blocks(gamma, block, monkeypatch):
+    monkeypatch.setattr("skdml.deep._pairwise._BLOCK", block)
+    loss = SoftTripleLoss(C, D, n_proxies=3, gamma=gamma, margin=0.2, tau=0).double()
+    x = points().requires_grad_()
+    logits = loss.logits(x)
+    own = torch.nn.functional.one_hot(LABELS, C)
+    expected = torch.nn.functional.cross_entropy(logits - own * 0.2 * loss.scale, LABELS)
+    got = loss(x, LABELS)
+    torch.testing.assert_close(got, expected)
+    leaves = (x, loss.proxies)
+    for one, other in zip(*(torch.autograd.grad(v, leaves) for v in (got, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_proxies_of_a_class_that_met_draw_no_more():
     loss = SoftTripleLoss(2, 3, n_proxies=3).double()
     loss.proxies.data[0] = torch.tensor([1.0, 2.0, 3.0])
