@@ -342,7 +342,6 @@ compile, device, random_state, warm_start, checkpoint, callbacks, verbose
     distance_network_ : NetworkMap or None
         The network of the distance, as a callable on arrays; None where that is ``net_.module_``.
         A warm start begins with it.
-        A warm start begins with it.
     net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`. ``net_.module_`` is the network of the classifier, and
