@@ -153,7 +153,9 @@ def test_views_of_datasets_of_tuples_and_in_workers():
 def test_views_in_pieces_and_by_partial_fit():
     whole = DeepEmbedder(augment=jitter, loss="nt_xent", **QUICK).fit(X)
     pieces = DeepEmbedder(augment=jitter, loss="nt_xent", chunk_size=30, **QUICK).fit(X)
-    np.testing.assert_allclose(pieces.transform(X), whole.transform(X), atol=1e-4)
+    # A shift of all points has no gradient but rounding, of which Adam makes steps: compare distances.
+    d = [learner.get_metric().pairwise(X) for learner in (whole, pieces)]
+    np.testing.assert_allclose(d[1], d[0], atol=1e-4)
     learner = DeepEmbedder(augment=jitter, random_state=0).partial_fit(X)
     first = learner.transform(X)
     assert not np.array_equal(learner.partial_fit(X[:50]).transform(X), first)
