@@ -1,5 +1,7 @@
 """LFDA against sums over all pairs written out, and at the edges of its input."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -55,6 +57,15 @@ def test_blocks_make_no_difference(monkeypatch):
     whole = local_scatter(X, 7)
     monkeypatch.setattr(lfda, "_BLOCK", 200)
     assert_allclose(local_scatter(X, 7), whole, rtol=1e-12)
+
+
+def test_blocks_are_not_kept():
+    X = np.random.default_rng(0).normal(size=(4000, 2))
+    tracemalloc.start()
+    local_scatter(X, 7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(X) ** 2 * X.itemsize / 4
 
 
 def literal_shrunk(within, variance, shrinkage):

@@ -193,6 +193,7 @@ class MahalanobisMetric(LinearMetricLearner):
     Where Σ is singular its pseudo-inverse is used and a UserWarning says so: distances among the
     rows of X are still right, but d is blind to the directions that X does not span. Whether Σ is
     singular is judged on the correlations, so that columns in very unequal units pass.
+    Cost: O(n_samples n_features² + n_features³) time, O(n_samples n_features + n_features²) memory.
 
     References
     ----------

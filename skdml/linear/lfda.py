@@ -60,7 +60,10 @@ def local_scaling(left, right, n_neighbors):
     """
     # From the largest down; at place 0 each point is its own nearest.
     place = -1 - min(n_neighbors, len(left) - 1)
-    found = [np.partition(block, place)[:, place] for _, block in negative_squares(left, right)]
+    found = []
+    for _, block in negative_squares(left, right):
+        block.partition(place)
+        found.append(block[:, place].copy())  # a view would keep its block
     info = np.finfo(left.dtype)
     return np.sqrt(
         np.maximum(-np.concatenate(found), max(-info.eps * left[:, -1].min(), info.tiny))

@@ -405,9 +405,9 @@ class LMNN(LinearMetricLearner):
 
     Notes
     -----
-    Time is that of n_iter_ neighbour searches and of some n_iter_ * 20 sums over n_samples *
-    (n_neighbors + n_impostors) pairs; memory grows with the number of pairs, not with
-    n_samples².
+    Cost: O(n (n_neighbors + n_impostors + n_features) n_components) time for each of some 20 steps
+    of a round, and a search for neighbours for each round, which is O(n² n_components) among many
+    columns; O(n (n_features + n_neighbors + n_impostors)) memory.
 
     Equal rows are merged and counted, and rows are sorted: their order makes no difference, and
     neither does the unit of X.
