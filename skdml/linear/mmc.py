@@ -150,7 +150,8 @@ class MMC(LinearMetricLearner):
     -----
     There is no `init`: the minimum is the same from any start, and the search begins at the prior.
     Different pairs of two equal points are left out, since no M parts these. An evaluation takes
-    O(n_points n_features² + n_pairs n_features) time and O(n_points n_features + n_pairs) memory.
+    O(n_points n_features² + n_pairs n_features) time and O(n_points n_features + n_pairs) memory,
+    and the search for near pairs, once, up to O(n_points² n_features) time among many columns.
 
     References
     ----------

@@ -312,8 +312,9 @@ class NCA(LinearMetricLearner):
         Strength of the pull, >= 0; 0 for the objective of the paper.
     solver : {"auto", "exact", "neighbors", "sgd"}, default="auto"
         "exact" sums over all pairs, a block of rows at a time. "neighbors" sums over the
-        `n_neighbors` nearest rows of each row, which are found anew as L moves. "sgd" sums over pairs within random batches. "auto" is "exact" up to 5000
-        rows, "neighbors" up to 20 000, and "sgd" beyond.
+        `n_neighbors` nearest rows of each row, which are found anew as L moves. "sgd" sums over
+        pairs within random batches. "auto" is "exact" up to 5000 rows, "neighbors" up to 20 000,
+        and "sgd" beyond.
     n_neighbors : int, default=60
         How many candidates each row has with the solver "neighbors".
     batch_size : int, default=2000
