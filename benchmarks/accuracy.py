@@ -204,8 +204,8 @@ def print_tables(keys, results, names, sets):
     ranks = mean_ranks(accuracy, names, sets)
     width = max(map(len, names))
     print(
-        f"{'':{width}} {'sets':>4} {'mean':>6} {'Euclid':>6} {'study':>6} {'Euclid':>6} {'rank':>5} "
-        f"{'W/T/L':>9} {'seconds':>8}  worst"
+        f"{'':{width}} {'sets':>4} {'mean':>6} {'Euclid':>6} {'study':>6} {'Euclid':>6} "
+        f"{'rank':>5} {'W/T/L':>9} {'seconds':>8}  worst"
     )
     for name in sorted(names, key=ranks.get):
         row = compare(accuracy, name, EUCLID, sets)

@@ -1,8 +1,9 @@
 """Seconds, memory and accuracy of the linear learners, beside the peers as released.
 
 Run ``python -m benchmarks.linear``. Each fit has a process of its own, of two threads; ours and the
-peers' take turns, and medians are shown (of fits under 50 ms: of five, after a first). ``--accuracy`` compares accuracies over ten folds of ten sets instead,
-``--mnist`` fits NCA and LMNN on all of MNIST, ``--large`` shows the memory at 50 000 rows.
+peers' take turns, and medians are shown (of fits under 50 ms: of five, after a first).
+``--accuracy`` compares accuracies over ten folds of ten sets instead, ``--mnist`` fits NCA and LMNN
+on all of MNIST, ``--large`` shows the memory at 50 000 rows.
 """
 
 import argparse
@@ -77,7 +78,8 @@ def describe(result):
     if "error" in result:
         error = result["error"]
         return f">{error.split()[1]} s" if error.startswith("over ") else f"failed: {error[:60]}"
-    text = f"{result['seconds']:9.3f} s {result['cpu']:9.3f} cpu {result['peak']:6.0f} MiB ({result['before']:.0f} before)"
+    text = f"{result['seconds']:9.3f} s {result['cpu']:9.3f} cpu {result['peak']:6.0f} MiB "
+    text += f"({result['before']:.0f} before)"
     if "accuracy" in result:
         text += f"  {result['accuracy']:.4f}"
     if "objective" in result:
@@ -107,7 +109,8 @@ def print_row(label, contenders, results, timeout):
 def compare_speed(chosen, options):
     """Print seconds and memory of ours and of the peers, on each data set."""
     print(
-        "seconds of fit, of the processor, peak MiB (and before the fit), 3-NN accuracy; x: peer / ours\n"
+        "seconds of fit, of the processor, peak MiB (and before the fit), 3-NN accuracy; "
+        "x: peer / ours\n"
     )
     for data in options.data:
         fold = load_keel(data, 0, options.kind)

@@ -1,4 +1,4 @@
-"""Honest splits: classes that training never sees, pairs that share no point; tuples from labels."""
+"""Honest splits: classes that training never sees, pairs sharing no point; tuples from labels."""
 
 from numbers import Integral
 

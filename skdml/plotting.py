@@ -445,7 +445,7 @@ class RetrievalDisplay:
         check_consistent_length(reference, reference_labels)
         if n_neighbors + alone > len(reference):
             raise ValueError(
-                f"n_neighbors={n_neighbors} is more than can be found among {len(reference)} points."
+                f"n_neighbors={n_neighbors} is more than there are among {len(reference)} points."
             )
         Z, queries = np.asarray(estimator.transform(reference)), slice(0, n_queries)
         asked = Z[queries] if alone else np.asarray(estimator.transform(X[queries]))

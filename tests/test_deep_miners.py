@@ -16,7 +16,7 @@ from skdml.deep.miners import (
 )
 from skdml.distances import BASE_DISTANCES
 
-# Miners of triplets that are decided by which distance is less; the others have a file of their own.
+# Miners of triplets decided by which distance is less; the others have a file of their own.
 TRIPLET_MINERS = ("all", "hard", "semihard", "easy_positive")
 
 SIZES = (9, 6, 4, 3, 1, 1)  # uneven classes with singletons, 24 rows

@@ -1,4 +1,4 @@
-"""The two networks of `DeepProxyEmbedder`: the distance stops on strangers, the classifier does not."""
+"""The two networks of `DeepProxyEmbedder`: one stops on strangers, one does not."""
 
 import pickle
 from contextlib import nullcontext

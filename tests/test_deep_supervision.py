@@ -153,7 +153,7 @@ def test_views_of_datasets_of_tuples_and_in_workers():
 def test_views_in_pieces_and_by_partial_fit():
     whole = DeepEmbedder(augment=jitter, loss="nt_xent", **QUICK).fit(X)
     pieces = DeepEmbedder(augment=jitter, loss="nt_xent", chunk_size=30, **QUICK).fit(X)
-    # A shift of all points has no gradient but rounding, of which Adam makes steps: compare distances.
+    # A shift of all points has no gradient but rounding, of which Adam makes steps: so distances.
     d = [learner.get_metric().pairwise(X) for learner in (whole, pieces)]
     np.testing.assert_allclose(d[1], d[0], atol=1e-4)
     learner = DeepEmbedder(augment=jitter, random_state=0).partial_fit(X)
@@ -223,8 +223,8 @@ def test_views_teach_what_is_of_no_interest(loss, early_stopping):
     assert accuracy(learner.transform(points)) > 0.9
 
 
-# Euclid has .982 to .989 here, over four splits, and views of digits do not improve on it; the floor
-# is what was seen after twenty epochs, .969 to .989, less a little.
+# Euclid has .982 to .989 here, over four splits, and views of digits do not improve on it; the
+# floor is what was seen after twenty epochs, .969 to .989, less a little.
 @pytest.mark.parametrize("loss", ["triplet", "nt_xent", "info_nce", "vicreg"])
 def test_digits_without_labels(loss):
     digits, classes = load_digits(return_X_y=True)

@@ -76,8 +76,8 @@ def test_divergence_keeps_the_last_epoch_that_went_well(breaks, value):
     breaks(15, value)  # the third batch of the third epoch
     learner = DeepEmbedder(loss=Breaks, max_epochs=5, **OPTIONS)
     told = (
-        rf"diverged in epoch 3, at a learning rate of 0\.01: the loss is {value}\. Try lr=0\.001, .*"
-        r"GradientNormClipping.* is fitted with its weights after epoch 2"
+        rf"diverged in epoch 3, at a learning rate of 0\.01: the loss is {value}\. Try lr=0\.001,"
+        r" .*GradientNormClipping.* is fitted with its weights after epoch 2"
     )
     with pytest.raises(RuntimeError, match=told):
         learner.fit(X, Y)

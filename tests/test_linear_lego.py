@@ -31,7 +31,7 @@ def spd(rng, d):
 def test_step_solves_the_implicit_equation(eta, target):
     for squared in (1e-6, 1.0, 7.0):
         after = exact_step(squared, target, eta)
-        # 1 / after = 1 / squared + eta (after - target), from A⁻¹ = A_t⁻¹ + eta (after - target) z zᵀ.
+        # 1 / after = 1 / squared + eta (after - target): A⁻¹ = A_t⁻¹ + eta (after - target) z zᵀ.
         terms = [1 / after, -1 / squared, eta * target, -eta * after]
         assert abs(sum(terms)) < 1e-9 * max(map(abs, terms))
         low, high = sorted([squared, target])

@@ -57,7 +57,7 @@ def make_data():
     wide[:, 0] += np.arange(20) % 2
     return {
         "iris": (X, y),
-        # In iris many distances are equal, and which of two neighbours is nearer is up to the order.
+        # In iris many distances are equal, and which of two neighbours is nearer is up to order.
         "without ties": (X + 0.01 * rng.normal(size=X.shape), y),
         "wine": load_wine(return_X_y=True),
         "labels -1 and 1": (X[50::2], np.where(y[50::2] == 1, -1, 1)),

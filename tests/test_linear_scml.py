@@ -175,8 +175,8 @@ def test_n_components_and_float32():
     assert SCML(random_state=0).fit(X.astype(np.float32), Y).components_.dtype == np.float32
 
 
-# Accuracy of 3-NN in five folds on iris and wine, standardised, with metric-learn 0.7.0's SCML_Supervised at its
-# defaults with random_state=0, on scikit-learn 1.5.2.
+# Accuracy of 3-NN in five folds on iris and wine, standardised, with metric-learn 0.7.0's
+# SCML_Supervised at its defaults with random_state=0, on scikit-learn 1.5.2.
 @pytest.mark.parametrize(("load", "peer"), [(load_iris, 0.96), (load_wine, 0.9832)])
 def test_no_less_accurate_than_metric_learn(load, peer):
     model = make_pipeline(StandardScaler(), SCML(random_state=0), KNeighborsClassifier(3))

@@ -404,7 +404,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         return trouble
 
     def _train_once(self, data, first):
-        """Train for one epoch: a new net, or a copy, since one that fails must not stay half-way."""
+        """Train for one epoch: a new net, or a copy, for one that fails must not stay halfway."""
         rows = np.arange(len(data))
         with self._seeded() as seed:
             if first:
@@ -613,7 +613,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         except (pickle.PicklingError, AttributeError) as error:
             raise ValueError(
                 "checkpoint tells this very fit by its parameters, and one of them cannot be "
-                f"pickled: {error.args[0]}. Define functions and classes in a module, by their name."
+                f"pickled: {error.args[0]}. Define functions and classes in a module, by name."
             ) from error
         return Path(self.checkpoint) / f"{name}.fit"
 

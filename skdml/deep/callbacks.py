@@ -33,8 +33,9 @@ class RetrievalStopping(Callback):
 
     The weights that training starts from are scored first and are a candidate like any other, as
     are those midway between them and the trained ones: the first half of the way gains most on
-    strangers, the second forgets most. What is compared is the gain over them, at its lower confidence bound (see `lower_bound`): a few
-    held-out classes judge by chance, and a gain that one of them makes alone is none.
+    strangers, the second forgets most. What is compared is the gain over the start, at its lower
+    confidence bound (see `lower_bound`): a few held-out classes judge by chance, and a gain that
+    one of them makes alone is none.
 
     Parameters
     ----------

@@ -84,8 +84,8 @@ def _refuse_texts(learner, X):
     if column and isinstance(next(iter(X), None), str):
         name = type(learner).__name__
         raise ValueError(
-            f"{name} reads numbers, and X holds texts. Let a function come first that makes vectors "
-            f"of them: make_pipeline(FunctionTransformer(encode), {name}(...))."
+            f"{name} reads numbers, and X holds texts. Let a function come first that makes "
+            f"vectors of them: make_pipeline(FunctionTransformer(encode), {name}(...))."
         )
 
 
@@ -102,8 +102,8 @@ def _check_classes(learner, y):
         losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
         raise ValueError(
             f"Unknown label type: {target_kind}. {type(learner).__name__} learns from classes, a "
-            f"label for each sample. Losses that learn from numbers, or from several labels at once "
-            f"as rows of 0 and 1: {losses}."
+            f"label for each sample. Losses that learn from numbers, or from several labels at "
+            f"once as rows of 0 and 1: {losses}."
         )
 
 

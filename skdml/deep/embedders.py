@@ -345,7 +345,7 @@ compile, device, random_state, warm_start, checkpoint, callbacks, verbose
     net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
         As in `DeepEmbedder`. ``net_.module_`` is the network of the classifier, and
-        ``net_.criterion_.proxies`` are its proxies; the epochs and scores are those of the distance.
+        ``net_.criterion_.proxies`` are its proxies; epochs and scores are those of the distance.
 
     See Also
     --------

@@ -1,8 +1,8 @@
 """What training stops on: classes it is not shown, or rows, or tuples, and their score.
 
 A score is an array of shape (n_views, n_groups): one row for each way to look, a column for each
-class that is held out, or for each row of a known class. Stopping asks for a gain over the start that holds in every view, and holds across classes:
-see `RetrievalStopping`.
+class that is held out, or for each row of a known class. Stopping asks for a gain over the start
+that holds in every view, and holds across classes: see `RetrievalStopping`.
 """
 
 import numpy as np

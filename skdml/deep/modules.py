@@ -160,7 +160,8 @@ class ConvEmbedder(EuclidPlusBranch):
     """The default network for images: `EuclidPlusBranch` with a small convolution net as branch.
 
     The linear path reads pixels and edges, and begins with the one or the other; an image wider or
-    higher than `max_size` is averaged down to it there. The branch halves the image after each block and ends in a hidden layer.
+    higher than `max_size` is averaged down to it there. The branch halves the image after each
+    block and ends in a hidden layer.
 
     Parameters
     ----------

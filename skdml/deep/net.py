@@ -224,7 +224,7 @@ class EmbeddingNet(NeuralNet):
         return DivergenceError(
             f"Training diverged in epoch {len(self.history)}, at a learning rate of {lr:g}: {seen}."
             f" Try lr={lr / 10:g}, callbacks=[skorch.callbacks.GradientNormClipping(1.0)],{half} or"
-            " normalize=True; see that features are scaled, and that what a Dataset gives is finite."
+            " normalize=True; see that features are scaled and that what a Dataset gives is finite."
         )
 
     def train_step(self, batch, **fit_params):

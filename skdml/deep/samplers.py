@@ -104,7 +104,7 @@ class ClassBalancedBatches:
         return [packs[i] for i in np.argsort(np.concatenate(places))]
 
     def _draw(self, of_class, n_packs, rng):
-        """Full packs of a class, as many as are asked for: from its rows, shuffled anew each time."""
+        """Full packs of a class, as many as asked for: from its rows, shuffled anew each time."""
         drawn = []
         whole = max(len(of_class) // self.n_per_class, 1) * self.n_per_class
         while len(drawn) < n_packs:
@@ -266,7 +266,7 @@ def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches
         lacking = "two classes, one of them twice" if data.kind == "labels" else f"{least} samples"
         raise ValueError(
             f"group_batches='apart' compares the samples of a group with each other, but none of "
-            f"the {len(by_group)} groups to train on holds {lacking}. Take 'together', or no groups."
+            f"the {len(by_group)} groups to train on holds {lacking}. Take 'together' or no groups."
         )
     samplers = [make(rows) for rows, some in zip(by_group, teach, strict=True) if some]
     return BatchesApart(samplers, seed=seed)

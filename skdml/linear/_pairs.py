@@ -1,4 +1,4 @@
-"""What the learners of pairs and quadruplets share: points, distances of pairs, the LogDet prior."""
+"""What learners of pairs and quadruplets share: points, distances of pairs, the LogDet prior."""
 
 import numpy as np
 from scipy.linalg import eigh, svd

@@ -1,4 +1,4 @@
-"""What all linear learners share: f(x) = L x, with L kept in `components_`; and what `fit` reads."""
+"""What linear learners share: f(x) = L x, with L kept in `components_`; and what `fit` reads."""
 
 from numbers import Integral, Real
 from typing import NamedTuple

@@ -109,8 +109,8 @@ class ITML(LinearMetricLearner):
         by which most of the seven nearest others of the points (of 500 at most) are of the class
         of these, the least if several are equal; without labels it is 0.
     bounds : tuple of (float, float), default=None
-        u and l > 0, what the learned d is to be below and above. None takes the 5th and the 95th percentile of the distances of
-        the pairs under the prior.
+        u and l > 0, what the learned d is to be below and above. None takes the 5th and the 95th
+        percentile of the distances of the pairs under the prior.
     supervision : {"labels", "pairs"}, default="labels"
         What `fit` is given: points and their classes, from which pairs are drawn, or pairs and
         whether they are the same.

@@ -45,9 +45,9 @@ class KISSME(DifferenceLearner):
 
         M = Σ_S⁻¹ - contrast Σ_D⁻¹
 
-    projected to the positive semi-definite matrices, with a share of Euclid's. From labels, all pairs are used, by counts,
-    means and the pooled scatter of the classes: exactly where all classes are equally large, and
-    as if each had the pooled covariance otherwise.
+    projected to the positive semi-definite matrices, with a share of Euclid's. From labels, all
+    pairs are used, by counts, means and the pooled scatter of the classes: exactly where all
+    classes are equally large, and as if each had the pooled covariance otherwise.
 
     Parameters
     ----------

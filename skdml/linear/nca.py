@@ -348,7 +348,7 @@ class NCA(LinearMetricLearner):
 
     See Also
     --------
-    sklearn.neighbors.NeighborhoodComponentsAnalysis : The same objective, with ``alpha=0`` and times n.
+    sklearn.neighbors.NeighborhoodComponentsAnalysis : The same with ``alpha=0``, and times n.
 
     Notes
     -----

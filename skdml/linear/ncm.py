@@ -288,7 +288,8 @@ class NCMML(_CentroidSoftmax):
     """Nearest class mean metric learning: each point is to lie nearest to the mean of its class.
 
     L maximises the likelihood of the classes, with p(c | x) ~ exp(-|L (x - m_c)|² / 2) and m_c the
-    mean of class c (the multi-class logistic model of Mensink et al. [1]_), and a Gaussian prior around its start:
+    mean of class c (the multi-class logistic model of Mensink et al. [1]_), and a Gaussian prior
+    around its start:
 
         min_L  -1/n sum_i ln p(y_i | x_i) + alpha / (2 n) |L - L0|²
 

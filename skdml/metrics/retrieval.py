@@ -679,7 +679,7 @@ class _Queries:
         mib = min(get_config()["working_memory"], _BLOCK_MIB)
         n_rows = min(len(asked), max(1, int(mib * 2**20 / (8 * len(self.reference)))))
         held = np.empty((n_rows, len(self.reference)))  # once: fresh memory is slow to get
-        # Row by row, and on one thread: two are no faster, since memory and Python's lock bind them.
+        # Row by row, on one thread: two are no faster, since memory and Python's lock bind them.
         for block in gen_batches(len(asked), n_rows):
             rows = asked[block]
             D, R = self._distances(rows, held[: len(rows)]), self.n_matches[rows]

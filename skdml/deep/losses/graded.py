@@ -279,8 +279,8 @@ class VICRegLoss(torch.nn.Module):
         v(Z) = \frac{1}{d} \sum_j \max \bigl(0, 1 - \sqrt{\operatorname{var}(z_j) + \epsilon}\bigr),
         \quad c(Z) = \frac{1}{d} \sum_{i \ne j} \operatorname{cov}(Z)_{ij}^2
 
-    Row i of the embeddings and row i of the references are views of one thing, in units of `std`. No
-    labels and no negatives are needed. Time is O(n d^2).
+    Row i of the embeddings and row i of the references are views of one thing, in units of `std`.
+    No labels and no negatives are needed. Time is O(n d^2).
 
     Parameters
     ----------

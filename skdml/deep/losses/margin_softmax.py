@@ -211,8 +211,8 @@ class ArcFaceLoss(MarginSoftmaxLoss):
         {e^{a \psi(\theta_{i y_i})} + \sum_{c \ne y_i} e^{a \cos \theta_{ic}}}, \quad
         \psi(\theta) = \cos(\theta + m)
 
-    Beyond an angle of pi - m, where cos(theta + m) would rise again, psi is cos(theta) + cos(m) - 1:
-    it goes on without a jump and falls to the end.
+    Beyond an angle of pi - m, where cos(theta + m) would rise again, psi is
+    cos(theta) + cos(m) - 1: it goes on without a jump and falls to the end.
 
     Parameters
     ----------

@@ -165,8 +165,8 @@ class TripletLoss(PairwiseLoss):
 
     .. math:: \ell(a, p, n) = \max(0, d(a, p) - d(a, n) + m)
 
-    With the swap, the lesser of d(a, n) and d(p, n) takes the place of d(a, n): the negative is kept
-    from whichever of the two it is nearer to.
+    With the swap, the lesser of d(a, n) and d(p, n) takes the place of d(a, n): the negative is
+    kept from whichever of the two it is nearer to.
 
     Over all triplets it is exact in O(B^2 log B) time and O(B^2) memory; soft or with the
     swap, the time also grows with the size of the largest class.
