@@ -1071,7 +1071,7 @@ def test_warm_start_begins_with_the_last_network():
     learner.set_params(warm_start=True)
     with pytest.raises(ValueError, match="expecting 6"):
         learner.fit(MANY[:, :4], MANY_Y)
-    with pytest.raises(ValueError, match=r"n_components=2, but the module gives .* width 6"):
+    with pytest.raises(ValueError, match=r"n_components=2, but the module .*last fit.* width 6"):
         learner.set_params(n_components=2).fit(MANY, MANY_Y)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep.building import NetBuilderMixin
 from skdml.deep.callbacks import RetrievalStopping, Snapshot
-from skdml.deep.data import check_feature_shape, point_of, read_training_data
+from skdml.deep.data import check_dimensions, check_feature_shape, point_of, read_training_data
 from skdml.deep.held_out import SCORINGS, hold_out
 from skdml.deep.losses import learns_from
 from skdml.deep.net import NetworkMap
@@ -348,7 +349,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
     def partial_fit(self, X, y=None, groups=None):
         """Train for one epoch on the given data; the first call builds the network from it.
 
-        Nothing is held out, and there is no early stopping.
+        Nothing is held out, and there is no early stopping. Network, loss and optimizer are those
+        of the first call, or of the last `fit`: what is set since then on them, `lr` included, is
+        for the next `fit`; what is set on batches counts at once.
 
         Parameters
         ----------
@@ -444,6 +447,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         if isinstance(X, Dataset):
             check_feature_shape(self, tuple(point_of(X[0]).shape))
         else:
+            check_dimensions(self, X)
             X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
             check_feature_shape(self, X.shape[1:])
         return f.embed(X)
@@ -646,16 +650,11 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
                 check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.verbose, "verbose", Integral)
         self._check_freeze()
-        for name in ("lr", "proxy_lr"):
-            check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")
-        check_scalar(
-            self.validation_fraction,
-            "validation_fraction",
-            Real,
-            min_val=0,
-            max_val=1,
-            include_boundaries="neither",
-        )
+        for name, high in [("lr", None), ("proxy_lr", None), ("validation_fraction", 1)]:
+            value, bounds = getattr(self, name), {"min_val": 0, "max_val": high}
+            check_scalar(value, name, Real, **bounds, include_boundaries="neither")
+            if not np.isfinite(value):  # a NaN is within any bounds
+                raise ValueError(f"{name} has to be a finite number; got {value}.")
         if self.augment is not None and not callable(self.augment):
             raise ValueError(
                 f"augment={self.augment!r} is no callable, which gets a batch of points and gives "
@@ -680,10 +679,23 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
                 f"scoring={self.scoring!r} is unknown; choose one of {sorted(SCORINGS)}, or give a "
                 "callable."
             )
+        self._check_callbacks()
         check_distance(self.distance)
         self._built_miner()
         if self.margin is not None:
             check_scalar(self.margin, "margin", Real)
+
+    def _check_callbacks(self):
+        if not isinstance(self.callbacks, (list, tuple, type(None))):
+            raise ValueError(f"callbacks={self.callbacks!r} is no list; give a list of callbacks.")
+        for one in self.callbacks or ():
+            one = one[-1] if isinstance(one, tuple) and len(one) == 2 else one
+            is_class = isinstance(one, type) and issubclass(one, Callback)
+            if not (one is None or is_class or isinstance(one, Callback)):
+                raise ValueError(
+                    f"callbacks holds {one!r}, which is no callback; give those of "
+                    "skorch.callbacks, or pairs (name, callback)."
+                )
 
     def _check_freeze(self):
         if self.freeze not in (None, "module"):

@@ -26,6 +26,7 @@ from skdml.deep.net import EmbeddingNet, Width
 from skdml.deep.parameters import (
     NetParametersMixin,
     accepted_names,
+    check_complete,
     own_params,
     required_names,
 )
@@ -64,7 +65,9 @@ class NetBuilderMixin(NetParametersMixin):
             module, given = self._network("module")
             given.pop("n_components", None)  # a width of its own
             if not isinstance(module, torch.nn.Module):
-                module = module(**given | self.params_of("module"))
+                given |= self.params_of("module")
+                check_complete("module", module, given)
+                module = module(**given)
             shape = self.feature_shape_
             self.backbone_ = FrozenNetwork(_own(module), device=self._device(), feature_shape=shape)
 
@@ -92,6 +95,8 @@ class NetBuilderMixin(NetParametersMixin):
         if former is not None:  # its network is built
             module = former
             given = {k: v for k, v in given.items() if not k.startswith("module__")}
+        check_complete(trained, module, {k[8:] for k in given if k.startswith("module__")})
+        check_complete("loss", criterion, {k[11:] for k in given if k.startswith("criterion__")})
         net = EmbeddingNet(
             _own(module),
             _own(criterion),
@@ -212,11 +217,11 @@ class NetBuilderMixin(NetParametersMixin):
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            torch.empty(0, device=self.device)
+            torch.empty(0, device=torch.device(self.device))
         except (AssertionError, RuntimeError, TypeError) as error:
             raise ValueError(
-                f"device={self.device!r} cannot be used here: {error}. Give a torch device, or "
-                "'auto'."
+                f"device={self.device!r} cannot be used here: {str(error).splitlines()[0]} Give a "
+                "torch device, or 'auto'."
             ) from error
         return self.device
 
@@ -235,10 +240,13 @@ class NetBuilderMixin(NetParametersMixin):
             net.module_.initialize_from(points, **({"y": data.targets[rows]} if labelled else {}))
         width = net.width(self._input_shape())
         if self.n_components not in (None, width):
+            goes_on = self.warm_start and self.__sklearn_is_fitted__()
+            former = " (with warm_start=True, that of the last fit)" if goes_on else ""
             raise ValueError(
-                f"n_components={self.n_components}, but the module gives embeddings of width "
-                f"{width}."
+                f"n_components={self.n_components}, but the module{former} gives embeddings of "
+                f"width {width}."
             )
+        net.check_call()
         if self.normalize:
             check_reach(net.criterion_, width)
         if self.memory_size:

@@ -279,7 +279,9 @@ class CollapseAlarm(Callback):
         self.n_at_margin_ = self.n_at_margin_ + 1 if stands else 0
         if self.warned_:
             return
-        if spread <= self.spread * self.first_spread_:
+        if self.first_spread_ == 0:
+            seen = "no two embeddings differed in the first epoch, as no two points may do"
+        elif spread <= self.spread * self.first_spread_:
             seen = (
                 f"the spread of the embeddings fell from {self.first_spread_:.3g} to {spread:.3g}"
             )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
@@ -58,7 +58,8 @@ def read_training_data(learner, X, y, groups=None, *, kind, reset):
     data.kind = kind
     if groups is not None:
         check_consistent_length(X, groups)
-        data.groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
+        groups = check_array(column_or_1d(groups), dtype=None, ensure_2d=False, input_name="groups")
+        data.groups = np.unique(groups, return_inverse=True)[1]
     return data
 
 
@@ -66,6 +67,8 @@ def _read_points(learner, X, y, kind, reset):
     if isinstance(X, Dataset):
         return _read_dataset(learner, X, y, kind, reset)
     _refuse_texts(learner, X)
+    if not reset:
+        check_dimensions(learner, X)
     if kind == "views":
         X = validate_data(learner, X, reset=reset, **_POINTS)
         targets = np.arange(len(X))
@@ -97,7 +100,14 @@ def _targets(learner, y, kind):
 
 
 def _check_classes(learner, y):
-    target_kind = type_of_target(y, input_name="y")
+    try:
+        target_kind = type_of_target(y, input_name="y")
+    except TypeError as error:  # there is no order among them
+        kinds = sorted({type(label).__name__ for label in y})
+        raise ValueError(
+            f"The labels in y have to be of one kind, all numbers or all strings; got {kinds}. "
+            "Turn them into strings: [str(label) for label in y]."
+        ) from error
     if target_kind not in ("binary", "multiclass"):
         losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
         raise ValueError(
@@ -220,6 +230,28 @@ def check_feature_shape(learner, shape, *, reset=False):
             f"{type(learner).__name__} was fitted on points of shape {learner.feature_shape_}; got "
             f"points of shape {shape}."
         )
+
+
+def check_dimensions(learner, X):
+    """Raise if points have other dimensions than those a learner was fitted on.
+
+    Their number of features would be compared first, and tell little: an image has its channels.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner, fitted.
+    X : array-like
+        Points.
+
+    Raises
+    ------
+    ValueError
+        If a point is, say, a row and should be an image.
+    """
+    shape = (X.shape if hasattr(X, "shape") else np.asarray(X).shape)[1:]
+    if shape and len(shape) != len(learner.feature_shape_):
+        check_feature_shape(learner, shape)
 
 
 def _codes(y):

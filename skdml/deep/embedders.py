@@ -145,8 +145,8 @@ feature_shape_, n_features_in_, feature_names_in_
             checkpoint=checkpoint,
             callbacks=callbacks,
             verbose=verbose,
-            **net_params,
         )
+        self._net_params = net_params  # not to the base: it has parameters that this class lacks
         del self.loss  # what a subclass is made for is no parameter
 
     def _loss(self):
@@ -280,8 +280,8 @@ feature_shape_, n_features_in_, feature_names_in_
             checkpoint=checkpoint,
             callbacks=callbacks,
             verbose=verbose,
-            **net_params,
         )
+        self._net_params = net_params  # not to the base: it has parameters that this class lacks
         del self.loss  # what a subclass is made for is no parameter
 
     def _loss(self):
@@ -436,8 +436,8 @@ feature_shape_, n_features_in_, feature_names_in_
             checkpoint=checkpoint,
             callbacks=callbacks,
             verbose=verbose,
-            **net_params,
         )
+        self._net_params = net_params  # not to the base: it has parameters that this class lacks
 
     def partial_fit(self, X, y=None, classes=None, groups=None):
         """Train for one epoch on the given data; the first call builds the network from it.
@@ -522,6 +522,11 @@ feature_shape_, n_features_in_, feature_names_in_
         """Set `classes_`, and the targets to places in it; new classes follow the known ones."""
         y = column_or_1d(y)
         seen = np.union1d(y, more) if len(more) else np.unique(y)
+        if len(known) and _is_number(seen) != _is_number(known):
+            raise ValueError(
+                f"The classes so far are {known.dtype}, and those in y are {seen.dtype}. Name them "
+                "as before, all by numbers or all by strings."
+            )
         new = np.setdiff1d(seen, known) if len(known) else seen
         self.classes_ = np.concatenate([known, new]) if len(known) else new
         order = np.argsort(self.classes_)
@@ -557,3 +562,7 @@ feature_shape_, n_features_in_, feature_names_in_
         options = {"feature_shape": self.feature_shape_, "backbone": self.backbone_}
         options |= {"normalize": net.normalize, "device": net.device}
         self.distance_network_ = NetworkMap(network, **options)
+
+
+def _is_number(classes):
+    return classes.dtype.kind in "biuf"

@@ -81,9 +81,10 @@ class EuclidPlusBranch(nn.Module):
             Their classes; None where these are not known, and the start is Euclid.
         """
         F = self.flat(X[:MAX_POINTS])
-        self.location.copy_(F.mean(dim=0))
-        self.scale.fill_(1.0)
-        F = F - self.location
+        self.location.copy_(F.double().mean(dim=0))
+        # To the size of 1, so that no square leaves float32's range; by a power of 2, exactly.
+        self.scale.copy_(2.0 ** torch.frexp((F - self.location).abs().max()).exponent)
+        F = (F - self.location) / self.scale
         views = self.views(F.shape[1])
         axes = [principal_axes(F[:, v], min(len(self.weight), v.stop - v.start)) for v in views]
         view, A = 0, None
@@ -100,7 +101,7 @@ class EuclidPlusBranch(nn.Module):
         self.weight[: len(W), views[view]] = W
         distances = torch.pdist(self.start(X[: MAX_POINTS // 2]))
         if len(distances) and distances.mean() > 0:
-            self.scale.copy_(distances.mean())
+            self.scale.mul_(distances.mean())
 
 
 class ResidualEmbedder(EuclidPlusBranch):

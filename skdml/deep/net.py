@@ -1,6 +1,7 @@
 """The skorch net inside a deep learner, and the map that is left of it once it is trained."""
 
 import copy
+import inspect
 import math
 import warnings
 
@@ -106,9 +107,15 @@ class EmbeddingNet(NeuralNet):
     def get_params_for_optimizer(self, prefix, named_parameters):
         """Return the parameters of the optimizer; what the loss learns is a group of its own."""
         of_network = {id(parameter) for parameter in self.module_.parameters()}
-        named = list(named_parameters)
-        of_loss = [parameter for _, parameter in named if id(parameter) not in of_network]
-        named = [(name, parameter) for name, parameter in named if id(parameter) in of_network]
+        all_named = list(named_parameters)
+        of_loss = [parameter for _, parameter in all_named if id(parameter) not in of_network]
+        named = [(name, parameter) for name, parameter in all_named if id(parameter) in of_network]
+        if not any(parameter.requires_grad for _, parameter in all_named):
+            raise ValueError(
+                f"There is nothing to train: no parameter of {type(self.module_).__name__} or of "
+                f"{type(self.criterion_).__name__} asks for a gradient. For a network that is to "
+                "stay as it is, freeze='module' trains a head."
+            )
         (groups,), options = super().get_params_for_optimizer(prefix, named)
         if of_loss:
             rate = {} if self.proxy_lr is None else {"lr": self.proxy_lr}
@@ -274,6 +281,7 @@ class EmbeddingNet(NeuralNet):
 
         def backward(embeddings):
             loss = self.get_loss(embeddings, y, X=X, training=True)
+            check_loss(loss)
             (loss if self.scaler_ is None else self.scaler_.scale(loss)).backward()
             return loss.detach()
 
@@ -384,6 +392,22 @@ class EmbeddingNet(NeuralNet):
         named = dict(zip(("ref_emb", "ref_labels"), references, strict=False))
         return self.criterion_(embeddings, labels, *mined, **named)
 
+    def check_call(self):
+        """Raise if the loss cannot be called as it will be."""
+        called = {"embeddings": 0, "labels": 0}
+        if self.supervision in TUPLE_SIZES or self.miner is not None:
+            called["indices_tuple"] = 0
+        is_module = isinstance(self.criterion_, torch.nn.Module)
+        try:
+            call = inspect.signature(self.criterion_.forward if is_module else self.criterion_)
+            call.bind(*called.values())
+        except TypeError as error:
+            raise ValueError(
+                f"A loss is called loss({', '.join(called)}) here, and "
+                f"{type(self.criterion_).__name__} cannot be: {error}. Wrap it in a "
+                "torch.nn.Module that can."
+            ) from error
+
     def _look_back(self, loss, active, embeddings, labels):
         """Mean of the loss within the batch and of that by the memory, which learns of the batch.
 
@@ -438,6 +462,32 @@ class EmbeddingNet(NeuralNet):
 
 class DivergenceError(RuntimeError):
     """The loss or the weights are no longer finite."""
+
+
+def check_loss(loss):
+    """Raise unless a loss is a number that training can lower.
+
+    Parameters
+    ----------
+    loss : object
+        What a loss gave for a batch.
+
+    Raises
+    ------
+    ValueError
+        If it is no Tensor of shape (), or has no gradient.
+    """
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+    if got != "shape ()":
+        raise ValueError(
+            "The loss has to give one number for a batch, a Tensor of shape (); it gave "
+            f"{got}. Take the mean over the batch."
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "The loss has no gradient: it has to be computed from the embeddings by operations of "
+            "torch, without detach() or no_grad()."
+        )
 
 
 def half_precision(device):
@@ -535,8 +585,14 @@ class NetworkMap:
         return torch.cat(batches).numpy()
 
     def width(self, feature_shape):
-        """Return the width of what becomes of points of a shape."""
-        return self.embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
+        """Return the width of what becomes of points of a shape, or raise if it takes none such."""
+        try:
+            return self.embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{type(self.module).__name__} cannot take a batch of points of shape "
+                f"{feature_shape}, as float32: {error}."
+            ) from error
 
     def __getstate__(self):
         # Pickled without a trace of the GPU it may be on.

@@ -74,7 +74,7 @@ class NetParametersMixin:
             Names and values.
         """
         named = ((name.partition("__"), value) for name, value in self._net_params.items())
-        return {rest: copy.deepcopy(v) for (first, _, rest), v in named if first == prefix}
+        return {rest: copy.deepcopy(v) for (first, _, rest), v in named if rest and first == prefix}
 
     def check_net_params(self, *, module, head=None, criterion=None, optimizer=None):
         """Refuse parameters that nothing takes, naming those that exist.
@@ -97,7 +97,7 @@ class NetParametersMixin:
             prefix, _, rest = name.partition("__")
             if prefix not in PREFIXES or not rest:
                 raise ValueError(
-                    f"{owner} has no parameter {name!r}. Its parameters are "
+                    f"{owner} has no parameter {name!r}{self._who_has(name)}. Its parameters are "
                     f"{sorted(super().get_params(deep=False))}, and those that begin with "
                     f"{[f'{prefix}__' for prefix in PREFIXES]}."
                 )
@@ -113,6 +113,12 @@ class NetParametersMixin:
                 if not takes_any:
                     valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
                     self._check_known(name, valid)
+
+    def _who_has(self, name):
+        """Say which more general learner has a parameter, if one has."""
+        bases = [base for base in type(self).__mro__[1:] if issubclass(base, NetParametersMixin)]
+        owners = [base.__name__ for base in bases if name in accepted_names(base)[0]]
+        return f", which {owners[0]} has" if owners else ""
 
     def check_callback_params(self, names):
         """Refuse parameters for callbacks that are not there.
@@ -196,6 +202,49 @@ def required_names(target):
         if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
             break  # otherwise what is required is told by the class that *args are passed to
     return names
+
+
+def check_complete(name, target, given):
+    """Raise if a class or function is not given all the parameters that it asks for.
+
+    Parameters
+    ----------
+    name : str
+        What the learner calls it.
+    target : class, callable or torch.nn.Module
+        What is to be built; an instance is already.
+    given : set of str
+        The names of the parameters that it is given.
+
+    Raises
+    ------
+    ValueError
+        If one is lacking.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdml.deep.parameters import check_complete
+    >>> check_complete("module", torch.nn.Linear, {"in_features"})
+    Traceback (most recent call last):
+        ...
+    ValueError: module=Linear is built with ['out_features']. Give module__out_features.
+    """
+    if isinstance(target, torch.nn.Module):
+        return
+    if lacking := [one for one in required_names(target) if one not in given]:
+        wrap = (
+            ""
+            if inspect.isclass(target)
+            else (
+                f"; if it is no function that returns the {name}, but the {name} itself, give a "
+                "torch.nn.Module that calls it"
+            )
+        )
+        raise ValueError(
+            f"{name}={getattr(target, '__name__', target)} is built with {lacking}. Give "
+            f"{', '.join(f'{name}__{one}' for one in lacking)}{wrap}."
+        )
 
 
 def own_params(part):

@@ -1,0 +1,215 @@
+"""What a user may get wrong: each is told what was seen and what to do, or it works."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from torch import nn
+
+from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep import CollapseWarning
+
+X, Y = make_blobs(n_samples=96, centers=4, n_features=5, cluster_std=3, random_state=0)
+IMAGES = (
+    np.random.default_rng(0).normal(size=(12, 1, 6, 6)) + np.arange(12)[:, None, None, None] % 3
+)
+OPTIONS = {"max_epochs": 2, "random_state": 0, "early_stopping": False}
+LEARNERS = [DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder, DeepProxyEmbedder]
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """Build the same networks in each run, whatever ran before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def refused(learner, message, X=X, y=Y, **fit_params):
+    with pytest.raises(ValueError, match=message):
+        learner.fit(X, y, **fit_params)
+    assert not [name for name in vars(learner) if name.endswith("_")]
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    ("Learner", "params"),
+    [
+        (DeepSiameseEmbedder, {"loss": "triplet"}),
+        (DeepTripletEmbedder, {"proxy_lr": 0.1}),
+        (DeepProxyEmbedder, {"memory_size": 64}),
+        (DeepProxyEmbedder, {"margin": 0.1}),
+        (DeepProxyEmbedder, {"miner": "hard"}),
+    ],
+)
+def test_parameters_that_a_subclass_lacks_are_refused(Learner, params):
+    (name,) = params
+    told = f"{Learner.__name__} has no parameter '{name}', which DeepEmbedder has"
+    refused(Learner(**OPTIONS, **params), told)
+    refused(Learner(**OPTIONS).set_params(**params), told)
+    refused(clone(Learner(**OPTIONS, **params)), told)  # a copy knows of it, too
+
+
+@pytest.mark.parametrize("name", ["lr", "proxy_lr", "validation_fraction"])
+def test_numbers_that_are_none_are_refused(name):
+    refused(DeepEmbedder(**OPTIONS, **{name: np.nan}), f"{name} has to be a finite number; got nan")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"device": None}, "device=None cannot be used here"),
+        ({"callbacks": "clip"}, "callbacks='clip' is no list"),
+        ({"callbacks": [("rate", 0.1)]}, r"callbacks holds 0\.1, which is no callback"),
+        ({"callbacks": [nn.Linear]}, "which is no callback"),
+    ],
+)
+def test_other_parameters_are_refused(params, message):
+    refused(DeepEmbedder(**OPTIONS, **params), message)
+
+
+def test_width_of_the_last_fit_is_told():
+    learner = DeepEmbedder(**OPTIONS, warm_start=True).fit(X, Y)
+    before = learner.transform(X)
+    told = r"n_components=3, but the module \(with warm_start=True, that of the last fit\) .* 5"
+    with pytest.raises(ValueError, match=told):
+        learner.set_params(n_components=3).fit(X, Y)
+    assert_array_equal(learner.transform(X), before)
+
+
+# Networks and losses
+
+
+class Distances(nn.Module):
+    """A loss of each sample, and not of the batch."""
+
+    def forward(self, embeddings, labels):
+        return embeddings.square().sum(dim=1)
+
+
+class Number(nn.Module):
+    """A loss that has left torch."""
+
+    def forward(self, embeddings, labels):
+        return embeddings.square().mean().item()
+
+
+class Detached(nn.Module):
+    """A loss without a way back to the network."""
+
+    def forward(self, embeddings, labels):
+        return embeddings.detach().square().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Distances, r"has to give one number .* it gave shape \(96,\)\. Take the mean"),
+        (Number, "a Tensor of shape .* it gave float"),
+        (Detached, r"The loss has no gradient: .* without detach\(\)"),
+        (
+            nn.TripletMarginLoss,
+            r"called loss\(embeddings, labels\) here, and TripletMarginLoss cannot be: .*negative",
+        ),
+        (
+            nn.functional.cross_entropy,
+            r"loss=cross_entropy is built with \['input', 'target'\]\. .* that calls it",
+        ),
+    ],
+)
+def test_losses_that_are_none_are_refused(loss, message):
+    refused(DeepEmbedder(loss=loss, **OPTIONS), message)
+
+
+def test_a_miner_needs_a_loss_that_takes_tuples():
+    told = r"called loss\(embeddings, labels, indices_tuple\) here, and CrossEntropyLoss cannot be"
+    refused(DeepEmbedder(loss=nn.CrossEntropyLoss, miner="hard", **OPTIONS), told)
+
+
+@pytest.mark.parametrize("freeze", [None, "module"])
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            nn.Linear(7, 3),
+            r"Linear cannot take a batch of points of shape \(5,\), as float32: mat1",
+        ),
+        (nn.Linear(5, 3).double(), r"Linear cannot take .* same dtype"),
+        (
+            nn.Linear,
+            r"module=Linear is built with \['in_features', 'out_features'\]\. Give module__",
+        ),
+    ],
+)
+def test_networks_that_take_no_such_points_are_refused(module, message, freeze):
+    refused(DeepEmbedder(module, freeze=freeze, **OPTIONS), message)
+
+
+def test_where_nothing_can_be_trained_it_is_told():
+    still = nn.Linear(5, 3).requires_grad_(False)
+    for module in (still, nn.Identity()):
+        refused(DeepEmbedder(module, **OPTIONS), r"nothing to train: .* freeze='module' trains a")
+    assert DeepProxyEmbedder(still, **OPTIONS).fit(X, Y).transform(X).shape == (96, 3)
+
+
+# Points, labels, groups
+
+
+def test_labels_of_several_kinds_are_told():
+    mixed = np.array([1, "a", None, 2.5], dtype=object)[Y]
+    for Learner in LEARNERS:
+        refused(
+            Learner(**OPTIONS),
+            r"of one kind, .*; got \['NoneType', 'float', 'int', 'str'\]",
+            y=mixed,
+        )
+
+
+def test_classes_stay_numbers_or_strings():
+    learner = DeepProxyEmbedder(**OPTIONS).partial_fit(X, Y)
+    with pytest.raises(ValueError, match="classes so far are int64, and those in y are <U1"):
+        learner.partial_fit(X, Y.astype("U1"))
+    assert learner.partial_fit(X, Y + 1).classes_.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_groups_are_known():
+    groups = np.where(Y == 0, np.nan, Y)
+    refused(DeepEmbedder(**OPTIONS), "groups contains NaN", groups=groups)
+
+
+def test_points_of_other_dimensions_are_told_by_their_shapes():
+    learner = DeepEmbedder(**OPTIONS).fit(IMAGES, np.arange(12) % 3)
+    told = r"fitted on points of shape \(1, 6, 6\); got points of shape \(36,\)"
+    for call in (learner.transform, lambda flat: learner.partial_fit(flat, np.arange(12) % 3)):
+        with pytest.raises(ValueError, match=told):
+            call(IMAGES.reshape(12, -1))
+    learner = DeepEmbedder(**OPTIONS).fit(X, Y)
+    with pytest.raises(ValueError, match=r"fitted on points of shape \(5,\); .* \(2, 5\)"):
+        learner.transform(X.reshape(-1, 2, 5))
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e19, 1e36])
+def test_features_of_any_size_are_learned_from(scale):
+    plain = DeepTripletEmbedder(**OPTIONS).fit(X, Y)
+    scaled = DeepTripletEmbedder(**OPTIONS).fit(X * scale, Y)
+    assert_allclose(scaled.transform(X * scale), plain.transform(X), atol=0.01)
+    assert abs(plain.transform(X)).max() > 1
+
+
+@pytest.mark.parametrize("Learner", LEARNERS)
+def test_points_that_are_all_equal_are_told(Learner):
+    with pytest.warns(CollapseWarning, match="no two embeddings differed in the first epoch"):
+        learner = Learner(**OPTIONS).fit(np.ones_like(X), Y)
+    assert np.isfinite(learner.transform(X)).all()
+
+
+def test_read_only_and_strided_points():
+    fixed = X.astype(np.float32)
+    fixed.flags.writeable = False
+    plain = DeepEmbedder(**OPTIONS).fit(X, Y).transform(X)
+    for other in (fixed, np.asfortranarray(X), X[:, ::-1].copy()[:, ::-1], X.astype(">f8")):
+        assert_array_equal(DeepEmbedder(**OPTIONS).fit(other, Y).transform(other), plain)
