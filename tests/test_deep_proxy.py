@@ -110,9 +110,11 @@ def test_what_no_loss_takes_is_refused(params, message):
     assert not [name for name in vars(learner) if name.endswith("_")]
 
 
-def test_proxies_start_at_the_means_of_their_classes():
-    options = {"max_epochs": 1, "lr": 1e-30, "proxy_lr": 1e-30, "early_stopping": False}
-    learner = DeepEmbedder(loss="arcface", random_state=0, **options)
+STILL = {"max_epochs": 1, "lr": 1e-30, "proxy_lr": 1e-30, "early_stopping": False}
+
+
+def test_proxies_of_a_classifier_start_at_the_means_of_their_classes():
+    learner = DeepProxyEmbedder(loss="arcface", random_state=0, **STILL)
     repeated = [np.tile(array, (2, 1) if array.ndim == 2 else 2) for array in (X[::5], y[::5])]
     learner.fit(*repeated)  # 20 of a class: all of them are taken
     Z = learner.transform(X[::5]).astype(float)
@@ -121,12 +123,30 @@ def test_proxies_start_at_the_means_of_their_classes():
     np.testing.assert_allclose(proxies(learner), expected, atol=1e-5)
 
 
+class Own(ArcFaceLoss):
+    """Notes where its proxies start."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("start", self.proxies.detach().clone())
+
+
+def test_proxies_of_a_mere_distance_start_where_the_loss_has_them():
+    first, second = (DeepEmbedder(loss=Own, random_state=s, **STILL).fit(X, y) for s in (0, 1))
+    assert_array_equal(proxies(first), first.net_.criterion_.start.numpy())
+    assert not np.array_equal(proxies(first), proxies(second))
+    one, other = (learner.partial_fit(X, y) for learner in (clone(first), clone(second)))
+    assert_array_equal(proxies(one), one.net_.criterion_.start.numpy())
+    assert not np.array_equal(proxies(one), proxies(other))
+
+
 def test_a_ready_loss_keeps_its_proxies_and_is_not_trained():
     loss = ArcFaceLoss(3, 4)
     before = loss.proxies.detach().clone()
-    options = {"lr": 1e-30, "proxy_lr": 1e-30, "max_epochs": 1, "early_stopping": False}
-    still = DeepEmbedder(loss=loss, **options).fit(X, y)
+    still = DeepEmbedder(loss=loss, **STILL).fit(X, y)
     assert_array_equal(proxies(still), before)
+    classifier = DeepProxyEmbedder(loss=loss, normalize=False, **STILL).fit(X, y)
+    assert_array_equal(proxies(classifier), before)
     moved = DeepEmbedder(loss=loss, max_epochs=1, early_stopping=False).fit(X, y)
     assert not np.array_equal(proxies(moved), before)
     assert torch.equal(loss.proxies, before)

@@ -48,8 +48,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there are
         tuples, or a miner that the loss does not run itself. Losses of pytorch-metric-learning
         fit. Its parameters are given by ``loss__*``, with which an instance is built anew. A loss
-        that has to know the number of classes or the width of the embedding is told; its proxies
-        start at the means of their classes. "cosent" learns from graded targets, and "info_nce" and
+        that has to know the number of classes or the width of the embedding is told. Proxies start
+        where the loss has them, at random. "cosent" learns from graded targets, and "info_nce" and
         "vicreg" from two views, which `augment` makes; a loss of your own says so by an attribute
         ``learns_from``, "targets" or "views".
     freeze : {"module"} or None, default=None
@@ -195,6 +195,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
     --------
     DeepSiameseEmbedder : The contrastive loss.
     DeepTripletEmbedder : The triplet loss.
+    DeepProxyEmbedder : Proxies that start at the means of their classes, and classify.
 
     Examples
     --------
@@ -526,6 +527,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
 
     def _n_classes(self, data):
         return None if data.kind == "targets" else int(data.targets.max()) + 1
+
+    def _start_loss(self, net, data, rows, seed):
+        """Let the loss begin where it knows the classes of some rows."""
 
     def _make_room(self, net, data, seed):
         """Let the loss know of classes that are new."""

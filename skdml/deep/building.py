@@ -9,7 +9,6 @@ from skorch.callbacks import PassthroughScoring
 from skdml.deep.callbacks import CollapseAlarm, IdleAlarm
 from skdml.deep.data import batches_of_points
 from skdml.deep.frozen import FrozenNetwork
-from skdml.deep.held_out import places
 from skdml.deep.losses import (
     LOSSES,
     ContrastiveLoss,
@@ -44,9 +43,6 @@ MARGINS = {
     MultiSimilarityLoss: ("base",),
     TripletLoss: ("margin",),
 }
-
-# Proxies start at the mean of so many points of their class, or of all it has.
-POINTS_PER_PROXY = 32
 
 
 class NetBuilderMixin(NetParametersMixin):
@@ -256,18 +252,6 @@ class NetBuilderMixin(NetParametersMixin):
                     f"{self.memory_size} with earlier batches, of any group. Give one of the two."
                 )
             check_takes_references(net.compare, width, net.device)
-
-    def _start_loss(self, net, data, rows, seed):
-        """Let proxies start at the means of their classes, unless they came with the loss."""
-        ready = isinstance(net.criterion, torch.nn.Module)
-        if hasattr(net.criterion_, "initialize_from") and not ready:
-            self._start_proxies(net, data, rows, seed)
-
-    def _start_proxies(self, net, data, rows, seed):
-        rows = np.random.default_rng(seed).permutation(rows)
-        rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
-        Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
-        net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
 
 
 def check_reach(loss, width):

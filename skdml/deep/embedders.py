@@ -11,8 +11,12 @@ from sklearn.utils.validation import check_is_fitted
 from skdml.base import unchanged_on_error
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.data import read_training_data
+from skdml.deep.held_out import places
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss
 from skdml.deep.net import NetworkMap
+
+# Proxies start at the mean of so many points of their class, or of all it has.
+POINTS_PER_PROXY = 32
 
 
 class DeepSiameseEmbedder(DeepEmbedder):
@@ -534,6 +538,18 @@ feature_shape_, n_features_in_, feature_names_in_
 
     def _n_classes(self, data):
         return len(self.classes_)
+
+    def _start_loss(self, net, data, rows, seed):
+        """Let proxies start at the means of their classes, unless they came with the loss."""
+        ready = isinstance(net.criterion, torch.nn.Module)
+        if hasattr(net.criterion_, "initialize_from") and not ready:
+            self._start_proxies(net, data, rows, seed)
+
+    def _start_proxies(self, net, data, rows, seed):
+        rows = np.random.default_rng(seed).permutation(rows)
+        rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
+        Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
+        net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
 
     def _make_room(self, net, data, seed):
         n_known = net.criterion_.n_classes
