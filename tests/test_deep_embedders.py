@@ -199,7 +199,9 @@ def test_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, stopping):
 
 def test_ctrl_c_keeps_the_model_so_far():
     options = {"early_stopping": False, "random_state": 0}
-    stopped = DeepTripletEmbedder(callbacks=[Interrupt()], **options).fit(MANY, MANY_Y)
+    stopped = DeepTripletEmbedder(callbacks=[Interrupt()], **options)
+    with pytest.warns(UserWarning, match="interrupted. .* weights after epoch 2 "):
+        stopped.fit(MANY, MANY_Y)
     whole = DeepTripletEmbedder(max_epochs=2, **options).fit(MANY, MANY_Y)
     assert len(stopped.history_["loss"]) == 2
     assert_array_equal(stopped.transform(MANY), whole.transform(MANY))

@@ -765,7 +765,9 @@ def test_a_refit_that_is_killed_goes_on_and_ends_with_the_same_bits(tmp_path, fi
 def test_ctrl_c_amid_a_refit_keeps_what_was_stopped(fit_that_is_refitted):
     part = DeepTripletEmbedder(**fit_that_is_refitted, refit=False).fit(MANY, MANY_Y)
     InRefit.error = KeyboardInterrupt()
-    learner = DeepTripletEmbedder(**fit_that_is_refitted).fit(MANY, MANY_Y)
+    learner = DeepTripletEmbedder(**fit_that_is_refitted)
+    with pytest.warns(UserWarning, match="Training was interrupted"):
+        learner.fit(MANY, MANY_Y)
     assert_array_equal(learner.transform(MANY), part.transform(MANY))
 
 
@@ -975,7 +977,9 @@ def test_checkpoint_does_not_carry_the_data(tmp_path, fail_after):
 
 def test_interrupted_fit_keeps_its_checkpoint(tmp_path):
     learner = DeepTripletEmbedder(max_epochs=5, random_state=0, callbacks=[Interrupt()])
-    learner.set_params(checkpoint=tmp_path, early_stopping=False, batch_size=16).fit(MANY, MANY_Y)
+    learner.set_params(checkpoint=tmp_path, early_stopping=False, batch_size=16)
+    with pytest.warns(UserWarning, match="Training was interrupted"):
+        learner.fit(MANY, MANY_Y)
     assert len(learner.history_["loss"]) == 2
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -990,13 +994,17 @@ class Interrupt(Callback):
 
 def test_ctrl_c_amid_an_epoch_keeps_what_it_learned():
     options = {**TO_THE_END, "max_epochs": 9, "lr": 0.01, "batch_size": 16}
-    learner = DeepTripletEmbedder(**options, callbacks=[Interrupt]).fit(MANY, MANY_Y)
+    learner = DeepTripletEmbedder(**options, callbacks=[Interrupt])
+    with pytest.warns(UserWarning, match="Training was interrupted"):
+        learner.fit(MANY, MANY_Y)
     two = DeepTripletEmbedder(**{**options, "max_epochs": 2}).fit(MANY, MANY_Y)
     assert {len(column) for column in learner.history_.values()} == {2}
     assert_array_equal(learner.history_["loss"], two.history_["loss"])
     assert not np.array_equal(learner.transform(MANY), two.transform(MANY))
     best = DeepTripletEmbedder(**{**options, "early_stopping": True}, callbacks=[Interrupt])
-    assert best.fit(MANY, MANY_Y).best_epoch_ <= 2
+    with pytest.warns(UserWarning, match="Training was interrupted"):
+        best.fit(MANY, MANY_Y)
+    assert best.best_epoch_ <= 2
 
 
 # Going on

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import pickle
+import warnings
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep.building import NetBuilderMixin
-from skdml.deep.callbacks import RetrievalStopping, Snapshot
+from skdml.deep.callbacks import KnownScores, RetrievalStopping, Snapshot
 from skdml.deep.data import check_dimensions, check_feature_shape, point_of, read_training_data
 from skdml.deep.held_out import SCORINGS, hold_out
 from skdml.deep.losses import learns_from
@@ -156,7 +157,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         ends with the same bits. The file is removed when a fit ends. It is a pickle: load none
         that you do not trust.
     callbacks : list, default=None
-        skorch callbacks, or (name, callback) pairs.
+        skorch callbacks, or (name, callback) pairs. They may watch "train_loss" and, by its name,
+        the score of what is held out, for which then each epoch is scored; a refit repeats the
+        scores for them.
     verbose : int, default=0
         1 prints a line for each epoch.
     **net_params : dict
@@ -317,6 +320,15 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             If the loss or the weights are no longer finite. After at least one whole epoch the
             learner is fitted all the same, with its best weights, or without early stopping those
             of the last epoch that went well. Otherwise it is as it was.
+        KeyboardInterrupt
+            If Ctrl-C comes before the first epoch. The learner is as it was.
+
+        Warns
+        -----
+        UserWarning
+            If Ctrl-C ends training: the learner is fitted with its best weights so far, or
+            without early stopping those of now. There is no refit then, and of one that is
+            interrupted nothing is kept. A checkpoint stays where it is, and the same fit goes on.
         """
         with unchanged_on_error(self):
             self._check_params()
@@ -329,22 +341,23 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             with self._seeded(state) as seed:
                 self._set_backbone(former)
                 data = self._outputs_or_points(data)
-                train, ending = self._hold_out(data, seed)
-                net, trouble = self._train(data, train, seed, former, ending, path, state)
+                train, stopping = self._hold_out(data, seed)
+                first = [] if stopping is None else [("stopping", stopping)]
+                net, trouble = self._train(data, train, seed, former, first, path, state)
                 if isinstance(trouble, RuntimeError) and not net.history:
                     raise trouble
                 self._meet_held_out(net, data, train, seed)
                 self._keep(net)
-                if self.refit and ending is not None and trouble is None:
-                    trouble = self._train_on_all(data, net, seed, former, path)
+                if self.refit and stopping is not None and trouble is None:
+                    trouble = self._refit(data, net, stopping.name, seed, former, path)
             if path and trouble is None:
                 path.unlink(missing_ok=True)
                 whole_path(path).unlink(missing_ok=True)
-        if isinstance(trouble, RuntimeError):
-            raise RuntimeError(
-                f"{trouble} The learner is fitted with its weights after epoch "
-                f"{self.best_epoch_} (0 is the start)."
-            )
+        if trouble is not None:
+            kept = f"is fitted with its weights after epoch {self.best_epoch_} (0 is the start)."
+            if isinstance(trouble, RuntimeError):
+                raise RuntimeError(f"{trouble} The learner {kept}")
+            warnings.warn(f"Training was interrupted. The learner {kept}", stacklevel=2)
         return self
 
     def partial_fit(self, X, y=None, groups=None):
@@ -381,18 +394,26 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             self._train_once(data, first)
         return self
 
-    def _train(self, data, rows, seed, former, ending, path=None, state=None, n_epochs=None):
+    def _train(self, data, rows, seed, former, first, path=None, state=None, n_epochs=None):
         """Train a net, or go on; return it, and what ended that too early, if anything did."""
         if state is None:
-            net = self._build(data, rows, seed, former, ending, path)
+            net = self._build(data, rows, seed, former, first, path)
             self._start_loss(net, data, rows, seed)
             net.notify("on_train_begin", X=data, y=None)
         else:
-            net = self._go_on(state, ending, path)
+            net = self._go_on(state, first, path)
         n_left = (self.max_epochs if n_epochs is None else n_epochs) - len(net.history)
         return net, net.run(self._shown(data), self._sampler(data, rows, seed, net), n_left)
 
-    def _train_on_all(self, data, stopped, seed, former, path):
+    def _refit(self, data, stopped, score_name, seed, former, path):
+        """Train on everything; return what ended that too early, and what was stopped is kept."""
+        known = KnownScores(stopped.history, score_name)
+        try:
+            return self._train_on_all(data, stopped, known, seed, former, path)
+        except KeyboardInterrupt as interrupt:  # before the first epoch
+            return interrupt
+
+    def _train_on_all(self, data, stopped, known, seed, former, path):
         """Train anew on what was held out, too, and keep the epoch that was best without it."""
         path = path and whole_path(path)
         state = load_state(path) if path else None
@@ -401,7 +422,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         rows = np.arange(len(data))
         options = {"path": path, "state": state, "n_epochs": self._n_epochs_on_all()}
         kept = Snapshot(self.best_epoch_, self.best_share_)
-        net, trouble = self._train(data, rows, seed, former, kept, **options)
+        first = [("scores", known), ("stopping", kept)]
+        net, trouble = self._train(data, rows, seed, former, first, **options)
         if trouble is None or len(net.history) > self.best_epoch_:
             net.history = stopped.history  # it has the scores
             self._keep_net(net)
@@ -420,6 +442,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
                 self._start_loss(net, data, rows, seed)
                 net.notify("on_train_begin", X=data, y=None)
             else:
+                net.check_monitors()
                 self._make_room(net, data, seed)
                 net.empty_memory()
             trouble = net.run(self._shown(data), self._sampler(data, rows, seed, net), 1)
@@ -545,14 +568,14 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         """Let the distance be that of these weights, those of the best epoch."""
         net.module_.load_state_dict(weights)
 
-    def _go_on(self, state, ending, path):
+    def _go_on(self, state, first, path):
         """Return the net of a training that was killed, ready for its next epoch."""
         net = state["net"]
         net.verbose = self.verbose
         net.callback(SaveState).path = path  # the folder may have moved
         set_generators(state["generators"], net.device)
         if stopping := net.callback(RetrievalStopping):
-            stopping.score = ending.score
+            stopping.score = dict(first)["stopping"].score
         return net
 
     def _keep(self, net):
@@ -569,7 +592,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         self.n_components_ = net.width(self._input_shape())
         if kept := net.callback(Snapshot):
             self._set_distance(net, kept.weights_)
-        net.drop_callbacks(RetrievalStopping, Snapshot, SaveState)
+        net.drop_callbacks(RetrievalStopping, KnownScores, Snapshot, SaveState)
         net.memory_ = None
         net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net

@@ -74,8 +74,11 @@ class NetBuilderMixin(NetParametersMixin):
     def _input_shape(self):
         return self.feature_shape_ if self.backbone_ is None else (self.backbone_.n_outputs,)
 
-    def _build(self, data, rows, seed, former=None, ending=None, path=None):
-        """Return an initialised net that starts at Euclid, or where a former net ended."""
+    def _build(self, data, rows, seed, former=None, first=(), path=None):
+        """Return an initialised net that starts at Euclid, or where a former net ended.
+
+        `first` are callbacks that come before those of the user.
+        """
         trained = "module" if self.backbone_ is None else "head"
         module, module_given = self._network(trained)
         criterion, criterion_given = self._criterion(self._n_classes(data))
@@ -107,13 +110,14 @@ class NetBuilderMixin(NetParametersMixin):
             amp=self.amp,
             compile=self.compile,
             max_epochs=self.max_epochs,
-            callbacks=self._callbacks(ending, path, seed),
+            callbacks=self._callbacks(first, path, seed),
             train_split=None,
             device=self._device(),
             verbose=self.verbose,
             **given,
         ).initialize()
         self.check_callback_params(net.callback_names())
+        net.check_monitors()
         self._start(net, data, rows, seed, new=not isinstance(module, torch.nn.Module))
         return net
 
@@ -196,15 +200,14 @@ class NetBuilderMixin(NetParametersMixin):
     def _built_miner(self):
         return get_miner(self.miner, self.distance, **self.params_of("miner"))
 
-    def _callbacks(self, ending, path, seed):
+    def _callbacks(self, first, path, seed):
         """Return the callbacks of the user, copied since training changes them, and ours."""
-        callbacks = [*copy.deepcopy(self.callbacks or [])]
+        callbacks = [*first]  # what they record may be watched by the others
         for name in ("active_share", "spread"):
             averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
             callbacks.append((name, averaged))
+        callbacks += copy.deepcopy([*(self.callbacks or ())])
         callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
-        if ending is not None:
-            callbacks.append(("stopping", ending))
         if path is not None:
             callbacks.append(("state", SaveState(path, seed)))  # last: it saves the others
         return callbacks

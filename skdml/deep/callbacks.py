@@ -29,7 +29,7 @@ class IdleBatchesWarning(UserWarning):
 
 
 class RetrievalStopping(Callback):
-    """Score the net on what it does not train on; stop, and restore the best weights.
+    """Score the net on what it does not train on; tell when to stop, and restore the best weights.
 
     The weights that training starts from are scored first and are a candidate like any other, as
     are those midway between them and the trained ones: the first half of the way gains most on
@@ -45,7 +45,8 @@ class RetrievalStopping(Callback):
     patience : int or None
         How many epochs in a row may fail to be the best before training stops; each is scored.
         None scores after epochs that make up `SCORED_BATCHES` batches, and the last, and has
-        patience for `PATIENT_SCORES` scores.
+        patience for `PATIENT_SCORES` scores. Each epoch is also scored where another callback
+        watches the score, by its `monitor`.
 
     Attributes
     ----------
@@ -55,6 +56,10 @@ class RetrievalStopping(Callback):
         The epoch after which the weights were best; 0 is the start.
     best_share_ : float
         Which of `SHARES` of what training had changed by then was best.
+    stopped_ : bool
+        Whether patience has come to its end.
+    scoring_ : bool
+        Whether a score has begun and not ended: then Ctrl-C ended it.
 
     References
     ----------
@@ -71,14 +76,16 @@ class RetrievalStopping(Callback):
         self.start_ = self._values(net)
         self.start_weights_ = copy.deepcopy(net.module_.state_dict())
         self.start_score_ = float(self.start_[0].mean())
+        self.stopped_ = self.scoring_ = False
         self._keep(net, self.start_score_, gain=0.0, epoch=0, share=1.0)
 
     def on_epoch_end(self, net, **kwargs):
         """Score the net as it is, keep it if it is the best, stop if there was none for long."""
         epoch = len(net.history)
-        if epoch % self._stride(net) and epoch < net.max_epochs:
+        if epoch % self._stride(net) and epoch < net.max_epochs and not self._is_watched(net):
             self._record(net, np.nan, np.nan, better=False)
             return
+        self.scoring_ = True
         trained = copy.deepcopy(net.module_.state_dict())
         found = []
         for share in SHARES:
@@ -91,8 +98,8 @@ class RetrievalStopping(Callback):
             net.module_.load_state_dict(blend(self.start_weights_, trained, share))
             self._keep(net, score, gain, epoch, share)
         net.module_.load_state_dict(trained)
-        if not better and epoch - self.best_epoch_ >= self._patience(net):
-            raise KeyboardInterrupt  # how a skorch callback ends training
+        self.scoring_ = False
+        self.stopped_ = not better and epoch - self.best_epoch_ >= self._patience(net)
 
     def on_train_end(self, net, **kwargs):
         """Restore the best weights."""
@@ -109,13 +116,18 @@ class RetrievalStopping(Callback):
     def _record(self, net, score, gain, better):
         net.history.record(self.name, score)
         net.history.record(f"{self.name}_gain", gain)
-        net.history.record(f"{self.name}_gain_best", better)
+        for name in (self.name, f"{self.name}_gain"):
+            net.history.record(f"{name}_best", better)
 
     def _stride(self, net):
         """Epochs from one score to the next."""
         if self.patience is not None:
             return 1
         return math.ceil(SCORED_BATCHES / len(net.history[-1, "batches"]))
+
+    def _is_watched(self, net):
+        watched = [getattr(callback, "monitor", None) for _, callback in net.callbacks_]
+        return any(isinstance(name, str) and name.startswith(self.name) for name in watched)
 
     def _patience(self, net):
         return PATIENT_SCORES * self._stride(net) if self.patience is None else self.patience
@@ -139,8 +151,35 @@ class RetrievalStopping(Callback):
         return {**self.__dict__, "score": None}
 
 
+class KnownScores(Callback):
+    """Record what was scored in an earlier training, for the callbacks that watch it.
+
+    A training on everything has nothing left to score by. What a learning rate, say, was made of
+    before, it is made of again; after the end of the earlier training the last score stands.
+
+    Parameters
+    ----------
+    history : skorch.history.History
+        Of the earlier training.
+    name : str
+        The name of the score.
+    """
+
+    def __init__(self, history, name):
+        names = [name, f"{name}_gain", f"{name}_best", f"{name}_gain_best"]
+        self.scores = [{name: epoch[name] for name in names if name in epoch} for epoch in history]
+        self.name = name
+
+    def on_epoch_end(self, net, **kwargs):
+        """Record the scores of the same epoch."""
+        for name, value in self.scores[min(len(net.history), len(self.scores)) - 1].items():
+            net.history.record(name, value)
+
+
 class Snapshot(Callback):
     """Keep the network as it is after an epoch, or a share of what training has changed by then.
+
+    Where a callback ends training before that epoch, its end is kept.
 
     Parameters
     ----------
@@ -152,7 +191,7 @@ class Snapshot(Callback):
     Attributes
     ----------
     weights_ : dict of str to Tensor or None
-        The state of the network; None before that epoch.
+        The state of the network; None as long as there is none.
     """
 
     def __init__(self, epoch, share):
@@ -169,10 +208,18 @@ class Snapshot(Callback):
         """Keep the weights, if this is the epoch."""
         self._look(net)
 
+    def on_train_end(self, net, **kwargs):
+        """Keep the weights, if there are none so far."""
+        if self.weights_ is None:
+            self._take(net)
+
     def _look(self, net):
         if len(net.history) == self.epoch:
-            weights = blend(self.start_weights_, net.module_.state_dict(), self.share)
-            self.weights_ = copy.deepcopy(weights)
+            self._take(net)
+
+    def _take(self, net):
+        weights = blend(self.start_weights_, net.module_.state_dict(), self.share)
+        self.weights_ = copy.deepcopy(weights)
 
 
 def blend(start, end, share):

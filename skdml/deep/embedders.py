@@ -305,7 +305,8 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
     To know the classes that it is shown a network trains to the end, and there it has forgotten
     those it is not shown. So one training gives two networks: `predict` runs the last, to which
     the proxies belong, `transform` and `get_metric` that of the epoch (0 being the start) at which
-    held-out classes were found best.
+    held-out classes were found best. Where Ctrl-C ends the first training, the classifier was not
+    shown the held-out classes: it knows them by the means of their points, which are their proxies.
 
     Parameters
     ----------

@@ -13,8 +13,9 @@ from skorch.exceptions import DeviceWarning
 from torch.nn.functional import normalize as to_unit_length
 from torch.utils.data import DataLoader
 
-from skdml.deep.callbacks import RetrievalStopping
+from skdml.deep.callbacks import KnownScores, RetrievalStopping
 from skdml.deep.data import TUPLE_SIZES, batches_of_points
+from skdml.deep.held_out import SCORINGS
 from skdml.deep.losses import learns_from
 from skdml.deep.memory import CrossBatchMemory, DrawnBatches, backward_in_pieces
 
@@ -174,8 +175,11 @@ class EmbeddingNet(NeuralNet):
         self.sampler_ = DrawnBatches(sampler)
         if self.compile:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
+        stopping = self.callback(RetrievalStopping)
         try:
             for _ in range(n_epochs):
+                if stopping and stopping.stopped_:
+                    break
                 good = [*good[-1:], self._weights()]
                 self.fit_loop(dataset, epochs=1)
             self._check_weights()  # a callback may have set them
@@ -183,14 +187,17 @@ class EmbeddingNet(NeuralNet):
             trouble = error
             self._mend(good)
         except KeyboardInterrupt as error:  # how callbacks end training, too: after a whole epoch
-            if len(self.history) > 0 and "train_loss" not in self.history[-1]:
+            cut = len(self.history) > 0 and "train_loss" not in self.history[-1]
+            if cut or (stopping and stopping.scoring_):
                 trouble = error
-                self.history.pop()
         finally:
             # The one holds the labels, the other what cannot be pickled.
             del self.sampler_
             vars(self).pop("network_", None)
-        self.notify("on_train_end", X=dataset, y=None)
+        if n_epochs or self.history:  # otherwise there is no end that a callback could look at
+            self.notify("on_train_end", X=dataset, y=None)
+        if isinstance(trouble, KeyboardInterrupt) and cut:
+            self.history.pop()
         return trouble
 
     def _weights(self):
@@ -302,6 +309,21 @@ class EmbeddingNet(NeuralNet):
     def callback_names(self):
         """Return the names of all callbacks, those that were set to None included."""
         return [name for name, _ in self._uniquely_named_callbacks()]
+
+    def check_monitors(self):
+        """Raise if a callback watches a score that there is none of."""
+        own = [callback for name, callback in self.callbacks_ if name != "valid_loss"]
+        names = {getattr(callback, "name", None) for callback in own}
+        scored = self.callback(RetrievalStopping) or self.callback(KnownScores)
+        for callback in own:
+            watched = getattr(callback, "monitor", None)
+            name = watched.removesuffix("_best") if isinstance(watched, str) else None
+            if name in {"valid_loss", *SCORINGS} - names:
+                there = f"{scored.name!r} (larger is better), " if scored else ""
+                raise ValueError(
+                    f"{type(callback).__name__} watches {watched!r}, which is not recorded here. "
+                    f"There is {there}'train_loss', 'active_share' and 'spread'."
+                )
 
     def drop_callbacks(self, *kinds):
         """Remove callbacks that have done their work."""
