@@ -28,9 +28,14 @@ def row_blocks(rows, columns):
         yield slice(start, min(start + step, rows))
 
 
+def largest_entry(*tensors):
+    """Return the largest absolute value of all entries, as a float; 0 if there are none."""
+    return max((t.detach().abs().max().item() for t in tensors if t.numel()), default=0.0)
+
+
 def _power_of_two(*tensors):
     """Scale that brings the largest entry near 1; 1.0 where squares are safe without it."""
-    peak = max((t.abs().max().item() for t in tensors if t.numel()), default=0.0)
+    peak = largest_entry(*tensors)
     safe = _SAFE[tensors[0].dtype]
     if peak == 0 or not math.isfinite(peak) or safe < peak < 1 / safe:
         return 1.0
@@ -97,13 +102,34 @@ def _pull(grad, d, x, y, ctx):
         w = grad[rows] + grad.T[rows] if ctx.alone else grad[rows]
         if d is not None:
             # At d = 0 the root has no gradient; zero is the subgradient of least norm.
-            w = w / d[rows]
+            w = w.div_(d[rows]) if ctx.alone else w / d[rows]
             if ctx.alone:
                 w.diagonal(rows.start).zero_()
             if ctx.touching:
                 w.masked_fill_(d[rows] == 0, 0)
         torch.mul(w.sum(1, keepdim=True), x[rows], out=pull[rows]).addmm_(w, y, alpha=-1)
     return pull
+
+
+class _Products(torch.autograd.Function):
+    """Dot products among rows: one matrix product backward, because they are symmetric."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x @ x.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            return (grad + grad.T) @ x
+
+
+def dot_products(x, y=None):
+    """Dot products of the rows of x and the rows of y, of one precision; of x itself without y."""
+    return _Products.apply(x) if y is None else x @ y.T
 
 
 class _Angle(torch.autograd.Function):

@@ -89,10 +89,13 @@ def exponentials(value, mask, factor):
     log_sum : Tensor of shape (n,)
         The logarithms l; -1e32 for a row without a true entry.
     """
-    share = (value * factor).clamp_(-_FARTHEST, _FARTHEST)
     # Subtracted, and not chosen by torch.where, which takes many times longer.
-    share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
+    share = as_number(~mask, value.dtype).mul_(-_BEYOND).add_(value, alpha=factor)
     peak = share.amax(1)
+    if (peak.abs() >= _FARTHEST).any():  # nothing to choose from, or something to cut
+        share = (value * factor).clamp_(-_FARTHEST, _FARTHEST)
+        share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
+        peak = share.amax(1)
     total = share.sub_(peak[:, None]).clamp_(min=-_NOTHING).exp_().sum(1)
     # What was cut has no gradient; only where nothing is nearer does it have a share.
     scale = torch.where(peak.abs() < _FARTHEST, factor / total, 0)
@@ -305,8 +308,9 @@ class RowLoss(MatrixLoss):
         total, active, slopes = sum_of_rows(
             self.rows, (near, distance), (positives.taken, different), self.work(positives)
         )
+        share = 1 / max(1, self.count(positives))
         if slopes:
             of_near, weights = slopes
-            weights.scatter_add_(1, positives.index, of_near)
-            total = _Weighted.apply(distance, weights, total)
-        return total / max(1, self.count(positives)), active
+            weights.scatter_add_(1, positives.index, of_near).mul_(share)
+            return _Weighted.apply(distance, weights, total * share), active
+        return total * share, active

@@ -19,15 +19,18 @@ class Positives:
         Which places hold a positive; the index of the others means nothing.
     count : int64 Tensor of shape (n,)
         How many each row has.
+    by_class : bool
+        Whether they are all points of the anchor's class.
     """
 
     index: torch.Tensor
     taken: torch.Tensor
     count: torch.Tensor
+    by_class: bool = False
 
     def of_rows(self, rows):
         """Those of some anchors."""
-        return Positives(self.index[rows], self.taken[rows], self.count[rows])
+        return Positives(self.index[rows], self.taken[rows], self.count[rows], self.by_class)
 
     def pairs(self):
         """List the pairs: rows and columns."""
@@ -66,7 +69,7 @@ class Positives:
             own = torch.empty_like(order)
             own[order] = torch.arange(len(order), device=order.device)
             place = place + (place >= own[:, None])
-        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken, count)
+        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken, count, by_class=True)
 
 
 def label_pairs(labels, ref_labels=None):

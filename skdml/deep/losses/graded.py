@@ -13,7 +13,7 @@ _LARGEST = 1e8  # fourth powers of larger entries would overflow
 
 # Logits so far apart have exponentials, and sums of them, that the numbers can hold.
 _WIDEST = {torch.float32: 150.0, torch.float64: 600.0}
-_COPIES = 4  # numbers worked on for each distance
+_COPIES = 2  # numbers worked on for each distance
 
 
 def target_distance(x, y):
@@ -106,8 +106,9 @@ def cosent(logit, grade, kind, own):
     ahead = F.pad(ahead.cumsum(1)[:, :-1], (1, 0))
     behind = F.pad(here.flip(1).cumsum(1)[:, :-1], (1, 0)).flip(1)
     total = torch.linalg.vecdot(ahead, here)
+    odds = 1 / (1 + total)[:, None]
     of_near, of_far = (
-        (part / (1 + total)[:, None]).to(logit.dtype).gather(1, grade).index_select(1, kind)
+        (part * odds).to(logit.dtype).gather(1, grade).index_select(1, kind)
         for part in (ahead, behind)
     )
     return total.log1p().to(logit.dtype), near.mul_(of_near).sub_(far.mul_(of_far))
@@ -248,10 +249,12 @@ class CoSENTLoss(torch.nn.Module):
 
             own = own if ref_emb is None else own[:, :0]
             total, active, slopes = sum_of_rows(rows, (matrix,), (code, own), _COPIES)
+            share = 1 / max(1, len(matrix))
+            value = total * share
             if slopes:
-                total = _Weighted.apply(matrix, slopes[0], total)
-        self.active_share = (active / max(1, len(embeddings))).to(total.dtype)
-        return total / max(1, len(embeddings))
+                value = _Weighted.apply(matrix, slopes[0].mul_(share), value)
+        self.active_share = (active * share).to(value.dtype)
+        return value
 
     def _grades(self, targets, ref_targets=None):
         """Grades of the kinds of targets, and of which kinds rows and columns are."""

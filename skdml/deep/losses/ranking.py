@@ -20,7 +20,7 @@ from ._matrix import (
 # Distances that have a largest value, so that bins can cover them all.
 _RANGE = {"cosine": 2.0, "angular": 1.0}
 
-_COPIES = 3  # numbers worked on for each distance: nodes are numbered in twice its memory
+_COPIES = 2  # numbers worked on for each distance: nodes are numbered in twice its memory
 
 
 def nodes(distance, mask, n_bins, largest):
@@ -47,8 +47,8 @@ def nodes(distance, mask, n_bins, largest):
     beyond = distance * (n_bins / largest)
     beyond.add_(as_number(~mask, beyond.dtype), alpha=n_bins + 1)
     # NaN must not index; it is in the counts all the same.
-    node = beyond.int().clamp_(0, n_bins + 1)
-    return node.long(), beyond.sub_(node)
+    node = beyond.long().clamp_(0, n_bins + 1)
+    return node, beyond.frac_()
 
 
 def soft_histogram(node, beyond, n_bins):
@@ -172,10 +172,11 @@ def smooth_ap(near, distance, taken, different, temperature):
     # Their slopes: first by the sums, then by what is in the sigmoids.
     weight = share / (temperature * (rank + count))
     by_count, by_rank = weight * precision, weight * (precision - 1)
-    before.mul_(1 - before)
-    among.mul_(1 - among).mul_(by_rank[:, :, None])
+    for sigmoid in (before, among):
+        sigmoid.addcmul_(sigmoid, sigmoid, value=-1)  # s (1 - s)
+    among.mul_(by_rank[:, :, None])
     of_near = by_count * before.sum(2) + among.sum(2) - among.sum(1)
-    of_distance = -(by_count[:, None, :] @ before)[:, 0]
+    of_distance = (-by_count[:, None, :] @ before)[:, 0]
     return losses, of_near, of_distance
 
 

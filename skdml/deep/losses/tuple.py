@@ -4,7 +4,13 @@ import math
 
 import torch
 
-from skdml.deep._pairwise import _full_precision, directions, row_blocks
+from skdml.deep._pairwise import (
+    _full_precision,
+    directions,
+    dot_products,
+    largest_entry,
+    row_blocks,
+)
 from skdml.deep.miners import as_number
 
 from ._base import _Weighted, check_margin
@@ -12,7 +18,7 @@ from ._matrix import MatrixLoss, RowLoss, check_count, check_positive, some
 from .softmax import nt_xent
 
 _STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
-_WORK = 8  # numbers kept for each cosine; smaller blocks have fewer points in common
+_APART = 8  # blocks of listed pairs are the smaller, the fewer points they have in common
 # Where the paper's boundary of 1.2, a Euclidean distance of points of length 1, lies by the others:
 # 1.2^2, 1.2^2 / 2 and 2 arcsin(1.2 / 2) / pi.
 _BOUNDARY = {"sqeuclidean": 1.44, "cosine": 0.72, "angular": 0.41}
@@ -27,8 +33,8 @@ def mean_of_active(excess):
     return total / count, slope.div_(count)
 
 
-def angular(own, other, between, same, different, slope):
-    r"""Angular loss of anchors a and points p, and its gradient by their cosines.
+def angular(own, other, between, same, slope):
+    r"""Angular loss of anchors a and points p of some groups, and its gradient.
 
     .. math:: \log \Bigl( 1 + \sum_n e^{4 t (x_a + x_p)^T x_n - 2 (1 + t) x_a^T x_p} \Bigr),
         \quad t = \tan^2 \alpha
@@ -37,16 +43,15 @@ def angular(own, other, between, same, different, slope):
 
     Parameters
     ----------
-    own : Tensor of shape (n, m)
-        Cosines of the anchors with all points.
-    other : Tensor of shape (k, m)
-        Cosines of the points p with all points.
-    between : Tensor of shape (n, k)
+    own : Tensor of shape (g, k, m)
+        Exponentials of 4 t times the cosines of the anchors with all points; 0 for what is no
+        negative of the anchor. Each has one.
+    other : Tensor of shape (g, l, m)
+        Exponentials of 4 t times the cosines of the points p with all points.
+    between : Tensor of shape (g, k, l)
         Cosines of the anchors with the points p.
-    same : bool Tensor of shape (n, k)
+    same : bool Tensor of shape (g, k, l)
         The positive pairs (a, p).
-    different : bool Tensor of shape (n, m)
-        The negatives of the anchors; each has one.
     slope : float
         The squared tangent t.
 
@@ -54,17 +59,35 @@ def angular(own, other, between, same, different, slope):
     -------
     total : Tensor of shape ()
         Sum of the loss.
-    of_own, of_other, of_between : Tensors
-        Its gradient by the cosines.
+    of_reach : Tensor of shape (g, k, l)
+        Its gradient by the products of `own` and `other`, times 4 t.
+    of_between : Tensor of shape (g, k, l)
+        Its gradient by `between`, apart from these.
     """
-    own = (4 * slope * own).exp_().mul_(as_number(different, own.dtype))
-    other = (4 * slope * other).exp_()
-    reach = own @ other.T
-    odds = reach * (-2 * (1 + slope) * between).exp_() * as_number(same, own.dtype)
+    reach = own @ other.mT
+    odds = (between * (-2 * (1 + slope))).exp_().mul_(reach).mul_(as_number(same, own.dtype))
     share = odds / (1 + odds)
-    by_reach = 4 * slope * share / reach
-    of_own, of_other = own * (by_reach @ other), other * (by_reach.T @ own)
-    return odds.log1p().sum(), of_own, of_other, -2 * (1 + slope) * share
+    return odds.log1p().sum(), 4 * slope * share / reach, -2 * (1 + slope) * share
+
+
+def groups_of_classes(anchors, positives, alone):
+    """Yield anchors (g, k) and points (g, l) of g classes at a time, which are of the same sizes.
+
+    Without references (`alone`) the points are the anchors themselves.
+    """
+    key = positives.index[anchors, :1].sum(1)  # the first positive, if there are any
+    key, order = (torch.minimum(key, anchors) if alone else key).sort(stable=True)
+    anchors = anchors[order]
+    size = key.unique_consecutive(return_counts=True)[1]
+    size, count = size.repeat_interleave(size), positives.count[anchors]
+    for k, width in sorted(set(zip(size.tolist(), count.tolist(), strict=True))):
+        a = anchors[(size == k) & (count == width)].view(-1, k)
+        yield a, a if alone else positives.index[a[:, 0], :width]
+
+
+def cut_entries(x, largest):
+    """Cut what is beyond a limit, and give it no gradient; seldom there is anything."""
+    return x.clamp(-largest, largest) if largest_entry(x) > largest else x
 
 
 class MarginLoss(MatrixLoss):
@@ -211,34 +234,54 @@ class AngularLoss(MatrixLoss):
         """Cosines with the references: of the anchors and, below them, of the references."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
         unit = [directions(x) for x in _full_precision(*given)]
-        return torch.cat(unit) @ unit[-1].T
+        return dot_products(*unit) if ref_emb is None else torch.cat(unit) @ unit[-1].T
 
     def compute(self, cosine, positives, different):
         """Mean over the positive pairs, and the number of anchors."""
         anchors = ((positives.count > 0) & some(different)).nonzero().squeeze(1)
         slope = math.tan(math.radians(self.alpha)) ** 2
-        first = len(cosine) - cosine.shape[1]  # row of the first point; 0 without references
+        columns = cosine.shape[1]
+        first = len(cosine) - columns  # row of the first point; 0 without references
+        given, same = cosine.detach(), positives.mask(columns)
+        weights, total = torch.zeros_like(given), given.new_zeros(())
+        for a, p in self._groups(anchors, positives, same, first):
+            own, negative = (t.index_select(0, a.flatten()) for t in (given, different))
+            own = own.mul_(4 * slope).exp_().mul_(as_number(negative, own.dtype))
+            own = own.view(*a.shape, columns)
+            pairs = a[:, :, None], p[:, None, :]
+            if a is p:
+                # Points of a class have the same negatives, so that both sides are masked alike.
+                part, of_reach, of_between = angular(own, own, given[pairs], same[pairs], slope)
+                of_own = ((of_reach + of_reach.mT) @ own).mul_(own)
+            else:
+                other = given.index_select(0, first + p.flatten()).mul_(4 * slope).exp_()
+                other = other.view(*p.shape, columns)
+                part, of_reach, of_between = angular(own, other, given[pairs], same[pairs], slope)
+                of_own = (of_reach @ other).mul_(own)
+                of_other = (of_reach.mT @ own).mul_(other)
+                weights.index_add_(0, first + p.flatten(), of_other.flatten(0, 1))
+            total += part
+            weights.index_add_(0, a.flatten(), of_own.flatten(0, 1))
+            weights.index_put_(pairs, of_between, accumulate=True)
+        share = 1 / max(1, int(positives.count[anchors].sum()))
+        return _Weighted.apply(cosine, weights.mul_(share), total * share), len(anchors)
+
+    @staticmethod
+    def _groups(anchors, positives, same, first):
+        """Yield anchors and points, (g, k) and (g, l), that hold all positive pairs once."""
+        columns = same.shape[1]
+        if positives.by_class:
+            for a, p in groups_of_classes(anchors, positives, alone=first == 0):
+                for block in row_blocks(len(a), (a.shape[1] + p.shape[1]) * columns):
+                    yield (a[block],) * 2 if a is p else (a[block], p[block])
+            return
         # Anchors of a class have positives in common, so that a block of them has few.
         order = positives.index[anchors, :1].sum(1)
         order = torch.minimum(order, anchors) if first == 0 else order
         anchors = anchors[order.argsort(stable=True)]
-        given, same = cosine.detach(), positives.mask(cosine.shape[1])
-        weights, total = torch.zeros_like(given), given.new_zeros(())
-        for block in row_blocks(len(anchors), _WORK * cosine.shape[1]):
+        for block in row_blocks(len(anchors), _APART * columns):
             a = anchors[block]
-            own, pairs, others = (t.index_select(0, a) for t in (given, same, different))
-            p = pairs.any(0).nonzero().squeeze(1)
-            other, between, pairs = (
-                given.index_select(0, first + p),
-                own.index_select(1, p),
-                pairs.index_select(1, p),
-            )
-            part, of_own, of_other, of_between = angular(own, other, between, pairs, others, slope)
-            total += part
-            weights.index_add_(0, a, of_own.index_add_(1, p, of_between))
-            weights.index_add_(0, first + p, of_other)
-        total = _Weighted.apply(cosine, weights, total)
-        return total / positives.taken[anchors].sum().clamp(min=1), len(anchors)
+            yield a[None], same[a].any(0).nonzero().T
 
 
 class NPairsLoss(RowLoss):
@@ -277,14 +320,13 @@ class NPairsLoss(RowLoss):
         super().__init__("euclidean")  # not used: dot products are no distance
 
     def measure(self, embeddings, labels, ref_emb):
-        """Dot products with the opposite sign, so that smaller is nearer."""
+        """Dot products."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
-        given = [x.clamp(-_LARGEST_ENTRY, _LARGEST_ENTRY) for x in _full_precision(*given)]
-        return -given[0] @ given[-1].T
+        return dot_products(*(cut_entries(x, _LARGEST_ENTRY) for x in _full_precision(*given)))
 
     def rows(self, near, distance, taken, different):
         """Losses of some anchors, and their slopes."""
-        return nt_xent(near, distance, taken, different, 1.0)
+        return nt_xent(near, distance, taken, different, -1.0)  # larger is nearer
 
     def count(self, positives):
         """Divide the sum by the number of positive pairs."""
