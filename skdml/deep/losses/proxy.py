@@ -12,7 +12,6 @@ from skdml.deep._pairwise import _CANCELLED, _full_precision, directions, row_bl
 from ._base import PairwiseLoss, _Weighted
 from ._matrix import _NOTHING, check_count, check_flag, check_positive
 
-_COPIES = 3  # numbers worked on for each cosine
 
 
 def cosines(x, proxies):
@@ -115,7 +114,7 @@ def soft_triple(x, proxies, labels, margin, scale, gamma):
     of_x, of_flat = torch.empty_like(x), torch.zeros_like(flat)
     is_own = x.new_zeros(len(x), c).scatter_(1, labels[:, None], 1)
     log_odds = torch.empty_like(is_own)
-    blocks = list(row_blocks(len(x), _COPIES * len(flat)))
+    blocks = list(row_blocks(len(x), len(flat)))
     # Memory of its own for each block would cost more than what is done with it.
     room = x.new_empty(3, blocks[0].stop if blocks else 0, k, c)
     for rows in blocks:
@@ -531,9 +530,11 @@ class SoftTripleLoss(ProxyLoss):
 
     def compute(self, embeddings, labels):
         """Mean over the batch, and the distances among proxies."""
-        (proxies,) = _full_precision(self.proxies.transpose(0, 1))
+        (proxies,) = _full_precision(self.proxies)
         x, units = directions(embeddings), directions(proxies.flatten(0, 1)).view(proxies.shape)
         x, units = _full_precision(x, units)
-        value, of_x, of_units = soft_triple(x, units, labels, self.margin, self.scale, self.gamma)
+        parameters = self.margin, self.scale, self.gamma
+        value, of_x, of_units = soft_triple(x, units.transpose(0, 1), labels, *parameters)
+        of_units = of_units.transpose(0, 1)
         value = _Weighted.apply(x, of_x, value) + _Weighted.apply(units, of_units, 0 * value)
-        return value + self.tau / 2 * proxy_spread(units.transpose(0, 1)) if self.tau else value
+        return value + self.tau / 2 * proxy_spread(units) if self.tau else value
