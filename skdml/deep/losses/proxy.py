@@ -13,7 +13,6 @@ from ._base import PairwiseLoss, _Weighted
 from ._matrix import _NOTHING, check_count, check_flag, check_positive
 
 
-
 def cosines(x, proxies):
     r"""Cosines of embeddings and proxies, 0 where one of them is zero.
 
