@@ -21,6 +21,7 @@ from skdml.metrics import (
     precision_at_k,
     r_precision,
     recall_at_k,
+    retrieval,
     retrieval_report,
     tar_at_far,
     verification_report,
@@ -173,6 +174,25 @@ def test_where_the_points_lie_and_their_unit_change_nothing():
     expected = retrieval_report(grid, labels, average=None)
     for moved in (grid + 2**30, grid * 2.0**600, grid * 2.0**-600, grid.astype(np.float32)):
         assert_same_report(retrieval_report(moved, labels, average=None), expected)
+
+
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("spacing", [1, 64])
+def test_many_rows_at_once_and_row_by_row_rank_alike(itself, spacing, monkeypatch):
+    Z, labels, *reference = many(5)
+    Z = (Z * spacing).round()  # a narrow grid has ties everywhere, a wide one few
+    call = () if itself else ((reference[0] * spacing).round(), reference[1])
+
+    def found():
+        at_k = [m(Z, labels, *call, k=7) for m in (recall_at_k, precision_at_k, ndcg_at_k)]
+        return [*at_k, r_precision(Z, labels, *call), map_at_r(Z, labels, *call)]
+
+    at_once = found()
+    monkeypatch.setattr(retrieval, "_FEW_POINTS", 0)
+    assert at_once == found()
+    monkeypatch.setattr(retrieval, "_FEW_POINTS", 2**14)
+    monkeypatch.setattr(retrieval, "_AT_ONCE", 1)
+    assert at_once == found()
 
 
 @pytest.mark.parametrize("metric", ["manhattan", "euclidean"])

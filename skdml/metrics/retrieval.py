@@ -29,6 +29,11 @@ AVERAGES = ("query", "class", "per_class", None)
 # A larger block of distances makes nothing faster.
 _BLOCK_MIB = 256
 
+# Up to so many reference points, the nearest of many queries at once are found several times as
+# fast as row by row; of so many distances, since that takes a few times their memory.
+_FEW_POINTS = 2**14
+_AT_ONCE = 2**20
+
 _LARGEST = np.iinfo(np.int32).max
 
 # From so many ties on, sorting a row is quicker than counting for each.
@@ -614,6 +619,7 @@ class _Queries:
         codes = np.unique(np.concatenate([labels, reference_labels]), return_inverse=True)
         self.classes, codes = codes
         self.codes, reference_codes = np.split(codes, [len(queries)])
+        self.reference_codes = reference_codes
         if includes_queries and not np.array_equal(self.codes, reference_codes[: len(self.codes)]):
             raise ValueError("The reference does not begin with the queries: labels differ.")
         of_class = np.bincount(reference_codes, minlength=len(self.classes))
@@ -679,17 +685,37 @@ class _Queries:
         mib = min(get_config()["working_memory"], _BLOCK_MIB)
         n_rows = min(len(asked), max(1, int(mib * 2**20 / (8 * len(self.reference)))))
         held = np.empty((n_rows, len(self.reference)))  # once: fresh memory is slow to get
-        # Row by row, on one thread: two are no faster, since memory and Python's lock bind them.
+        # On one thread: two are no faster, since memory and Python's lock bind them.
         for block in gen_batches(len(asked), n_rows):
             rows = asked[block]
             D, R = self._distances(rows, held[: len(rows)]), self.n_matches[rows]
             n_ranked = R if n_first is None else np.minimum(R, n_first)
             n_deep = R if depth == "R" else np.full(len(R), depth or self.n_candidates)
-            ranks = np.full((len(rows), n_ranked.max()), np.inf)
-            for i, code in enumerate(self.codes[rows]):
-                found = _ranks_of(D[i], self.members[code], n_ranked[i], n_deep[i])
+            ranks, left = np.full((len(rows), n_ranked.max()), np.inf), range(len(rows))
+            if depth is not None and D.shape[1] <= _FEW_POINTS:
+                left = self._ranks_up_to(n_deep.max(), D, self.codes[rows], n_ranked, ranks)
+            for i in left:
+                found = _ranks_of(D[i], self.members[self.codes[rows[i]]], n_ranked[i], n_deep[i])
                 ranks[i, : len(found)] = found
             yield ranks, R
+
+    def _ranks_up_to(self, depth, D, codes, n_ranked, ranks):
+        """Fill in the ranks up to a depth of all queries but those with ties, which it returns."""
+        tied = np.empty(len(D), bool)
+        for block in gen_batches(len(D), max(1, _AT_ONCE // D.shape[1])):
+            near, nearest = _nearest(D[block], depth + 1)
+            match = self.reference_codes[near] == codes[block, None]
+            match &= nearest < np.inf  # which is the query itself
+            # Among matches a tie changes nothing; one at the last place may reach beyond it.
+            differ = match[:, 1:] != match[:, :-1]
+            differ[:, depth - 1 :] = True
+            tied[block] = (differ & (nearest[:, 1:] == nearest[:, :-1])).any(axis=1)
+            row, place = np.nonzero(match[:, :depth])
+            first = np.searchsorted(row, row)
+            nth = np.arange(len(row)) - first
+            kept = nth < n_ranked[block][row]
+            ranks[block][row[kept], nth[kept]] = place[kept] + 1
+        return np.flatnonzero(tied)
 
     def _distances(self, rows, out):
         """Return what ranks the reference for some queries: the farther, the greater."""
@@ -721,6 +747,17 @@ def _comparable(queries, reference, metric):
     square = np.einsum("ij,ij->i", reference, reference)
     ones = np.ones(len(queries))
     return np.column_stack([-2 * queries, ones]), np.column_stack([reference, square])
+
+
+def _nearest(D, n_nearest):
+    """Columns of the smallest entries of each row and these entries, in order."""
+    if n_nearest < D.shape[1]:
+        near = np.argpartition(D, n_nearest - 1, axis=1)[:, :n_nearest]
+    else:
+        near = np.broadcast_to(np.arange(D.shape[1]), D.shape)
+    nearest = np.take_along_axis(D, near, axis=1)
+    order = np.argsort(nearest, axis=1)
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(nearest, order, axis=1)
 
 
 def _ranks_of(row, columns, n_ranked, depth):
