@@ -21,7 +21,6 @@ from skdml.deep.callbacks import KnownScores, RetrievalStopping, Snapshot
 from skdml.deep.data import check_dimensions, check_feature_shape, point_of, read_training_data
 from skdml.deep.held_out import SCORINGS, hold_out
 from skdml.deep.losses import learns_from
-from skdml.deep.net import NetworkMap
 from skdml.deep.resume import SaveState, load_state, set_generators, whole_path
 from skdml.deep.samplers import GROUP_BATCHES, make_batches
 from skdml.deep.views import AugmentedDataset
@@ -486,19 +485,16 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         """
         check_is_fitted(self)
         f = self._map()
-        options = {"normalize": f.normalize, "device": f.device, "backbone": f.backbone}
-        shape = self.feature_shape_
-        f = NetworkMap(copy.deepcopy(f.module), **options, feature_shape=shape)
-        return LearnedDistance(f, self.distance, distinct=True)
+        return LearnedDistance(f.by(copy.deepcopy(f.module)), self.distance, distinct=True)
 
     def _map(self):
         """Return f as it is now."""
-        return self._map_of_net()
+        return self._map_of(self.net_)
 
-    def _map_of_net(self):
-        """Return the network that is trained, as a map of points."""
-        f = self.net_.map()
-        f.backbone = self.backbone_
+    def _map_of(self, net):
+        """Return the network of a net, behind the backbone, as a map of points."""
+        f = net.map()
+        f.feature_shape, f.backbone = self.feature_shape_, self.backbone_
         return f
 
     def _former(self):

@@ -13,7 +13,6 @@ from skdml.deep.base import DeepEmbedder
 from skdml.deep.data import read_training_data
 from skdml.deep.held_out import places
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss
-from skdml.deep.net import NetworkMap
 
 # Proxies start at the mean of so many points of their class, or of all it has.
 POINTS_PER_PROXY = 32
@@ -492,7 +491,7 @@ feature_shape_, n_features_in_, feature_names_in_
             Probabilities, in the order of `classes_`: the softmax of the logits of the loss.
         """
         check_is_fitted(self)
-        Z = self._pass(X, self._map_of_net())
+        Z = self._pass(X, self._map_of(self.net_))
         Z = torch.from_numpy(Z).to(self.net_.device, torch.float64)
         with torch.no_grad():
             return self.net_.criterion_.logits(Z).softmax(1).cpu().numpy()
@@ -564,7 +563,7 @@ feature_shape_, n_features_in_, feature_names_in_
             self._start_loss(net, data, np.flatnonzero(held), seed)
 
     def _map(self):
-        return self._map_of_net() if self.distance_network_ is None else self.distance_network_
+        return super()._map() if self.distance_network_ is None else self.distance_network_
 
     def _n_epochs_on_all(self):
         return self.max_epochs  # the classifier is trained to the end
@@ -576,9 +575,7 @@ feature_shape_, n_features_in_, feature_names_in_
     def _set_distance(self, net, weights):
         network = copy.deepcopy(net.module_).eval()
         network.load_state_dict(weights)
-        options = {"feature_shape": self.feature_shape_, "backbone": self.backbone_}
-        options |= {"normalize": net.normalize, "device": net.device}
-        self.distance_network_ = NetworkMap(network, **options)
+        self.distance_network_ = self._map_of(net).by(network)
 
 
 def _is_number(classes):

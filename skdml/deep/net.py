@@ -606,6 +606,10 @@ class NetworkMap:
             self.module.train(was_training)
         return torch.cat(batches).numpy()
 
+    def by(self, module):
+        """Return the same map by another network of the same shapes."""
+        return NetworkMap(**(vars(self) | {"module": module}))
+
     def width(self, feature_shape):
         """Return the width of what becomes of points of a shape, or raise if it takes none such."""
         try:
