@@ -74,7 +74,7 @@ class RetrievalStopping(Callback):
     def on_train_begin(self, net, **kwargs):
         """Score the start."""
         self.start_ = self._values(net)
-        self.start_weights_ = copy.deepcopy(net.module_.state_dict())
+        self.start_weights_ = state_of(net.module_)
         self.start_score_ = float(self.start_[0].mean())
         self.stopped_ = self.scoring_ = False
         self._keep(net, self.start_score_, gain=0.0, epoch=0, share=1.0)
@@ -86,7 +86,7 @@ class RetrievalStopping(Callback):
             self._record(net, np.nan, np.nan, better=False)
             return
         self.scoring_ = True
-        trained = copy.deepcopy(net.module_.state_dict())
+        trained = state_of(net.module_)
         found = []
         for share in SHARES:
             net.module_.load_state_dict(blend(self.start_weights_, trained, share))
@@ -144,7 +144,7 @@ class RetrievalStopping(Callback):
     def _keep(self, net, score, gain, epoch, share):
         self.best_score_, self.best_gain_ = score, gain
         self.best_epoch_, self.best_share_ = epoch, share
-        self.best_weights_ = [copy.deepcopy(part.state_dict()) for part in net.trained_parts()]
+        self.best_weights_ = [state_of(part) for part in net.trained_parts()]
 
     def __getstate__(self):
         # What is held out is not part of the net: a checkpoint or a pickle is not to carry it.
@@ -201,7 +201,7 @@ class Snapshot(Callback):
     def on_train_begin(self, net, **kwargs):
         """Remember the start."""
         self.weights_ = None
-        self.start_weights_ = copy.deepcopy(net.module_.state_dict())
+        self.start_weights_ = state_of(net.module_)
         self._look(net)
 
     def on_epoch_end(self, net, **kwargs):
@@ -218,8 +218,29 @@ class Snapshot(Callback):
             self._take(net)
 
     def _take(self, net):
-        weights = blend(self.start_weights_, net.module_.state_dict(), self.share)
-        self.weights_ = copy.deepcopy(weights)
+        self.weights_ = blend(self.start_weights_, state_of(net.module_), self.share)
+
+
+def state_of(module):
+    """Copy the state of a module to the CPU, where it takes no room from training on a GPU.
+
+    A checkpoint written on a GPU can also be read where there is none.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module.
+
+    Returns
+    -------
+    dict of str to Tensor
+        What its ``state_dict()`` gives, copied.
+    """
+    state = module.state_dict()
+    for name, value in state.items():
+        is_tensor = isinstance(value, torch.Tensor)
+        state[name] = value.to("cpu", copy=True) if is_tensor else copy.deepcopy(value)
+    return state
 
 
 def blend(start, end, share):
