@@ -43,7 +43,7 @@ class StandIn(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "_parse_to":  # makes nothing
+        if name in ("_parse_to", "device"):  # these make nothing
             return func(*args, **kwargs)
         given = [*leaves((args, kwargs))]
         if func == torch.Tensor.device.__get__:
