@@ -18,12 +18,12 @@ def dot(u, v):
 
 
 def literal_margin(d, rows, m, beta):
-    near, far = [], []
-    for i, (positives, negatives) in enumerate(rows):
-        if positives and negatives:
-            near += [max(0, d[i][p] - beta[i] + m) for p in positives]
-            far += [max(0, beta[i] - d[i][n] + m) for n in negatives]
-    return sum(mean(t for t in terms if t > 0) for terms in (near, far))
+    terms = []
+    for a, (positives, negatives) in enumerate(rows):
+        for p in positives:
+            for n in negatives:
+                terms += [d[a][p] - beta[a] + m, beta[a] - d[a][n] + m]
+    return mean(t for t in terms if t > 0)
 
 
 def literal_angular(x, y, rows, alpha):
@@ -79,28 +79,45 @@ def test_margin_equals_its_definition(distance, reference):
     assert got.item() == pytest.approx(literal_margin(d, rows, 0.3, beta), rel=1e-9)
 
 
-def test_boundaries_are_learned():
+@pytest.mark.parametrize("n_classes", [None, 6])
+def test_boundaries_are_learned(n_classes):
     x, labels = make_batch()
     labels = labels // 10
-    for n_classes in (None, 6):
-        loss = MarginLoss(0.4, boundary=1.0, n_classes=n_classes).double()
+    loss = MarginLoss(0.4, boundary=1.0, n_classes=n_classes).double()
+    loss(x, labels).backward()
+    (name, beta), *more = loss.named_parameters()
+    assert name == "beta"
+    assert not more
+    grad = beta.grad.clone().reshape(-1)
+    assert grad.abs().max() > 0.01
+    for k in range(len(grad)):
+        ends = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                moved = beta.clone().reshape(-1)
+                moved[k] += step
+                values = torch.func.functional_call(
+                    loss, {"beta": moved.reshape(beta.shape)}, (x, labels)
+                )
+            ends.append(values.item())
+        assert grad[k].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-6)
+
+
+def test_the_boundary_settles_where_both_kinds_are_off_alike():
+    x, labels = make_batch()
+    loss = MarginLoss(0.1, boundary=0.1).double()
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
         loss(x, labels).backward()
-        (name, beta), *more = loss.named_parameters()
-        assert name == "beta"
-        assert not more
-        grad = beta.grad.clone().reshape(-1)
-        assert grad.abs().max() > 0
-        for k in range(len(grad)):
-            ends = []
-            for step in (1e-6, -1e-6):
-                with torch.no_grad():
-                    moved = beta.clone().reshape(-1)
-                    moved[k] += step
-                    values = torch.func.functional_call(
-                        loss, {"beta": moved.reshape(beta.shape)}, (x, labels)
-                    )
-                ends.append(values.item())
-            assert grad[k].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-6)
+        optimizer.step()
+    beta, rows = loss.beta.item(), literal_rows(labels, None)
+    d = literal_matrix(x, x, "euclidean")
+    triplets = [(a, p, n) for a, (P, N) in enumerate(rows) for p in P for n in N]
+    far = mean(d[a][p] > beta - 0.1 for a, p, n in triplets)
+    near = mean(d[a][n] < beta + 0.1 for a, p, n in triplets)
+    assert far == pytest.approx(near, abs=0.05)
+    assert 0.2 < far < 0.8
 
 
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
@@ -131,6 +148,12 @@ def test_losses_equal_those_of_pytorch_metric_learning():
     x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     assert AngularLoss(40)(x, labels).item() == pytest.approx(4.5312223591167635, rel=1e-9)
+    # MarginLoss(0.3, beta=1.1, learn_beta=True) by LpDistance(normalize_embeddings=False)
+    loss = MarginLoss(0.3, boundary=1.1).double()
+    value = loss(x, labels)
+    value.backward()
+    assert value.item() == pytest.approx(1.371200498594536, rel=1e-7)
+    assert loss.beta.grad.item() == pytest.approx(-0.2571, abs=1e-4)
 
 
 def test_parameters_outside_their_range():

@@ -25,12 +25,37 @@ _BOUNDARY = {"sqeuclidean": 1.44, "cosine": 0.72, "angular": 0.41}
 _LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
 
 
-def mean_of_active(excess):
-    """Mean of what is > 0, of numbers >= 0, and its gradient, which takes their place."""
-    total = excess.sum()
-    slope = excess.sign_()
-    count = slope.sum().clamp(min=1)
-    return total / count, slope.div_(count)
+def mean_of_terms(far, near, n_negatives, n_positives):
+    r"""Mean of the terms > 0 of all triplets, and its gradient, which takes their place.
+
+    .. math:: \sum_{a, p, n} (f_{ap} + g_{an}) \Big/ \sum_{a, p, n} ([f_{ap} > 0] + [g_{an} > 0])
+
+    A positive pair is in as many triplets as its anchor has negatives, and the other way round.
+
+    Parameters
+    ----------
+    far : Tensor of shape (n, p)
+        Terms of the positive pairs, >= 0; 0 where there is none.
+    near : Tensor of shape (n, m)
+        Terms of the negative pairs.
+    n_negatives, n_positives : Tensor of shape (n,)
+        How many each anchor has.
+
+    Returns
+    -------
+    value : Tensor of shape ()
+        The mean; zero if no term is > 0.
+    of_far, of_near : Tensors
+        Its gradient.
+    """
+    total = n_negatives @ far.sum(1) + n_positives @ near.sum(1)
+    far, near = far.sign_(), near.sign_()
+    count = (n_negatives @ far.sum(1) + n_positives @ near.sum(1)).clamp(min=1)
+    return (
+        total / count,
+        far.mul_(n_negatives[:, None] / count),
+        near.mul_(n_positives[:, None] / count),
+    )
 
 
 def angular(own, other, between, same, slope):
@@ -93,12 +118,13 @@ def cut_entries(x, largest):
 class MarginLoss(MatrixLoss):
     r"""Margin loss: positives within a learned boundary, negatives beyond it, each by a margin.
 
-    .. math:: \ell(i, j) = z_{ij} [d_{ij} - \beta_i + m]_+ + (1 - z_{ij}) [\beta_i - d_{ij} + m]_+
+    .. math:: \ell(a, p, n) = [d_{ap} - \beta_a + m]_+ + [\beta_a - d_{an} + m]_+
 
-    with z = 1 for pairs of the same class. The boundary beta is a parameter of the loss and is
-    learned with the network; with n_classes there is one for each class of anchors. The loss is
-    the mean over the positive pairs with a loss > 0 plus that over such negative pairs, of the
-    anchors that have both kinds.
+    The boundary beta is a parameter of the loss and is learned with the network; with n_classes
+    there is one for each class of anchors. The paper draws a negative for each positive pair; here
+    all triplets count, and the loss is their sum over how many of the terms [...] are > 0. So beta
+    moves to where as many positives as negatives are off, by their share. Given tuples with a
+    common anchor are joined: each of its positives meets each of its negatives.
 
     Parameters
     ----------
@@ -135,8 +161,8 @@ class MarginLoss(MatrixLoss):
     >>> import torch
     >>> x = torch.tensor([[0.0], [2.0], [1.0]])
     >>> loss = MarginLoss(margin=0.5, boundary=1.0)
-    >>> loss(x, torch.tensor([0, 0, 1])).item()  # 2 - 1 + 0.5 and 1 - 1 + 0.5
-    2.0
+    >>> loss(x, torch.tensor([0, 0, 1])).item()  # the mean of 2 - 1 + 0.5 and 1 - 1 + 0.5
+    1.0
     """
 
     def __init__(self, margin=0.2, *, boundary=None, n_classes=None, distance="euclidean"):
@@ -168,16 +194,15 @@ class MarginLoss(MatrixLoss):
         return distance - self.beta[labels.long()][:, None]
 
     def compute(self, distance, positives, different):
-        """Sum of the two means, and the number of anchors with a loss."""
+        """Mean over the terms, and the number of anchors with a loss."""
         with torch.no_grad():
-            far = (distance.gather(1, positives.index) + self.margin).clamp_(min=0)
-            far *= as_number(positives.taken, distance.dtype)
-            near = (self.margin - distance).clamp_(min=0)
-            near *= as_number(different, distance.dtype)
+            kept, lost = (as_number(m, distance.dtype) for m in (positives.taken, different))
+            far = (distance.gather(1, positives.index) + self.margin).clamp_(min=0).mul_(kept)
+            near = (self.margin - distance).clamp_(min=0).mul_(lost)
             active = (far.sum(1) + near.sum(1) > 0).sum()
-            (pull, of_far), (push, of_near) = map(mean_of_active, (far, near))
+            value, of_far, of_near = mean_of_terms(far, near, lost.sum(1), kept.sum(1))
             weights = of_near.neg_().scatter_add_(1, positives.index, of_far)
-        return _Weighted.apply(distance, weights, pull + push), active
+        return _Weighted.apply(distance, weights, value), active
 
 
 class AngularLoss(MatrixLoss):
