@@ -28,6 +28,7 @@ from skdml.deep.callbacks import RetrievalStopping, lower_bound
 from skdml.deep.data import ArrayDataset, batches_of_points
 from skdml.deep.held_out import hold_out, split_rows
 from skdml.deep.losses import TripletLoss
+from skdml.deep.net import fastest_step
 
 # Eight classes: enough to hold some out. Three of them: too few, so that rows are.
 MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
@@ -189,6 +190,21 @@ def test_parameters_of_the_net_reach_it(Learner, seen):
     learner.set_params(iterator_train__num_workers=0)
     Z = learner.transform(FEW)
     assert_array_equal(learner.fit(FEW, FEW_Y).transform(FEW), Z)
+
+
+def test_adam_steps_in_one_operation_on_a_cpu_unless_told_otherwise(monkeypatch):
+    options = {"max_epochs": 1, "early_stopping": False, "device": "cpu", "random_state": 0}
+    for given, expected in (({}, True), ({"fused": False}, False), ({"foreach": True}, None)):
+        given = {f"optimizer__{name}": value for name, value in given.items()}
+        net = DeepEmbedder(**options, **given).fit(MANY, MANY_Y).net_
+        assert net.optimizer_.param_groups[0]["fused"] is expected
+    weights = [nn.Parameter(torch.ones(2))]
+    assert fastest_step(torch.optim.AdamW, weights) == {"fused": True}
+    assert fastest_step(torch.optim.SGD, weights) == {}
+    assert fastest_step(torch.optim.AdamW, [nn.Parameter(torch.ones(2, device="meta"))]) == {}
+    assert fastest_step(torch.optim.Adam, [nn.Parameter(torch.ones(2, dtype=torch.cfloat))]) == {}
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.3.1"))
+    assert fastest_step(torch.optim.AdamW, weights) == {}
 
 
 @pytest.mark.parametrize(
