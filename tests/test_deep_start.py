@@ -10,6 +10,7 @@ from skdml import DeepEmbedder
 from skdml.deep import ConvEmbedder, ResidualEmbedder, start
 from skdml.deep.modules import edges
 from skdml.deep.start import choose_start, in_own_span, left_out, within_class_whitening
+from skdml.metrics import map_at_r
 
 
 def made(n_classes, *, nuisance, n_per_class=12, n_features=6, seed=0):
@@ -69,6 +70,39 @@ def test_rows_are_left_out_once_where_classes_are_few():
         assert np.isin(codes[queries], codes[train]).all()
         seen += [*queries]
     assert sorted(seen) == [*range(len(codes))]
+
+
+def test_groups_are_left_out_whole():
+    rng = np.random.default_rng(0)
+    codes, groups = rng.integers(3, size=84), rng.integers(12, size=84)
+    seen = []
+    for train, queries, strangers in left_out(codes, np.random.default_rng(0), groups):
+        assert not strangers
+        assert not set(groups[queries]) & set(groups[train])
+        assert_array_equal(np.sort(np.concatenate([train, queries])), np.arange(84))
+        seen += [*np.unique(groups[queries])]
+    assert sorted(seen) == [*range(12)]
+    assert [*left_out(codes, np.random.default_rng(0), groups=codes)] == []  # no class twice
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_do_not_judge_by_their_own_points(seed):
+    # Two classes of persons with ten points each, who differ in more ways than there are persons.
+    rng = np.random.default_rng(seed)
+    of_person = np.repeat([0, 1], 20)
+    centres = 1.5 * rng.normal(size=(2, 40))[of_person] + 3 * rng.normal(size=(40, 40))
+    groups = np.repeat(np.arange(40), 10)
+    codes = of_person[groups]
+    X = centres[groups] + 0.3 * rng.normal(size=(400, 40))
+    known = groups % 20 < 4
+    found = {}
+    for name, given in {"groups": groups[known], "rows": None}.items():
+        _, shrinkage = choose_start([X[known]], codes[known], np.random.default_rng(0), given)
+        A = within_class_whitening(X[known], codes[known], shrinkage)
+        found[name] = map_at_r(X[~known] @ A, codes[~known], X[known] @ A, codes[known])
+    euclid = map_at_r(X[~known], codes[~known], X[known], codes[known])
+    assert found["groups"] > found["rows"] + 0.03
+    assert found["groups"] > euclid + 0.03
 
 
 @pytest.mark.parametrize("n_features", [5, 12, 30])
@@ -187,6 +221,25 @@ def test_a_learner_shows_classes_to_networks_that_ask_for_them():
     rows = [np.flatnonzero((point == X).all(axis=1))[0] for point in points]
     assert_array_equal(codes[rows], classes)
     assert len(np.unique(classes)) < 8  # those that stopping is judged by are not shown
+
+
+def test_a_learner_shows_groups_to_its_network(monkeypatch):
+    X, codes = made(3, nuisance=1)
+    groups = np.random.default_rng(0).integers(9, size=len(codes))
+    shown = []
+
+    def choose(points, codes, rng, groups):
+        shown.append((codes, groups))
+        return start.EUCLID
+
+    monkeypatch.setattr("skdml.deep.modules.choose_start", choose)
+    options = {"max_epochs": 1, "random_state": 0, "early_stopping": False}
+    DeepEmbedder(**options).fit(X, codes, groups=groups)
+    DeepEmbedder(**options).fit(X, codes)
+    (some, grouped), (same, none) = shown
+    assert none is None
+    assert_array_equal(some, same)
+    assert sorted(zip(some, grouped, strict=True)) == sorted(zip(codes, groups, strict=True))
 
 
 def test_a_few_judges_choose_as_many_do(monkeypatch):

@@ -42,7 +42,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         it has parameters `n_features` (or `input_shape`) and `n_components`, it is given these. An
         instance is copied, never trained in place, and keeps its weights. A network that is built
         here and has a method ``initialize_from(X)`` is shown training points before training; if
-        the method takes ``y``, their classes, too.
+        the method takes ``y`` or ``groups``, their classes and groups, too.
     loss : str, class or torch.nn.Module, default="contrastive"
         A name (see `skdml.deep.losses.LOSSES`), a loss, or its class. It is called
         ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there are
@@ -303,7 +303,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         groups : array-like of shape (n_samples,), default=None
             The group of each point: a camera, a writer, a session. What becomes of it in batches
             says `group_batches`. Where rows of known classes are held out to stop on, these are
-            whole groups, if each class has two rows left in others.
+            whole groups, if each class has two rows left in others; and so are those that choose
+            the start.
 
         Returns
         -------

@@ -235,8 +235,9 @@ class NetBuilderMixin(NetParametersMixin):
             )
         if new and hasattr(net.module_, "initialize_from"):
             taken, _ = accepted_names(net.module_.initialize_from)
-            labelled = "y" in taken and data.kind == "labels"
-            net.module_.initialize_from(points, **({"y": data.targets[rows]} if labelled else {}))
+            known = {"y": data.targets if data.kind == "labels" else None, "groups": data.groups}
+            known = {k: v[rows] for k, v in known.items() if k in taken and v is not None}
+            net.module_.initialize_from(points, **known)
         width = net.width(self._input_shape())
         if self.n_components not in (None, width):
             goes_on = self.warm_start and self.__sklearn_is_fitted__()

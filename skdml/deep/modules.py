@@ -70,7 +70,7 @@ class EuclidPlusBranch(nn.Module):
         return ((self.flat(X) - self.location) / self.scale) @ self.weight.T
 
     @torch.no_grad()
-    def initialize_from(self, X, y=None):
+    def initialize_from(self, X, y=None, groups=None):
         """Set the start from training points; called once, before training.
 
         Parameters
@@ -79,6 +79,8 @@ class EuclidPlusBranch(nn.Module):
             Training points.
         y : ndarray of int, shape (n,), default=None
             Their classes; None where these are not known, and the start is Euclid.
+        groups : ndarray of int, shape (n,), default=None
+            Their groups, where there are some: none then judges by its own points.
         """
         F = self.flat(X[:MAX_POINTS])
         self.location.copy_(F.double().mean(dim=0))
@@ -93,7 +95,8 @@ class EuclidPlusBranch(nn.Module):
                 (F[:, v] @ W.T).double().cpu().numpy() for v, W in zip(views, axes, strict=True)
             ]
             codes = np.unique(y[:MAX_POINTS], return_inverse=True)[1]
-            view, shrinkage = choose_start(points, codes, np.random.default_rng(0))
+            groups = None if groups is None else groups[:MAX_POINTS]
+            view, shrinkage = choose_start(points, codes, np.random.default_rng(0), groups)
             if np.isfinite(shrinkage):
                 A = within_class_whitening(points[view], codes, shrinkage)
         W = axes[view] if A is None else torch.from_numpy(A).to(axes[view]) @ axes[view]
@@ -143,7 +146,7 @@ class ResidualEmbedder(EuclidPlusBranch):
         layers.append(nn.Linear(width, n_components))
         super().__init__(n_features, n_components, nn.Sequential(*layers))
 
-    def initialize_from(self, X, y=None):
+    def initialize_from(self, X, y=None, groups=None):
         """Set the start from training points; called once, before training.
 
         Parameters
@@ -152,8 +155,10 @@ class ResidualEmbedder(EuclidPlusBranch):
             Training points.
         y : ndarray of int, shape (n,), default=None
             Their classes, where these are known.
+        groups : ndarray of int, shape (n,), default=None
+            Their groups, where there are some.
         """
-        super().initialize_from(X, y)
+        super().initialize_from(X, y, groups)
         self.branch[0].initialize_from(X[:MAX_POINTS])
 
 
@@ -226,7 +231,7 @@ class ConvEmbedder(EuclidPlusBranch):
         """Return the places of the pixels and of the edges."""
         return [slice(0, self.n_pixels), slice(self.n_pixels, n_inputs)]
 
-    def initialize_from(self, X, y=None):
+    def initialize_from(self, X, y=None, groups=None):
         """Set the start from training images; called once, before training.
 
         Parameters
@@ -235,8 +240,10 @@ class ConvEmbedder(EuclidPlusBranch):
             Training images.
         y : ndarray of int, shape (n,), default=None
             Their classes, where these are known.
+        groups : ndarray of int, shape (n,), default=None
+            Their groups, where there are some.
         """
-        super().initialize_from(X, y)
+        super().initialize_from(X, y, groups)
         self.branch[0].initialize_from(X[:MAX_POINTS])
 
 

@@ -87,7 +87,7 @@ def scatter_within(X, codes):
     return np.maximum(variances, 0) / (variances[-1] if variances[-1] > 0 else 1), axes
 
 
-def choose_start(views, codes, rng):
+def choose_start(views, codes, rng, groups=None):
     """Choose the view and the shrinkage that find left-out classes (or, if few, rows) best.
 
     Parameters
@@ -98,6 +98,8 @@ def choose_start(views, codes, rng):
         The class of each point.
     rng : numpy.random.Generator
         Draws the folds.
+    groups : ndarray of int, shape (n,), default=None
+        The group of each point, as in `left_out`.
 
     Returns
     -------
@@ -109,8 +111,9 @@ def choose_start(views, codes, rng):
     """
     codes = np.unique(codes[:MAX_JUDGES], return_inverse=True)[1]
     views = [in_own_span(X[:MAX_JUDGES]) for X in views]
+    groups = None if groups is None else groups[:MAX_JUDGES]
     values = {}
-    for train, queries, strangers in left_out(codes, rng):
+    for train, queries, strangers in left_out(codes, rng, groups):
         options = {"strangers": strangers, "distance": "euclidean", "scoring": "map_at_r"}
         for view, X in enumerate(views):
             shares, axes = scatter_within(X[train], codes[train])
@@ -144,8 +147,10 @@ def in_own_span(X):
     return U * lengths
 
 
-def left_out(codes, rng):
+def left_out(codes, rng, groups=None):
     """Yield folds of whole classes, at least two in each; of rows, where classes are too few.
+
+    Where rows have groups, these are left out as a whole, as they are held out in training.
 
     Parameters
     ----------
@@ -153,6 +158,8 @@ def left_out(codes, rng):
         The class of each row.
     rng : numpy.random.Generator
         Draws the folds.
+    groups : ndarray of int, shape (n,), default=None
+        The group of each row.
 
     Yields
     ------
@@ -168,9 +175,13 @@ def left_out(codes, rng):
             held = np.isin(codes, classes)
             yield np.flatnonzero(~held), np.flatnonzero(held), True
         return
-    order = rng.permutation(len(codes))
-    fold = np.empty(len(codes), int)
-    fold[order] = places(codes[order]) % N_FOLDS
+    if groups is None:
+        order = rng.permutation(len(codes))
+        fold = np.empty(len(codes), int)
+        fold[order] = places(codes[order]) % N_FOLDS
+    else:
+        names, numbers = np.unique(groups, return_inverse=True)
+        fold = rng.permutation(len(names))[numbers] % N_FOLDS
     for one in range(N_FOLDS):
         train, queries = np.flatnonzero(fold != one), np.flatnonzero(fold == one)
         queries = queries[np.isin(codes[queries], codes[train])]
