@@ -242,7 +242,8 @@ BACKBONE = torch.nn.Linear(5, 4)
 )
 def test_a_fit_on_a_gpu_is_that_on_the_cpu(Learner, params, gpu):
     options = {"max_epochs": 2, "batch_size": 32, "random_state": 0, **params}
-    here = Learner(**options).fit(X, Y)
+    # The optimizer's steps of a CPU differ from those of a GPU by their rounding.
+    here = Learner(**options, optimizer__fused=False).fit(X, Y)
     there = Learner(**options, device="cuda")
     with gpu:
         there.fit(X, Y)
