@@ -7,9 +7,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from torch import nn
+from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning
+from skdml.deep.losses import TripletLoss
 
 X, Y = make_blobs(n_samples=96, centers=4, n_features=5, cluster_std=3, random_state=0)
 IMAGES = (
@@ -213,3 +215,82 @@ def test_read_only_and_strided_points():
     plain = DeepEmbedder(**OPTIONS).fit(X, Y).transform(X)
     for other in (fixed, np.asfortranarray(X), X[:, ::-1].copy()[:, ::-1], X.astype(">f8")):
         assert_array_equal(DeepEmbedder(**OPTIONS).fit(other, Y).transform(other), plain)
+
+
+# What a user's functions and data sets give
+
+
+def first_triplet(embeddings, labels):
+    """Mine one triplet: a miner as the documentation has it, of two arguments."""
+    a, p = (labels == labels[0]).nonzero()[:2, 0]
+    (n,) = (labels != labels[0]).nonzero()[0]
+    return a[None], p[None], n[None]
+
+
+def test_a_miner_of_two_arguments():
+    loss = TripletLoss(margin=9.0, miner=first_triplet)
+    Z = torch.tensor([[0.0], [1.0], [3.0]])
+    assert loss(Z, torch.tensor([0, 0, 1])).item() == 1 - 3 + 9
+    learner = DeepTripletEmbedder(miner=first_triplet, **OPTIONS).fit(X, Y)
+    assert np.isfinite(learner.history_["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(None, "NoneType"), ([0, 1, 2], "list"), (torch.arange(3), "shape")]
+)
+def test_a_miner_gives_indices(given, told):
+    learner = DeepTripletEmbedder(miner=lambda embeddings, labels: given, **OPTIONS)
+    refused(learner, f"must be a tuple of tensors of indices; got {told}")
+
+
+@pytest.mark.parametrize("given", [None, "0.5", [0.5], np.arange(3.0)])
+@pytest.mark.parametrize("n_classes", [2, 8])
+def test_a_scoring_gives_a_number(given, n_classes):
+    options = {**OPTIONS, "early_stopping": True}
+    learner = DeepEmbedder(scoring=lambda *points: given, **options)
+    refused(learner, "scoring has to give a number", y=np.arange(96) % n_classes)
+    for score in (np.float32(0.5), 1, np.array(0.5)):
+        learner.set_params(scoring=lambda *points, score=score: score).fit(X, Y)
+        assert learner.start_score_ == score
+
+
+class Infinite(nn.Linear):
+    def forward(self, X):
+        return super().forward(X) / 0.0
+
+
+def test_a_network_that_is_not_finite_from_the_start_is_told():
+    learner = DeepEmbedder(Infinite(5, 3), **{**OPTIONS, "early_stopping": True})
+    refused(learner, "gives embeddings that are not finite. That is before training")
+
+
+class Items(Dataset):
+    """A Dataset of what a function makes of the number of an item."""
+
+    def __init__(self, item, size=96):
+        self.item, self.size = item, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, row):
+        return self.item(row)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (lambda row: {"image": X[row]}, "has to be a point, .* got dict"),
+        (lambda row: None, "got NoneType"),
+        (lambda row: X[row, : 5 - (row == 50)], r"of one shape; got \(\d,\) and \(\d,\)"),
+        (lambda row: X[row] * (np.nan if row == 50 else 1), "Points have to be finite"),
+    ],
+)
+def test_items_that_are_no_points_are_told(item, message):
+    refused(DeepEmbedder(**OPTIONS), message, X=Items(item))
+
+
+def test_an_empty_dataset_is_told():
+    learner = DeepEmbedder(**OPTIONS).fit(X, Y)
+    with pytest.raises(ValueError, match="The Dataset is empty"):
+        learner.transform(Items(lambda row: X[row], size=0))

@@ -469,6 +469,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
     def _pass(self, X, f):
         """Check points, and pass them through a network."""
         if isinstance(X, Dataset):
+            if len(X) == 0:
+                raise ValueError("The Dataset is empty; give one with at least one item.")
             check_feature_shape(self, tuple(point_of(X[0]).shape))
         else:
             check_dimensions(self, X)

@@ -73,7 +73,13 @@ class RetrievalStopping(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Score the start."""
-        self.start_ = self._values(net)
+        try:
+            self.start_ = self._values(net)
+        except FloatingPointError as error:
+            raise ValueError(
+                f"{error} That is before training: see what it does in evaluation mode with the "
+                "weights it has, and that points are scaled as it needs them."
+            ) from error
         self.start_weights_ = state_of(net.module_)
         self.start_score_ = float(self.start_[0].mean())
         self.stopped_ = self.scoring_ = False
@@ -263,8 +269,8 @@ def blend(start, end, share):
     --------
     >>> import torch
     >>> from skdml.deep.callbacks import blend
-    >>> blend({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.5)
-    {'weight': tensor([0.5000, 0.5000])}
+    >>> blend({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
+    {'weight': tensor([0.2500, 0.2500])}
     """
     if share == 1:
         return end

@@ -409,10 +409,21 @@ def point_of(item):
     -------
     Tensor of float32
         The point.
+
+    Raises
+    ------
+    ValueError
+        If it is no array of numbers.
     """
     if isinstance(item, (tuple, list)) and not np.isscalar(item[0]):
         item = item[0]
-    return torch.as_tensor(item, dtype=torch.float32)
+    try:
+        return torch.as_tensor(item, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            "An item of the Dataset has to be a point, an array of numbers, or a tuple that begins "
+            f"with one; got {type(item).__name__}: {error}"
+        ) from error
 
 
 def batches_of_points(data, max_points, max_numbers=np.inf):
@@ -442,6 +453,11 @@ def batches_of_points(data, max_points, max_numbers=np.inf):
     batch = []
     # With a generator of its own, since a loader otherwise draws from the global one.
     for point in DataLoader(Points(data), batch_size=None, generator=torch.Generator()):
+        if batch and point.shape != batch[0].shape:
+            raise ValueError(
+                "The points of a Dataset have to be of one shape; got "
+                f"{tuple(batch[0].shape)} and {tuple(point.shape)}."
+            )
         batch.append(point)
         if len(batch) == batch_size(point.numel()):
             yield torch.stack(batch)

@@ -105,6 +105,32 @@ def name_of(scoring, ours):
     return getattr(scoring, "__name__", "score") if callable(scoring) else ours
 
 
+def as_score(found):
+    """Return what a callable found as an array of one view and one group.
+
+    Parameters
+    ----------
+    found : float
+        A number.
+
+    Returns
+    -------
+    ndarray of float64, shape (1, 1)
+        The number.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if np.ndim(found) or not np.issubdtype(np.asarray(found).dtype, np.number):
+        raise ValueError(
+            "scoring has to give a number, larger where the embedding is better; it gave "
+            f"{type(found).__name__} {found!r:.60}."
+        )
+    return np.full((1, 1), float(found))
+
+
 class RetrievalScore:
     """Retrieval of held-out points, class by class.
 
@@ -142,7 +168,7 @@ class RetrievalScore:
             (embed(self.gallery), self.gallery_labels),
         )
         if callable(self.scoring):
-            return np.array([[self.scoring(*queries, *(() if self.strangers else gallery))]])
+            return as_score(self.scoring(*queries, *(() if self.strangers else gallery)))
         measure, options = SCORINGS[self.scoring], {"metric": self.distance, "average": None}
         if not self.strangers:  # the classes are no sample, as strangers are; the rows are
             found = measure(*queries, *gallery, **options)
@@ -219,7 +245,7 @@ class RankScore:
         """Score an embedding: ndarray of shape (1, n_queries)."""
         Z, gallery = embed(self.queries), embed(self.gallery)
         if callable(self.scoring):
-            return np.array([[self.scoring(Z, self.targets, gallery, self.gallery_targets)]])
+            return as_score(self.scoring(Z, self.targets, gallery, self.gallery_targets))
         ranks = centred_ranks(pairwise_base_distance(Z, gallery, self.distance))
         # Where all are equally far, in the one way or the other, nothing correlates.
         scale = np.linalg.norm(ranks, axis=1) * np.linalg.norm(self.ranks, axis=1)
@@ -289,7 +315,7 @@ class ViewScore:
             one, *others = [self._embed_views(embed, points) for points in views]
         other, labels = np.concatenate(others), self.labels[: len(one)]
         if callable(self.scoring):
-            return np.array([[self.scoring(one, labels, other, self.labels)]])
+            return as_score(self.scoring(one, labels, other, self.labels))
         options = {"metric": self.distance, "average": None}
         return mean_reciprocal_rank(one, labels, other, self.labels, **options)[None]
 

@@ -162,8 +162,10 @@ class PairwiseLoss(torch.nn.Module, ABC):
             self.distance, references=ref_emb is not None
         )
         if indices_tuple is None and not shared:
+            references = () if ref_emb is None else (ref_emb, ref_labels)
             with torch.no_grad():
-                indices_tuple = self.miner(embeddings, labels, ref_emb, ref_labels)
+                mined = self.miner(embeddings, labels, *references)
+                indices_tuple = self._check_indices(mined, embeddings.device)
 
         with torch.autocast(embeddings.device.type, enabled=False):
             pairs = None
@@ -215,6 +217,10 @@ class PairwiseLoss(torch.nn.Module, ABC):
 
     @staticmethod
     def _check_indices(indices, device):
+        if not isinstance(indices, (tuple, list)) or not all(map(torch.is_tensor, indices)):
+            raise ValueError(
+                f"indices_tuple must be a tuple of tensors of indices; got {_what(indices)}"
+            )
         lengths = [len(i) for i in indices]
         pairs = lengths[:1] * 2 + lengths[2:3] * 2
         if len(lengths) not in (3, 4) or lengths not in (lengths[:1] * 3, pairs):

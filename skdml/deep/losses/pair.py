@@ -37,7 +37,8 @@ class ContrastiveLoss(PairwiseLoss):
         Distance between embeddings.
     miner : str, class, callable or None, default="all"
         Chooses the pairs: all pairs, or the distinct pairs of the mined triplets. A callable is
-        called as ``miner(embeddings, labels, ref_emb, ref_labels)`` and gives indices.
+        called as ``miner(embeddings, labels)``, with the references as two more arguments where
+        there are some, and gives indices.
     reduction : {"active", "mean", "sum"}, default="active"
         Mean over the pairs with a loss > 0, mean over all pairs, or sum, for each kind.
 

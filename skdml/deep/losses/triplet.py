@@ -183,9 +183,9 @@ class TripletLoss(PairwiseLoss):
         Whether to take the lesser distance of the negative. It takes no references, because
         the distances among them are not known; a miner chooses without regard to it.
     miner : str, class, callable or None, default="all"
-        Chooses the triplets. A callable is called as ``miner(embeddings, labels, ref_emb,
-        ref_labels)`` and gives triplets or pairs; pairs with a common anchor, each taken once,
-        are joined to triplets.
+        Chooses the triplets. A callable is called as ``miner(embeddings, labels)``, with the
+        references as two more arguments where there are some, and gives triplets or pairs; pairs
+        with a common anchor, each taken once, are joined to triplets.
     reduction : {"active", "mean", "sum"}, default="active"
         Mean over the triplets with a loss > 0, mean over all triplets, or sum.
 
