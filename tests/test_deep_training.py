@@ -266,6 +266,18 @@ def test_loss_that_is_none_or_has_no_margin_is_refused(loss):
         DeepEmbedder(loss=TripletLoss(), margin=0.3).fit(FEW, FEW_Y)
 
 
+def test_epochs_are_printed_for_those_who_ask(capsys):
+    DeepTripletEmbedder(**TO_THE_END).fit(FEW, FEW_Y)
+    assert not capsys.readouterr().out
+    learner = DeepTripletEmbedder(**TO_THE_END, verbose=1).fit(FEW, FEW_Y)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + QUICK["max_epochs"]
+    assert "train_loss" in lines[0]
+    lines = []
+    learner.set_params(verbose=0, callbacks__print_log__sink=lines.append).fit(FEW, FEW_Y)
+    assert len(lines) == 2 + QUICK["max_epochs"]
+
+
 def test_callbacks_can_be_switched_off():
     learner = DeepTripletEmbedder(**QUICK, callbacks__collapse=None, callbacks__print_log=None)
     names = [name for name, _ in learner.fit(FEW, FEW_Y).net_.callbacks_]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from skorch.callbacks import PassthroughScoring
 
-from skdml.deep.callbacks import CollapseAlarm, IdleAlarm
+from skdml.deep.callbacks import CollapseAlarm, EpochLog, IdleAlarm
 from skdml.deep.data import batches_of_points
 from skdml.deep.frozen import FrozenNetwork
 from skdml.deep.losses import (
@@ -91,6 +91,7 @@ class NetBuilderMixin(NetParametersMixin):
         for prefix, name in names.items():
             params = self.params_of(prefix)
             given |= {f"{name}__{rest}": value for rest, value in params.items()}
+        given.setdefault("callbacks__print_log", EpochLog())
         if former is not None:  # its network is built
             module = former
             given = {k: v for k, v in given.items() if not k.startswith("module__")}

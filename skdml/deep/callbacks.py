@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 from scipy.stats import t as student_t
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
 
 from skdml.deep.losses import ContrastiveLoss
 
@@ -407,3 +407,15 @@ class IdleAlarm(Callback):
             IdleBatchesWarning,
             stacklevel=2,
         )
+
+
+class EpochLog(PrintLog):
+    """skorch's table of the epochs, which is not drawn up where nobody reads it.
+
+    Of an epoch of a few small batches the line takes as long as a batch.
+    """
+
+    def on_epoch_end(self, net, **kwargs):
+        """Print a line, if the net is verbose or the lines go elsewhere."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)

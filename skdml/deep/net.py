@@ -13,7 +13,7 @@ from skorch.exceptions import DeviceWarning
 from torch.nn.functional import normalize as to_unit_length
 from torch.utils.data import DataLoader
 
-from skdml.deep.callbacks import KnownScores, RetrievalStopping
+from skdml.deep.callbacks import KnownScores, RetrievalStopping, state_of
 from skdml.deep.data import TUPLE_SIZES, batches_of_points
 from skdml.deep.held_out import SCORINGS
 from skdml.deep.losses import learns_from
@@ -207,7 +207,7 @@ class EmbeddingNet(NeuralNet):
     def _weights(self):
         if self.callback(RetrievalStopping):
             return None  # it keeps the best, and restores them
-        return [copy.deepcopy(part.state_dict()) for part in self.trained_parts()]
+        return [state_of(part) for part in self.trained_parts()]
 
     def _mend(self, good):
         """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
@@ -232,8 +232,11 @@ class EmbeddingNet(NeuralNet):
         self._check_weights()
 
     def _check_weights(self):
-        weights = [weight for part in self.trained_parts() for weight in part.parameters()]
-        if not all(torch.isfinite(weight).all() for weight in weights):
+        weights = [weight.detach() for part in self.trained_parts() for weight in part.parameters()]
+        # A sum of all is finite only if all are, and ten times as fast to look at as each of them.
+        wide = (torch.promote_types(weight.dtype, torch.float32) for weight in weights)
+        sums = (weight.sum(dtype=dtype) for weight, dtype in zip(weights, wide, strict=True))
+        if not all(torch.isfinite(total) for total in sums):
             raise self._divergence("weights are no longer finite")
 
     def _divergence(self, seen):
