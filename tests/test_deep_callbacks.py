@@ -133,6 +133,17 @@ def test_checkpoint_at_the_end_of_a_training(tmp_path, best):
     assert (tmp_path / "train_end_params.pt").exists()
 
 
+def test_what_a_callback_loads_does_not_take_the_place_of_the_best():
+    options = {**OPTIONS, "max_epochs": 4, "patience": 9, "refit": False}
+    learners = []
+    for callbacks in ([], [EarlyStopping(monitor="train_loss", load_best=True)]):
+        plan = Scores(0.5, 0.6, 0.8, 0.7, 0.6)
+        learners.append(DeepEmbedder(callbacks=callbacks, scoring=plan, **options).fit(X, Y))
+    plain, loaded = learners
+    assert loaded.best_epoch_ == plain.best_epoch_ == 2
+    assert_array_equal(loaded.transform(X), plain.transform(X))
+
+
 class EndsRefit(Callback):
     """End the second training after its first epoch, as skorch's callbacks do."""
 

@@ -200,6 +200,8 @@ class EmbeddingNet(NeuralNet):
             vars(self).pop("network_", None)
         if n_epochs or self.history:  # otherwise there is no end that a callback could look at
             self.notify("on_train_end", X=dataset, y=None)
+        if stopping:
+            stopping.on_train_end(self)  # again: a callback may have loaded what it finds best
         if isinstance(trouble, KeyboardInterrupt) and cut:
             self.history.pop()
         return trouble
