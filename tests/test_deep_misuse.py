@@ -290,7 +290,9 @@ def test_items_that_are_no_points_are_told(item, message):
     refused(DeepEmbedder(**OPTIONS), message, X=Items(item))
 
 
-def test_an_empty_dataset_is_told():
+def test_a_dataset_to_transform_is_finite_and_not_empty():
     learner = DeepEmbedder(**OPTIONS).fit(X, Y)
+    with pytest.raises(ValueError, match="2 of 96 embeddings are not finite"):
+        learner.transform(Items(lambda row: X[row] * (np.nan if row in (5, 95) else 1)))
     with pytest.raises(ValueError, match="The Dataset is empty"):
         learner.transform(Items(lambda row: X[row], size=0))

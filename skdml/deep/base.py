@@ -472,10 +472,16 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             if len(X) == 0:
                 raise ValueError("The Dataset is empty; give one with at least one item.")
             check_feature_shape(self, tuple(point_of(X[0]).shape))
-        else:
-            check_dimensions(self, X)
-            X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
-            check_feature_shape(self, X.shape[1:])
+            Z = f.embed(X)
+            if n_bad := (~np.isfinite(Z)).any(axis=1).sum():
+                raise ValueError(
+                    f"{n_bad} of {len(Z)} embeddings are not finite; see that the points of the "
+                    "Dataset are."
+                )
+            return Z
+        check_dimensions(self, X)
+        X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
+        check_feature_shape(self, X.shape[1:])
         return f.embed(X)
 
     def get_metric(self):
