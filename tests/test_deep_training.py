@@ -653,16 +653,24 @@ class Plan:
 
 def test_gain_has_to_hold_in_every_view_and_across_classes():
     gains = np.random.default_rng(0).normal(0.2, 0.3, size=(2, 4))
+    gains[1] -= 0.1
     quantile = 1.6377443536962102  # 90 % of Student's t with three degrees of freedom
-    expected = min(
-        sum(view) / 4 - quantile * np.sqrt(sum((g - sum(view) / 4) ** 2 for g in view) / 3) / 2
-        for view in gains.tolist()
-    )
+    means = [sum(view) / 4 for view in gains.tolist()]
+    spreads = [
+        np.sqrt(sum((g - mean) ** 2 for g in view) / 3)
+        for view, mean in zip(gains.tolist(), means, strict=True)
+    ]
+    assert np.argmin(means) != np.argmax(spreads)
+    expected = min(means) - quantile * max(spreads) / 2
     assert lower_bound(gains) == pytest.approx(expected)
     assert lower_bound(gains[::-1]) == pytest.approx(expected)
     assert lower_bound(np.full((1, 5), 0.1)) == pytest.approx(0.1)
     assert lower_bound(np.array([[0.5, 0.0, 0.0, 0.0]])) < 0
     assert lower_bound(np.array([[0.3], [0.2]])) == 0.2
+    differ, agree = [0.042, 0.080], [0.043, 0.044]
+    assert lower_bound(np.array([differ])) > 0
+    assert lower_bound(np.array([agree])) > 0
+    assert lower_bound(np.array([differ, agree])) < 0
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,10 @@ def blend(start, end, share):
 def lower_bound(gains, confidence=0.9):
     r"""Lower confidence bound of the mean gain over the groups, in the worst view.
 
-    .. math:: \min_v \; \bar g_v - t_{n - 1} \, s_v / \sqrt n
+    .. math:: \min_v \bar g_v - t_{n - 1} \, \max_v s_v / \sqrt n
+
+    The groups are the same in each view. Two or three tell little of how much they differ, and if
+    they agree by chance in one view they often do not in another.
 
     Parameters
     ----------
@@ -305,11 +308,11 @@ def lower_bound(gains, confidence=0.9):
     0.09
     """
     n_groups = gains.shape[1]
-    bound = gains.mean(axis=1)
+    bound = gains.mean(axis=1).min()
     if n_groups > 1:
-        error = gains.std(axis=1, ddof=1) / np.sqrt(n_groups)
-        bound = bound - student_t.ppf(confidence, n_groups - 1) * error
-    return float(bound.min())
+        error = gains.std(axis=1, ddof=1).max() / np.sqrt(n_groups)
+        bound -= student_t.ppf(confidence, n_groups - 1) * error
+    return float(bound)
 
 
 class CollapseAlarm(Callback):
