@@ -1238,3 +1238,36 @@ def test_instance_of_our_network_can_be_given():
     assert learner.fit(MANY, MANY_Y).transform(MANY).shape == (120, 2)
     with pytest.raises(ValueError, match="'module__n_hidden' is for a module that is a class"):
         learner.set_params(module__n_hidden=3).fit(MANY, MANY_Y)
+
+
+class Noise(Dataset):
+    """Points that are drawn anew whenever they are read."""
+
+    def __len__(self):
+        return len(MANY)
+
+    def __getitem__(self, i):
+        return torch.rand(6)
+
+
+class FirstPoints(Callback):
+    """Note the first point of each epoch."""
+
+    seen = ()
+
+    def on_batch_begin(self, net, batch, **kwargs):
+        if len(FirstPoints.seen) < len(net.history):
+            FirstPoints.seen += (batch[0][0],)
+
+
+def test_worker_processes_draw_otherwise_in_each_epoch_and_alike_in_each_fit():
+    options = {"max_epochs": 2, "iterator_train__num_workers": 1, "callbacks": [FirstPoints]}
+    options |= {"early_stopping": False, "random_state": 0}
+    fits = []
+    for _ in range(2):
+        FirstPoints.seen = ()
+        DeepTripletEmbedder(nn.Linear(6, 2), **options).fit(Noise(), MANY_Y)
+        fits.append(FirstPoints.seen)
+    (first, second), (again, _) = fits
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
