@@ -282,9 +282,7 @@ def test_vicreg_is_in_units_of_the_default_networks():
 
 def test_checkpoint_needs_functions_that_can_be_named(tmp_path):
     learner = DeepEmbedder(augment=lambda points: -points, checkpoint=tmp_path)
-    with pytest.raises(
-        ValueError, match=r"cannot be pickled: .*lambda.* in a module, by name"
-    ):
+    with pytest.raises(ValueError, match=r"cannot be pickled: .*lambda.* in a module, by name"):
         learner.fit(X)
     assert not [name for name in vars(learner) if name.endswith("_")]
 
