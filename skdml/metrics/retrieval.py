@@ -711,8 +711,8 @@ class _Queries:
             differ[:, depth - 1 :] = True
             tied[block] = (differ & (nearest[:, 1:] == nearest[:, :-1])).any(axis=1)
             row, place = np.nonzero(match[:, :depth])
-            first = np.searchsorted(row, row)
-            nth = np.arange(len(row)) - first
+            found = np.bincount(row, minlength=len(match))
+            nth = np.arange(len(row)) - (np.cumsum(found) - found)[row]
             kept = nth < n_ranked[block][row]
             ranks[block][row[kept], nth[kept]] = place[kept] + 1
         return np.flatnonzero(tied)
