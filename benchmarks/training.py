@@ -126,8 +126,16 @@ def compare_fits(kind, X, y, n_epochs, repeats, clock):
     )
 
 
+class NoLoss(torch.nn.Module):
+    """Stands for a loss that costs nothing: what a loop takes with it, it takes with any."""
+
+    def forward(self, Z, labels):
+        """Return a number with a gradient."""
+        return Z.sum()
+
+
 def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
-    """Return the same of a triplet loss, and of a loop with the peer's loss and miner."""
+    """Return the same of a triplet loss, and of a loop with the peer's, and with no loss at all."""
     params = PARAMS | {"batch_size": batch_size}
     learner = make_learner(DeepTripletEmbedder, n_epochs, miner=miner, **params)
     epochs = draw_batches(y, n_epochs, params)
@@ -139,6 +147,7 @@ def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
         {
             "skdml": lambda: learner.fit(X, y),
             "other": lambda: plain_loop(X, y, epochs, loss, mine=mine),
+            "none": lambda: plain_loop(X, y, epochs, NoLoss()),
         },
         repeats,
         clock,
@@ -221,17 +230,16 @@ def show_times(quick, cpu):
             print_row(
                 f"triplets, {miner}, batches of {batch_size}, beside the peer", found, PEER_GOAL
             )
+            print_row("  a loop without a loss, beside the peer", found, PEER_GOAL, "none")
     n_rows = 100_000 if quick else 1_000_000
     found = compare_transforms(n_rows, min(how[0], 5), how[1])
     print_row(f"transform {n_rows} x {WIDTH}", found, TRANSFORM_GOAL)
 
 
-def print_row(title, seconds, goal):
+def print_row(title, seconds, goal, name="skdml"):
     """Print a line of the table."""
-    middle, ratio = medians(seconds), median_ratio(seconds, "skdml", "other")
-    print(
-        f"{title:52}{middle['skdml']:9.3f}{middle['other']:9.3f}{ratio:8.3f}{goal:7.2f}", flush=True
-    )
+    middle, ratio = medians(seconds), median_ratio(seconds, name, "other")
+    print(f"{title:52}{middle[name]:9.3f}{middle['other']:9.3f}{ratio:8.3f}{goal:7.2f}", flush=True)
 
 
 if __name__ == "__main__":
