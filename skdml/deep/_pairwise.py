@@ -96,40 +96,26 @@ class _Euclidean(torch.autograd.Function):
 
 
 def _pull(grad, d, x, y, ctx):
-    """Sum of W_ij (x_i - y_j) over j; among the rows of x alone, of (W_ij + W_ji) (x_i - x_j)."""
-    pull = torch.empty_like(x)
+    """Sum of W_ij (x_i - y_j) over j; among the rows of x alone, of (W_ij + W_ji) (x_i - x_j).
+
+    There a second product is faster than to add the transposed matrix, of 1024 rows by half.
+    """
+    pull, total = torch.zeros_like(x), x.new_zeros(len(x))
     for rows in row_blocks(len(x), len(y)):
-        w = grad[rows] + grad.T[rows] if ctx.alone else grad[rows]
+        w = grad[rows]
         if d is not None:
             # At d = 0 the root has no gradient; zero is the subgradient of least norm.
-            w = w.div_(d[rows]) if ctx.alone else w / d[rows]
+            w = w / d[rows]
             if ctx.alone:
                 w.diagonal(rows.start).zero_()
             if ctx.touching:
                 w.masked_fill_(d[rows] == 0, 0)
-        torch.mul(w.sum(1, keepdim=True), x[rows], out=pull[rows]).addmm_(w, y, alpha=-1)
-    return pull
-
-
-class _Products(torch.autograd.Function):
-    """Dot products among rows: one matrix product backward, because they are symmetric."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x @ x.T
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
-            return (grad + grad.T) @ x
-
-
-def dot_products(x, y=None):
-    """Dot products of the rows of x and the rows of y, of one precision; of x itself without y."""
-    return _Products.apply(x) if y is None else x @ y.T
+        total[rows] += w.sum(1)
+        pull[rows].addmm_(w, y, alpha=-1)
+        if ctx.alone:
+            total += w.sum(0)
+            pull.addmm_(w.T, x[rows], alpha=-1)
+    return pull.addcmul_(total[:, None], x)
 
 
 class _Angle(torch.autograd.Function):

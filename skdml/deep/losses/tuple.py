@@ -7,7 +7,6 @@ import torch
 from skdml.deep._pairwise import (
     _full_precision,
     directions,
-    dot_products,
     largest_entry,
     row_blocks,
 )
@@ -259,7 +258,7 @@ class AngularLoss(MatrixLoss):
         """Cosines with the references: of the anchors and, below them, of the references."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
         unit = [directions(x) for x in _full_precision(*given)]
-        return dot_products(*unit) if ref_emb is None else torch.cat(unit) @ unit[-1].T
+        return torch.cat(unit) @ unit[-1].T
 
     def compute(self, cosine, positives, different):
         """Mean over the positive pairs, and the number of anchors."""
@@ -347,7 +346,8 @@ class NPairsLoss(RowLoss):
     def measure(self, embeddings, labels, ref_emb):
         """Dot products."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
-        return dot_products(*(cut_entries(x, _LARGEST_ENTRY) for x in _full_precision(*given)))
+        given = [cut_entries(x, _LARGEST_ENTRY) for x in _full_precision(*given)]
+        return given[0] @ given[-1].T
 
     def rows(self, near, distance, taken, different):
         """Losses of some anchors, and their slopes."""
