@@ -199,6 +199,36 @@ def test_views_of_held_out_points_are_found_among_all():
     assert_array_equal(given[0][1], given[0][3][:24])
 
 
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_classes_judge_what_views_teach(as_dataset):
+    class Points(Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, row):
+            return torch.from_numpy(X[row]).float()
+
+    def fit(y, **options):
+        learner = DeepEmbedder(Same(), loss=OfViews, augment=doubled, **NOTED | options)
+        TwoViews.given = []
+        learner.fit(Points() if as_dataset else X, y)
+        shown = torch.cat([view for view, _, _ in TwoViews.given]) / 2
+        rows = torch.cdist(shown.double(), torch.from_numpy(X)).argmin(1).unique()
+        return learner, set(() if y is None else np.asarray(y)[rows].ravel().tolist())
+
+    names = np.array([f"class {label}" for label in y])
+    learner, seen = fit(names, early_stopping=True, refit=False, random_state=0)
+    assert "map_at_r" in learner.history_
+    assert len(seen) == 6  # of eight two are held out, and no row of theirs is shown
+    other, _ = fit(names[::-1].copy(), early_stopping=True, refit=False, random_state=0)
+    assert other.start_score_ != learner.start_score_
+    for of_no_class in (None, X[:, 0], np.arange(120), np.zeros(120, int), np.eye(120, dtype=int)):
+        learner = fit(of_no_class, early_stopping=True, random_state=0)[0]
+        assert "reciprocal_rank" in learner.history_
+    with pytest.raises(ValueError, match="119 labels for 120 points"):
+        fit(names[1:])
+
+
 def redrawn(points):
     """Tell what is of no interest: twelve features that are drawn anew."""
     points[:, 4:] = 5 * torch.randn_like(points[:, 4:])

@@ -160,7 +160,7 @@ def test_retrieval_among_others_and_of_duplicates():
     twins = np.concatenate([X[:4], X[:4], X[:4]])
     shown = RetrievalDisplay.from_estimator(METRIC, twins, np.tile(Y[:4], 3), n_neighbors=2)
     assert_array_equal(shown.neighbor_labels, np.tile(Y[:4], 2)[:5, None].repeat(2, axis=1))
-    with pytest.raises(ValueError, match="n_neighbors=6 is more than can be found among 4"):
+    with pytest.raises(ValueError, match="n_neighbors=6 is more than there are among 4"):
         RetrievalDisplay.from_estimator(METRIC, X[:4], Y[:4])
 
 

@@ -109,8 +109,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         What stopping watches. A callable gets (embeddings, labels) of the held-out classes, or
         (embeddings, labels, reference, reference_labels) where rows were held out; larger is
         better. With pairs it is the area under the ROC curve, with triplets the share in order,
-        with views the mean reciprocal rank of one among others, with graded targets the rank
-        correlation of distances in the two.
+        with views of points without labels the mean reciprocal rank of one among others, with
+        graded targets the rank correlation of distances in the two.
     patience : int, default=None
         Epochs without a new best score before training stops. None is 10; where an epoch has less
         than ten batches, only every so many epochs that these are ten are scored, and patience is
@@ -299,7 +299,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Class labels of any kind. For a loss that learns from graded targets numbers, or rows of
             0 and 1 for several labels at once. For pairs 1 (same) and 0 or -1 (different). None for
-            triplets, and with `augment` for points without labels.
+            triplets, and with `augment` for points without labels. To a loss that learns from views
+            classes teach nothing; training stops on those that are held out.
         groups : array-like of shape (n_samples,), default=None
             The group of each point: a camera, a writer, a session. What becomes of it in batches
             says `group_batches`. Where rows of known classes are held out to stop on, these are
@@ -645,7 +646,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in silent}
         points = data.X if hasattr(data, "X") else len(data)
         try:
-            name = joblib.hash((type(self).__name__, params, points, data.targets, data.groups))
+            said = (data.targets, data.groups, data.classes)
+            name = joblib.hash((type(self).__name__, params, points, *said))
         except (pickle.PicklingError, AttributeError) as error:
             raise ValueError(
                 "checkpoint tells this very fit by its parameters, and one of them cannot be "

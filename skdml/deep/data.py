@@ -56,6 +56,7 @@ def read_training_data(learner, X, y, groups=None, *, kind, reset):
     read = _read_tuples if kind in TUPLE_SIZES else _read_points
     data = read(learner, X, y, kind, reset)
     data.kind = kind
+    data.classes = _judging_classes(y, len(data)) if kind == "views" else None
     if groups is not None:
         check_consistent_length(X, groups)
         groups = check_array(column_or_1d(groups), dtype=None, ensure_2d=False, input_name="groups")
@@ -115,6 +116,19 @@ def _check_classes(learner, y):
             f"label for each sample. Losses that learn from numbers, or from several labels at "
             f"once as rows of 0 and 1: {losses}."
         )
+
+
+def _judging_classes(y, n_rows):
+    """Return the classes that points of which views are alike are judged by, or None."""
+    if y is None:
+        return None
+    y = y if issparse(y) else np.asarray(y)
+    if y.ndim != 1 or type_of_target(y, input_name="y") not in ("binary", "multiclass"):
+        return None
+    if len(y) != n_rows:
+        raise ValueError(f"y holds {len(y)} labels for {n_rows} points; give one for each.")
+    classes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+    return classes if np.count_nonzero(counts > 1) > 1 else None
 
 
 def graded_targets(y):
@@ -305,6 +319,8 @@ class ArrayDataset(Dataset):
         what the tuples are.
     groups : ndarray of int64, shape (n,), or None
         The group of each row.
+    classes : ndarray of int64, shape (n,), or None
+        The class of each row where targets do not say it: what is held out is judged by it.
 
     Examples
     --------
@@ -318,6 +334,7 @@ class ArrayDataset(Dataset):
 
     kind = "labels"
     groups = None
+    classes = None
 
     def __init__(self, X, targets, *, tuples=False):
         self.X = X
@@ -363,6 +380,7 @@ class LabelledDataset(Dataset):
 
     kind = "labels"
     groups = None
+    classes = None
     collate = staticmethod(default_collate)
 
     def __init__(self, dataset, targets):

@@ -67,7 +67,7 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
     elif data.kind == "pairs":
         train, held = split_rows(codes, fraction, rng)
         score = PairScore(data.points(held), codes[held], distance)
-    elif data.kind in ("targets", "views"):
+    elif data.kind in ("targets", "views") and data.classes is None:
         train, held = split_rows(np.zeros(len(codes), int), fraction, rng, data.groups)
         held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
         options = {"distance": distance, "scoring": scoring}
@@ -77,11 +77,12 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
             seed = int(rng.integers(2**31))
             score = ViewScore(data, held, gallery, augment=augment, seed=seed, **options)
     else:
+        codes = codes if data.classes is None else data.classes
         train, held, gallery, strangers = split_labels(
             codes, fraction, rng, whole_classes, data.groups
         )
         options = {"strangers": strangers, "distance": distance, "scoring": scoring}
-        score = RetrievalScore(data, held, gallery, **options)
+        score = RetrievalScore(data, codes, held, gallery, **options)
     if len(held) == 0 or (data.kind == "pairs" and len(np.unique(codes[held])) < 2):
         return np.arange(len(codes)), None
     return train, score
@@ -143,6 +144,8 @@ class RetrievalScore:
     ----------
     data : ArrayDataset or LabelledDataset
         The training data.
+    codes : ndarray of int, shape (n,)
+        The class of each row.
     queries, gallery : ndarray of int
         Rows held out, and training rows to look among.
     strangers : bool
@@ -153,9 +156,9 @@ class RetrievalScore:
         The measure.
     """
 
-    def __init__(self, data, queries, gallery, *, strangers, distance, scoring):
-        self.queries, self.labels = data.points(queries), data.targets[queries]
-        self.gallery, self.gallery_labels = data.points(gallery), data.targets[gallery]
+    def __init__(self, data, codes, queries, gallery, *, strangers, distance, scoring):
+        self.queries, self.labels = data.points(queries), codes[queries]
+        self.gallery, self.gallery_labels = data.points(gallery), codes[gallery]
         self.strangers = strangers
         self.distance = distance
         self.scoring = scoring

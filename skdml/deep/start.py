@@ -118,7 +118,7 @@ def choose_start(views, codes, rng, groups=None):
         for view, X in enumerate(views):
             shares, axes = scatter_within(X[train], codes[train])
             # Along these axes each map is a scale for each, and distances are the same.
-            score = RetrievalScore(ArrayDataset(X @ axes, codes), queries, train, **options)
+            score = RetrievalScore(ArrayDataset(X @ axes, codes), codes, queries, train, **options)
             scales = {shrinkage: 1 / np.sqrt(shares + shrinkage) for shrinkage in SHRINKAGES}
             for shrinkage, scale in {np.inf: 1.0, **scales}.items():
                 found = score(lambda points, scale=scale: points * scale)
