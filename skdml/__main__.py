@@ -52,6 +52,9 @@ def learners(seed):
 def compare(name, X, y, preprocessor, seed):
     """Fit every learner twice, for held-out rows and for unseen classes, and judge it on those.
 
+    Where all classes are known the deep learners train to the end; where others are to come they
+    stop on classes that they do not train on, as is their default.
+
     Parameters
     ----------
     name : str
@@ -78,16 +81,22 @@ def compare(name, X, y, preprocessor, seed):
         print(f"  {name}: {learner_name} ...", end=" ", file=sys.stderr, flush=True)
         start = time.perf_counter()
         embed = make_pipeline(clone(preprocessor), learner)
-        model = make_pipeline(embed, KNeighborsClassifier(N_NEIGHBORS)).fit(kept[0], kept[2])
+        to_the_end = make_pipeline(clone(preprocessor), _without_stopping(learner))
+        model = make_pipeline(to_the_end, KNeighborsClassifier(N_NEIGHBORS)).fit(kept[0], kept[2])
         result = judge_rows(model, kept[1], kept[3])
         result["rows"] = model
         if unseen:
-            result["unseen"] = clone(embed).fit(*seen)
+            result["unseen"] = embed.fit(*seen)
             result |= judge_unseen(result["unseen"], *unseen)
         result["fit s"] = time.perf_counter() - start
         print(f"{result['fit s']:.1f} s", file=sys.stderr, flush=True)
         results[learner_name] = result
     return results, unseen
+
+
+def _without_stopping(learner):
+    stops = "early_stopping" in learner.get_params()
+    return clone(learner).set_params(early_stopping=False) if stops else clone(learner)
 
 
 def judge_rows(model, X, y):

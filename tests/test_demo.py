@@ -3,7 +3,7 @@
 import joblib
 import numpy as np
 import pytest
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import skdml.__main__ as demo
 from skdml import DeepTripletEmbedder
@@ -41,6 +41,13 @@ def test_own_table_gives_scores_model_and_picture(tmp_path, quick_learners, caps
     model = joblib.load(tmp_path / "model.joblib")
     X, y, _ = demo.read_table(tmp_path / "mine.csv", "kind")
     assert model.score(X, y) > 0.9
+
+
+def test_training_stops_where_classes_are_to_come(quick_learners):
+    X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 6
+    found = demo.compare("points", X, y, StandardScaler(), 0)[0]["DeepTripletEmbedder"]
+    assert not found["rows"][0][-1].early_stopping
+    assert found["unseen"][-1].early_stopping
 
 
 def test_two_classes_leave_none_unseen(tmp_path, quick_learners, capsys):
