@@ -100,15 +100,20 @@ def _targets(learner, y, kind):
     return _codes(y)
 
 
-def _check_classes(learner, y):
+def _target_kind(y):
+    """Return what scikit-learn takes y for, or raise if its labels are of several kinds."""
     try:
-        target_kind = type_of_target(y, input_name="y")
+        return type_of_target(y, input_name="y")
     except TypeError as error:  # there is no order among them
         kinds = sorted({type(label).__name__ for label in y})
         raise ValueError(
             f"The labels in y have to be of one kind, all numbers or all strings; got {kinds}. "
             "Turn them into strings: [str(label) for label in y]."
         ) from error
+
+
+def _check_classes(learner, y):
+    target_kind = _target_kind(y)
     if target_kind not in ("binary", "multiclass"):
         losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
         raise ValueError(
@@ -120,10 +125,8 @@ def _check_classes(learner, y):
 
 def _judging_classes(y, n_rows):
     """Return the classes that points of which views are alike are judged by, or None."""
-    if y is None:
-        return None
-    y = y if issparse(y) else np.asarray(y)
-    if y.ndim != 1 or type_of_target(y, input_name="y") not in ("binary", "multiclass"):
+    y = np.asarray(y)
+    if y.ndim != 1 or _target_kind(y) not in ("binary", "multiclass"):  # None has no dimension
         return None
     if len(y) != n_rows:
         raise ValueError(f"y holds {len(y)} labels for {n_rows} points; give one for each.")

@@ -175,7 +175,7 @@ class EmbeddingNet(NeuralNet):
             What ended an epoch before its time. After a divergence, weights and history are those
             of the last epoch that went well, if there was one.
         """
-        good, trouble = [], None
+        good, trouble, cut = [], None, False
         self.sampler_ = DrawnBatches(sampler)
         if self.compile:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
@@ -202,7 +202,7 @@ class EmbeddingNet(NeuralNet):
             self.notify("on_train_end", X=dataset, y=None)
         if stopping:
             stopping.on_train_end(self)  # again: a callback may have loaded what it finds best
-        if isinstance(trouble, KeyboardInterrupt) and cut:
+        if cut:
             self.history.pop()
         return trouble
 

@@ -233,18 +233,12 @@ def check_complete(name, target, given):
     if isinstance(target, torch.nn.Module):
         return
     if lacking := [one for one in required_names(target) if one not in given]:
-        wrap = (
-            ""
-            if inspect.isclass(target)
-            else (
-                f"; if it is no function that returns the {name}, but the {name} itself, give a "
-                "torch.nn.Module that calls it"
-            )
-        )
-        raise ValueError(
-            f"{name}={getattr(target, '__name__', target)} is built with {lacking}. Give "
-            f"{', '.join(f'{name}__{one}' for one in lacking)}{wrap}."
-        )
+        told = f"{name}={getattr(target, '__name__', target)} is built with {lacking}. Give "
+        told += ", ".join(f"{name}__{one}" for one in lacking)
+        if not inspect.isclass(target):
+            told += f"; if it is no function that returns the {name}, but the {name} itself, "
+            told += "give a torch.nn.Module that calls it"
+        raise ValueError(f"{told}.")
 
 
 def own_params(part):

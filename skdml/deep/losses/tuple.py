@@ -4,12 +4,7 @@ import math
 
 import torch
 
-from skdml.deep._pairwise import (
-    _full_precision,
-    directions,
-    largest_entry,
-    row_blocks,
-)
+from skdml.deep._pairwise import _full_precision, directions, largest_entry, row_blocks
 from skdml.deep.miners import as_number
 
 from ._base import _Weighted, check_margin
@@ -94,13 +89,21 @@ def angular(own, other, between, same, slope):
     return odds.log1p().sum(), 4 * slope * share / reach, -2 * (1 + slope) * share
 
 
+def class_keys(anchors, positives, alone):
+    """Return for each anchor a point that anchors of its class share: the first of their positives.
+
+    Without references (`alone`) that may be the anchor itself.
+    """
+    first = positives.index[anchors, :1].sum(1)  # a sum of one, or of none
+    return torch.minimum(first, anchors) if alone else first
+
+
 def groups_of_classes(anchors, positives, alone):
     """Yield anchors (g, k) and points (g, l) of g classes at a time, which are of the same sizes.
 
     Without references (`alone`) the points are the anchors themselves.
     """
-    key = positives.index[anchors, :1].sum(1)  # the first positive, if there are any
-    key, order = (torch.minimum(key, anchors) if alone else key).sort(stable=True)
+    key, order = class_keys(anchors, positives, alone).sort(stable=True)
     anchors = anchors[order]
     size = key.unique_consecutive(return_counts=True)[1]
     size, count = size.repeat_interleave(size), positives.count[anchors]
@@ -300,9 +303,8 @@ class AngularLoss(MatrixLoss):
                     yield (a[block],) * 2 if a is p else (a[block], p[block])
             return
         # Anchors of a class have positives in common, so that a block of them has few.
-        order = positives.index[anchors, :1].sum(1)
-        order = torch.minimum(order, anchors) if first == 0 else order
-        anchors = anchors[order.argsort(stable=True)]
+        key = class_keys(anchors, positives, alone=first == 0)
+        anchors = anchors[key.argsort(stable=True)]
         for block in row_blocks(len(anchors), _APART * columns):
             a = anchors[block]
             yield a[None], same[a].any(0).nonzero().T
