@@ -21,11 +21,11 @@ from benchmarks import losses as loss_benchmark
 from benchmarks._timing import median_ratio, medians, take_turns
 from benchmarks._worker import resident, time_of
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep.data.samplers import ClassBalancedBatches
 from skdml.deep.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
-from skdml.deep.modules import ResidualEmbedder
-from skdml.deep.net import POINTS_AT_ONCE
-from skdml.deep.samplers import ClassBalancedBatches
-from skdml.deep.start import MAX_POINTS
+from skdml.deep.networks.initial import MAX_POINTS
+from skdml.deep.networks.map import POINTS_AT_ONCE
+from skdml.deep.networks.modules import ResidualEmbedder
 
 FIT_GOAL = 1.15
 TRANSFORM_GOAL = 1.10

@@ -12,9 +12,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from skdml.deep.base import DeepEmbedder
-from skdml.deep.callbacks import CollapseWarning, IdleBatchesWarning
-from skdml.deep.embedders import DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.modules import ConvEmbedder, ResidualEmbedder
+from skdml.deep.embedders import DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
+from skdml.deep.proxy_embedder import DeepProxyEmbedder
+from skdml.deep.training.alarms import CollapseWarning, IdleBatchesWarning
 
 __all__ = [
     "CollapseWarning",

@@ -16,14 +16,16 @@ from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep.building import NetBuilderMixin
-from skdml.deep.callbacks import KnownScores, RetrievalStopping, Snapshot
-from skdml.deep.data import check_dimensions, check_feature_shape, point_of, read_training_data
-from skdml.deep.held_out import SCORINGS, hold_out
+from skdml.deep.data.augmentation import AugmentedDataset
+from skdml.deep.data.datasets import point_of
+from skdml.deep.data.reading import check_dimensions, check_feature_shape, read_training_data
+from skdml.deep.data.samplers import GROUP_BATCHES, make_batches
 from skdml.deep.losses import learns_from
-from skdml.deep.resume import SaveState, load_state, set_generators, whole_path
-from skdml.deep.samplers import GROUP_BATCHES, make_batches
-from skdml.deep.views import AugmentedDataset
+from skdml.deep.scores import SCORINGS
+from skdml.deep.training.build import NetBuilderMixin
+from skdml.deep.training.checkpoint import SaveState, load_state, set_generators, whole_path
+from skdml.deep.training.held_out import hold_out
+from skdml.deep.training.stopping import KnownScores, RetrievalStopping, Snapshot
 from skdml.distances import LearnedDistance, check_distance
 
 

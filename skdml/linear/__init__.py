@@ -2,7 +2,6 @@
 
 from skdml.linear.anmm import ANMM
 from skdml.linear.base import LinearMap, LinearMetricLearner
-from skdml.linear.covariance import MahalanobisMetric
 from skdml.linear.dmleig import DMLEig
 from skdml.linear.dmlmj import DMLMJ
 from skdml.linear.gmml import GMML
@@ -13,6 +12,7 @@ from skdml.linear.lego import LEGO
 from skdml.linear.lfda import LFDA
 from skdml.linear.lmnn import LMNN
 from skdml.linear.lsml import LSML
+from skdml.linear.mahalanobis import MahalanobisMetric
 from skdml.linear.mcml import MCML
 from skdml.linear.mlkr import MLKR
 from skdml.linear.mmc import MMC

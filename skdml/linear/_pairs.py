@@ -1,15 +1,10 @@
 """What learners of pairs and quadruplets share: points, distances of pairs, the LogDet prior."""
 
 import numpy as np
-from scipy.linalg import eigh, svd
-from sklearn.utils import check_array
+from scipy.linalg import svd
 
-from skdml.linear._initial import within_axes
 from skdml.linear._neighbors import PairGraph, nearest_mates, nearest_strangers
-from skdml.linear._psd import numerical_range, pinv_sqrt, root, with_positive_peak
-from skdml.linear.base import centre_and_scale
-
-PRIORS = ("identity", "covariance")
+from skdml.linear._psd import with_positive_peak
 
 
 def constrained_points(X, *rows):
@@ -140,119 +135,6 @@ def told_apart(X, first, second):
             f"The points of all {len(first)} pairs are equal: there is nothing to learn from."
         )
     return apart
-
-
-def log_det_divergence(A):
-    """LogDet divergence of M = AᵀA from the identity: tr(M) - ln det(M) - n_features.
-
-    Convex in M, 0 for the identity, and infinite where M is singular: who adds it needs no
-    constraint that keeps M positive definite.
-
-    Parameters
-    ----------
-    A : ndarray of shape (n_features, n_features)
-        Square root of M.
-
-    Returns
-    -------
-    value : float
-        At least 0, but for rounding.
-    gradient : ndarray of shape (n_features, n_features)
-        By A: 2 (A - A⁻ᵀ).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear._pairs import log_det_divergence
-    >>> log_det_divergence(np.eye(2))[0]
-    0.0
-    """
-    sign, log_det = np.linalg.slogdet(A)
-    if sign == 0:  # a search may try such an A, and is to turn back: take one a hair away
-        A = A + 1e-8 * np.eye(len(A))
-        log_det = np.linalg.slogdet(A)[1]
-    value = float((A**2).sum() - 2 * log_det - len(A))
-    return value, 2 * (A - np.linalg.inv(A).T)
-
-
-def prior_root(prior, points, scale):
-    """L0 with L0ᵀL0 = M0, for points brought to scale.
-
-    Parameters
-    ----------
-    prior : {"identity", "covariance"} or array-like of shape (n_features, n_features)
-        M0: the identity, the inverse of the covariance of the points, or a positive definite
-        matrix that is for points as they came.
-    points : ndarray of shape (n_points, n_features)
-        Points, centred.
-    scale : float
-        What they were divided by.
-
-    Returns
-    -------
-    ndarray of float64, shape (rank, n_features)
-        L0. The rank is below n_features only where the covariance is singular.
-
-    Raises
-    ------
-    ValueError
-        If `prior` is unknown, of another shape, or not positive definite, or if the points have
-        no covariance.
-    """
-    n_features = points.shape[1]
-    if isinstance(prior, str) and prior == "identity":
-        return np.eye(n_features)
-    if isinstance(prior, str) and prior == "covariance":
-        covariance = (points.T.astype(np.float64) @ points) / len(points)
-        if not covariance.any():
-            raise ValueError('prior="covariance" needs points that differ; choose "identity".')
-        return pinv_sqrt(covariance, len(points))
-    if isinstance(prior, str):
-        raise ValueError(f"prior={prior!r} is unknown; choose one of {PRIORS}, or give a matrix.")
-    M0 = check_array(prior, dtype=np.float64, input_name="prior")
-    if M0.shape != (n_features, n_features) or not np.allclose(M0, M0.T, rtol=1e-6, atol=0):
-        raise ValueError(
-            f"prior has to be a symmetric matrix of shape ({n_features}, {n_features}); got one of "
-            f"shape {M0.shape}."
-        )
-    values = eigh((M0 + M0.T) / 2, eigvals_only=True)
-    if not numerical_range(values, n_features).all():
-        raise ValueError(
-            f"prior has to be positive definite; its eigenvalues go from {values[0]:.3g} to "
-            f"{values[-1]:.3g}."
-        )
-    return root(M0) * scale
-
-
-def map_by_prior(prior, n_components, X, *rows):
-    """Map points so that the prior becomes the identity.
-
-    The LogDet divergence of M = L0ᵀAᵀA L0 from M0 = L0ᵀL0 is that of AᵀA from the identity.
-
-    Parameters
-    ----------
-    prior : {"identity", "covariance"} or array-like of shape (n_features, n_features)
-        M0, as `prior_root` reads it.
-    n_components : int
-        Of sparse points, how many axes the prior is about; see `within_axes`.
-    X, *rows
-        Points and constraints, as `constrained_points` takes them; X may be sparse.
-
-    Returns
-    -------
-    points : ndarray of shape (n_distinct, rank)
-        The distinct points of the constraints, centred and mapped by L0, in the dtype of X.
-    L0 : ndarray of float64, shape (rank, n_features)
-        The map, for points as they came.
-    *rows : ndarray of int, shape (n_constraints,)
-        Where among the points those of the constraints are.
-    """
-    X, axes = within_axes(X, n_components)
-    points, *rows = constrained_points(X, *rows)
-    points, scale = centre_and_scale(points)
-    L0 = prior_root(prior, points, scale)
-    points = points @ L0.T.astype(X.dtype)
-    return points, L0 / scale if axes is None else L0 / scale @ axes, *rows
 
 
 def leading_components(L, n_components):

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.linalg import eigh
 
 from skdml.base import unchanged_on_error
-from skdml.linear._axes import check_embedding_type
 from skdml.linear._differences import neighbor_pairs, scatter_of_differences
+from skdml.linear._eigen import check_embedding_type
 from skdml.linear._neighbors import in_own_order
 from skdml.linear._psd import with_positive_peak
 from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components

@@ -10,8 +10,8 @@ from scipy.special import logsumexp
 from skdml.base import unchanged_on_error
 from skdml.linear._differences import scatter_of_differences
 from skdml.linear._pairs import PairDistances, constrained_points
+from skdml.linear._prior_share import check_prior_share, keep_share
 from skdml.linear._psd import root
-from skdml.linear._share import check_prior_share, keep_share
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 

@@ -5,8 +5,8 @@ from numbers import Real
 import numpy as np
 
 from skdml.base import unchanged_on_error
-from skdml.linear._axes import check_embedding_type, embed, relative_axes, shrink
 from skdml.linear._differences import neighbor_pairs, scatter_of_differences
+from skdml.linear._eigen import check_embedding_type, embed, relative_axes, shrink
 from skdml.linear._neighbors import in_own_order
 from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
 

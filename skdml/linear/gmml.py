@@ -5,8 +5,8 @@ from numbers import Real
 import numpy as np
 from scipy.linalg import eigh
 
-from skdml.linear._axes import inverse_root
 from skdml.linear._differences import DifferenceLearner
+from skdml.linear._eigen import inverse_root
 from skdml.linear._psd import root
 
 

@@ -7,14 +7,9 @@ from sklearn.utils import check_array
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import (
-    PairDistances,
-    leading_components,
-    log_det_divergence,
-    map_by_prior,
-    told_apart,
-)
-from skdml.linear._share import check_prior_share, keep_share
+from skdml.linear._pairs import PairDistances, leading_components, told_apart
+from skdml.linear._prior import log_det_divergence, map_by_prior
+from skdml.linear._prior_share import check_prior_share, keep_share
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 

@@ -4,8 +4,8 @@ from numbers import Real
 
 import numpy as np
 
-from skdml.linear._axes import leading_by_spread, relative_axes, shrink, with_standardised
 from skdml.linear._differences import DifferenceLearner
+from skdml.linear._eigen import leading_by_spread, relative_axes, shrink, with_standardised
 
 
 def kissme(same, different, variance, shrinkage, contrast):

@@ -8,13 +8,9 @@ from scipy.special import expit
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import (
-    PairDistances,
-    leading_components,
-    log_det_divergence,
-    map_by_prior,
-)
-from skdml.linear._share import check_prior_share, keep_share
+from skdml.linear._pairs import PairDistances, leading_components
+from skdml.linear._prior import log_det_divergence, map_by_prior
+from skdml.linear._prior_share import check_prior_share, keep_share
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 

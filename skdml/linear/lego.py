@@ -13,7 +13,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import check_same, draw_pairs
-from skdml.linear._initial import within_axes
+from skdml.linear._init import within_axes
 from skdml.linear._psd import root
 from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 

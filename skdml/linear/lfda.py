@@ -6,8 +6,8 @@ import numpy as np
 
 from skdml._threads import threads_for
 from skdml.base import unchanged_on_error
-from skdml.linear._axes import check_embedding_type, embed, relative_axes, shrink
-from skdml.linear._blockwise import square_factors
+from skdml.linear._eigen import check_embedding_type, embed, relative_axes, shrink
+from skdml.linear._kernels import square_factors
 from skdml.linear._moments import scatter_of
 from skdml.linear.base import (
     LinearMetricLearner,

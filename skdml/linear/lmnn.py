@@ -12,7 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._initial import start_components, starts_anew
+from skdml.linear._init import start_components, starts_anew
 from skdml.linear._moments import centre, scatter_of
 from skdml.linear._neighbors import PairGraph, distinct_rows, nearest_mates, nearest_strangers
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged

@@ -6,13 +6,8 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import (
-    PairDistances,
-    leading_components,
-    log_det_divergence,
-    map_by_prior,
-    told_apart,
-)
+from skdml.linear._pairs import PairDistances, leading_components, told_apart
+from skdml.linear._prior import log_det_divergence, map_by_prior
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 

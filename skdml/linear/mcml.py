@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_start, kernel_sums, spread_out
+from skdml.linear._kernels import kernel_start, kernel_sums, spread_out
 from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, with_prior
 from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message

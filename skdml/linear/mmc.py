@@ -6,16 +6,15 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skdml.base import unchanged_on_error
-from skdml.linear._initial import within_axes
+from skdml.linear._init import within_axes
 from skdml.linear._pairs import (
     PairDistances,
     distinct_neighbor_pairs,
     leading_components,
-    log_det_divergence,
-    map_by_prior,
     told_apart,
 )
-from skdml.linear._share import check_prior_share, keep_share
+from skdml.linear._prior import log_det_divergence, map_by_prior
+from skdml.linear._prior_share import check_prior_share, keep_share
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
 

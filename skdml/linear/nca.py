@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._blockwise import kernel_start, kernel_sums
+from skdml.linear._kernels import kernel_start, kernel_sums
 from skdml.linear._neighbors import PairGraph, distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged, with_prior
 from skdml.linear.base import LinearMetricLearner, centre_and_scale

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._initial import start_components, starts_anew
+from skdml.linear._init import start_components, starts_anew
 from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, centre_and_scale

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from skdml.base import unchanged_on_error
-from skdml.linear._axes import (
+from skdml.linear._eigen import (
     check_embedding_type,
     inverse_root,
     leading_by_spread,

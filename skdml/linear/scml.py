@@ -11,7 +11,7 @@ from sklearn.utils import check_array, check_random_state
 from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import neighbor_triplets
-from skdml.linear._initial import discriminants
+from skdml.linear._init import discriminants
 from skdml.linear._neighbors import PairGraph
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs

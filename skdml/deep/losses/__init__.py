@@ -1,27 +1,32 @@
 """Losses that learn a distance: from the pairs and triplets of a batch, or from all of it."""
 
-from .graded import CoSENTLoss, VICRegLoss
-from .margin_softmax import (
-    ArcFaceLoss,
-    CenterLoss,
-    CosFaceLoss,
-    NormalizedSoftmaxLoss,
-    SphereFaceLoss,
-    SubCenterArcFaceLoss,
-)
-from .pair import ContrastiveLoss
-from .proxy import ProxyAnchorLoss, ProxyNCALoss, SoftTripleLoss
-from .ranking import FastAPLoss, HistogramLoss, SmoothAPLoss
-from .softmax import InfoNCELoss, NCALoss, NTXentLoss, SupConLoss
-from .triplet import TripletLoss
-from .tuple import AngularLoss, MarginLoss, NPairsLoss
-from .weighted import (
-    CircleLoss,
-    IntraPairVarianceLoss,
-    LiftedStructureLoss,
-    MultiSimilarityLoss,
-    SignalToNoiseRatioContrastiveLoss,
-)
+from skdml.deep.losses.angular import AngularLoss
+from skdml.deep.losses.arcface import ArcFaceLoss, SubCenterArcFaceLoss
+from skdml.deep.losses.center import CenterLoss
+from skdml.deep.losses.circle import CircleLoss
+from skdml.deep.losses.contrastive import ContrastiveLoss
+from skdml.deep.losses.cosent import CoSENTLoss
+from skdml.deep.losses.cosface import CosFaceLoss
+from skdml.deep.losses.fast_ap import FastAPLoss
+from skdml.deep.losses.histogram import HistogramLoss
+from skdml.deep.losses.info_nce import InfoNCELoss
+from skdml.deep.losses.intra_pair_variance import IntraPairVarianceLoss
+from skdml.deep.losses.lifted_structure import LiftedStructureLoss
+from skdml.deep.losses.margin import MarginLoss
+from skdml.deep.losses.multi_similarity import MultiSimilarityLoss
+from skdml.deep.losses.n_pairs import NPairsLoss
+from skdml.deep.losses.nca import NCALoss
+from skdml.deep.losses.normalized_softmax import NormalizedSoftmaxLoss
+from skdml.deep.losses.nt_xent import NTXentLoss
+from skdml.deep.losses.proxy_anchor import ProxyAnchorLoss
+from skdml.deep.losses.proxy_nca import ProxyNCALoss
+from skdml.deep.losses.signal_to_noise_ratio import SignalToNoiseRatioContrastiveLoss
+from skdml.deep.losses.smooth_ap import SmoothAPLoss
+from skdml.deep.losses.soft_triple import SoftTripleLoss
+from skdml.deep.losses.sphereface import SphereFaceLoss
+from skdml.deep.losses.supcon import SupConLoss
+from skdml.deep.losses.triplet import TripletLoss
+from skdml.deep.losses.vicreg import VICRegLoss
 
 __all__ = [
     "AngularLoss",

@@ -3,40 +3,17 @@
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from numbers import Real
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from skdml.deep._pairwise import paired_distance, pairwise_distance
+from skdml.deep._distances import paired_distance, pairwise_distance
+from skdml.deep.losses._checks import check_batch, check_choice, check_indices
+from skdml.deep.losses._positives import label_pairs
 from skdml.deep.miners import AllTripletsMiner, Miner, get_miner, label_masks
 from skdml.distances import check_distance
 
-from ._positives import label_pairs
-
 REDUCTIONS = ("active", "mean", "sum")
-
-# The largest value of the bounded distances: beyond it a margin asks for the impossible.
-_LARGEST = {"cosine": 2.0, "angular": 1.0}
-
-
-def check_choice(name, value, choices):
-    """Return the value, or raise a ValueError that lists the choices."""
-    if isinstance(value, bool) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-    return value
-
-
-def check_margin(margin, distance, *, zero, name="margin"):
-    """Return the margin as a float, or raise a ValueError that says which are allowed."""
-    largest = _LARGEST.get(distance, math.inf)
-    allowed = f"a finite number {'>= 0' if zero else '> 0'}"
-    if largest < math.inf:
-        allowed += f" and <= {largest:g}, the largest {distance} distance"
-    number = isinstance(margin, Real) and not isinstance(margin, bool)
-    if not (number and math.isfinite(margin) and 0 <= margin <= largest and (zero or margin > 0)):
-        raise ValueError(f"{name} must be {allowed}; got {margin!r}")
-    return float(margin)
 
 
 class _Weighted(torch.autograd.Function):
@@ -154,7 +131,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
         ValueError
             If shapes or types do not fit, or only one of ref_emb and ref_labels is given.
         """
-        labels, ref_labels = self._check(embeddings, labels, ref_emb, ref_labels)
+        labels, ref_labels = check_batch(embeddings, labels, ref_emb, ref_labels)
         batch = _Batch(embeddings, ref_emb, self.distance)
         # A miner of skdml shares the distances of the loss, where they are what it chooses by.
         every = isinstance(self.miner, AllTripletsMiner)
@@ -165,7 +142,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
             references = () if ref_emb is None else (ref_emb, ref_labels)
             with torch.no_grad():
                 mined = self.miner(embeddings, labels, *references)
-                indices_tuple = self._check_indices(mined, embeddings.device)
+                indices_tuple = check_indices(mined, embeddings.device)
 
         with torch.autocast(embeddings.device.type, enabled=False):
             pairs = None
@@ -175,7 +152,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
                 masks = label_masks(labels, ref_labels)
                 indices_tuple = self.miner.mine(batch.matrix.detach(), *masks)
             if indices_tuple is not None:
-                indices = self._check_indices(indices_tuple, embeddings.device)
+                indices = check_indices(indices_tuple, embeddings.device)
                 indices, pairs = self.adapt(indices, batch.shape)
             if pairs is None:
                 value, active, used = self.compute(batch.measure, indices)
@@ -186,52 +163,3 @@ class PairwiseLoss(torch.nn.Module, ABC):
                 value = _Weighted.apply(matrix, weights, value)
         self.active_share = (active / used.clamp(min=1)).detach().to(value.dtype)
         return value
-
-    @staticmethod
-    def _check(embeddings, labels, ref_emb, ref_labels):
-        if (ref_emb is None) != (ref_labels is None):
-            given = "ref_emb" if ref_labels is None else "ref_labels"
-            raise ValueError(f"ref_emb and ref_labels must be given together; got only {given}")
-        checked = []
-        for prefix, x, y in (("", embeddings, labels), ("ref_", ref_emb, ref_labels)):
-            x_name = prefix + "emb" if prefix else "embeddings"
-            if x is None and prefix:
-                checked.append(None)
-                continue
-            if not isinstance(x, torch.Tensor) or x.dim() != 2 or not x.is_floating_point():
-                raise ValueError(f"{x_name} must be a 2-D floating point tensor; got {_what(x)}")
-            if not isinstance(y, torch.Tensor) or y.dim() != 1 or len(y) != len(x):
-                raise ValueError(
-                    f"{prefix}labels must be a 1-D tensor of length {len(x)}, that of {x_name}; "
-                    f"got {_what(y)}"
-                )
-            if y.is_floating_point() or y.is_complex():
-                raise ValueError(f"{prefix}labels must be integers; got {_what(y)}")
-            checked.append(y.to(x.device))
-        if ref_emb is not None and ref_emb.shape[1] != embeddings.shape[1]:
-            raise ValueError(
-                f"ref_emb must be as wide as embeddings, {embeddings.shape[1]}; "
-                f"got {ref_emb.shape[1]}"
-            )
-        return checked
-
-    @staticmethod
-    def _check_indices(indices, device):
-        if not isinstance(indices, (tuple, list)) or not all(map(torch.is_tensor, indices)):
-            raise ValueError(
-                f"indices_tuple must be a tuple of tensors of indices; got {_what(indices)}"
-            )
-        lengths = [len(i) for i in indices]
-        pairs = lengths[:1] * 2 + lengths[2:3] * 2
-        if len(lengths) not in (3, 4) or lengths not in (lengths[:1] * 3, pairs):
-            raise ValueError(
-                "indices_tuple must be triplets (a, p, n) or pairs (a1, p, a2, n) of equally long "
-                f"indices; got lengths {lengths}"
-            )
-        return tuple(i.to(device) for i in indices)
-
-
-def _what(value):
-    if isinstance(value, torch.Tensor):
-        return f"shape {tuple(value.shape)} of {value.dtype}"
-    return f"{type(value).__name__}"

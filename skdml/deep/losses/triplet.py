@@ -5,12 +5,11 @@ import math
 import torch
 from torch.nn import functional as F
 
-from skdml.deep._pairwise import row_blocks
+from skdml.deep._distances import row_blocks
+from skdml.deep.losses._base import PairwiseLoss
+from skdml.deep.losses._checks import check_flag, check_margin
+from skdml.deep.losses._positives import listed_pairs
 from skdml.deep.miners import as_number
-
-from ._base import PairwiseLoss, check_margin
-from ._matrix import check_flag
-from ._positives import listed_pairs
 
 # Up to this many positives per anchor, comparing each of them with all negatives is faster than
 # ranking the negatives among the sorted positives.

@@ -7,12 +7,19 @@ it.
 
 import inspect
 
+from skdml.deep.miners._base import Miner, as_number, different_mask, label_masks, padded_slots
+from skdml.deep.miners.angular import AngularMiner
+from skdml.deep.miners.distance_weighted import DistanceWeightedMiner
+from skdml.deep.miners.multi_similarity import MultiSimilarityMiner
+from skdml.deep.miners.pair_margin import PairMarginMiner
+from skdml.deep.miners.triplet import (
+    AllTripletsMiner,
+    BatchHardMiner,
+    EasyPositiveMiner,
+    SemiHardMiner,
+)
+from skdml.deep.miners.uniform import UniformMiner
 from skdml.deep.parameters import accepted_names, own_params
-
-from ._base import Miner, as_number, different_mask, label_masks, padded_slots
-from .geometric import AngularMiner, DistanceWeightedMiner
-from .pair import MultiSimilarityMiner, PairMarginMiner, UniformMiner
-from .triplet import AllTripletsMiner, BatchHardMiner, EasyPositiveMiner, SemiHardMiner
 
 __all__ = [
     "AllTripletsMiner",

@@ -4,7 +4,7 @@ import inspect
 
 import torch
 
-from skdml.deep._pairwise import pairwise_distance
+from skdml.deep._distances import pairwise_distance
 from skdml.distances import check_distance
 
 

@@ -2,9 +2,8 @@
 
 import torch
 
-from skdml.deep._pairwise import row_blocks
-
-from ._base import Miner, padded_slots
+from skdml.deep._distances import row_blocks
+from skdml.deep.miners._base import Miner, padded_slots
 
 # Up to this many positives per anchor, comparing all negatives with each positive in turn is
 # faster than sorting the negatives once.

@@ -1,0 +1,129 @@
+"""ArcFace: an additive angular margin, with one proxy a class or several."""
+
+import math
+
+from skdml.deep.losses._checks import check_count, check_positive
+from skdml.deep.losses._margin_softmax import MarginSoftmaxLoss, add_angle
+from skdml.deep.losses._proxy import cosines
+
+
+class ArcFaceLoss(MarginSoftmaxLoss):
+    r"""ArcFace: a softmax over scaled cosines, with a margin added to the angle to the own class.
+
+    .. math:: L = -\frac1n \sum_i \log \frac{e^{a \psi(\theta_{i y_i})}}
+        {e^{a \psi(\theta_{i y_i})} + \sum_{c \ne y_i} e^{a \cos \theta_{ic}}}, \quad
+        \psi(\theta) = \cos(\theta + m)
+
+    Beyond an angle of pi - m, where cos(theta + m) would rise again, psi is
+    cos(theta) + cos(m) - 1: it goes on without a jump and falls to the end.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+    n_components : int
+        Width of the embedding.
+    margin : float, default=0.5
+        The margin m of the angle, in radians; >= 0 and < pi.
+    scale : float, default=64.0
+        The factor a, > 0.
+
+    Attributes
+    ----------
+    proxies : Parameter of shape (n_classes, n_components)
+        The proxies, which are the weights of the classifier.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range.
+
+    References
+    ----------
+    Deng, Guo, Xue, Zafeiriou: ArcFace: Additive Angular Margin Loss for Deep Face Recognition,
+    CVPR 2019, eq. 3.
+
+    Examples
+    --------
+    >>> import math, torch
+    >>> loss = ArcFaceLoss(2, 2, margin=math.pi / 2, scale=1)
+    >>> loss.proxies.data = torch.eye(2)
+    >>> round(loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0])).item(), 4)  # log(1 + exp(0))
+    0.6931
+    """
+
+    def __init__(self, n_classes, n_components, *, margin=0.5, scale=64.0):
+        super().__init__(n_classes, n_components, scale=scale)
+        self.margin = check_positive("margin", margin, zero=True, below=math.pi)
+
+    def harden(self, cosine):
+        """Add the margin to the angle."""
+        return add_angle(cosine, self.margin)
+
+
+class SubCenterArcFaceLoss(MarginSoftmaxLoss):
+    r"""Sub-center ArcFace: ArcFace with the nearest of several proxies of each class.
+
+    .. math:: \cos \theta_{ic} = \max_k \frac{x_i^T p_{ck}}
+        {\lVert x_i \rVert \, \lVert p_{ck} \rVert}
+
+    Mislabelled points gather around a proxy of their own and leave the others clean.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+    n_components : int
+        Width of the embedding.
+    n_proxies : int, default=3
+        Proxies of each class, >= 1.
+    margin : float, default=0.5
+        The margin of the angle, in radians; >= 0 and < pi.
+    scale : float, default=64.0
+        The factor of the cosines, > 0.
+
+    Attributes
+    ----------
+    proxies : Parameter of shape (n_classes, n_proxies, n_components)
+        The proxies.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its range.
+
+    See Also
+    --------
+    ArcFaceLoss : The loss of these angles.
+
+    References
+    ----------
+    Deng, Guo, Liu, Gong, Zafeiriou: Sub-center ArcFace: Boosting Face Recognition by Large-Scale
+    Noisy Web Faces, ECCV 2020.
+
+    Examples
+    --------
+    >>> import math, torch
+    >>> loss = SubCenterArcFaceLoss(2, 2, n_proxies=2, margin=math.pi / 2, scale=1)
+    >>> loss.proxies.data = torch.eye(2)[:, None] * torch.tensor([[[1.0], [-1.0]]])
+    >>> round(loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0])).item(), 4)  # log(1 + exp(0))
+    0.6931
+    """
+
+    def __init__(self, n_classes, n_components, *, n_proxies=3, margin=0.5, scale=64.0):
+        n_proxies = check_count("n_proxies", n_proxies)
+        super().__init__(n_classes, n_components, n_proxies=n_proxies, scale=scale)
+        self.margin = check_positive("margin", margin, zero=True, below=math.pi)
+
+    def class_cosines(self, embeddings):
+        """Cosines with the nearest proxies of the classes, of shape (n, n_classes)."""
+        # The classes last: along the few proxies of a class it would take longer.
+        return cosines(embeddings, self.proxies.transpose(0, 1)).amax(1)
+
+    def harden(self, cosine):
+        """Add the margin to the angle."""
+        return add_angle(cosine, self.margin)
+
+    def extra_repr(self):
+        """Parameters, for ``repr``."""
+        return f"{super().extra_repr()}, n_proxies={self.n_proxies}"

@@ -1,0 +1,560 @@
+"""The skorch net inside a deep learner, and the map that is left of it once it is trained."""
+
+import copy
+import inspect
+import math
+import warnings
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.exceptions import DeviceWarning
+from torch.utils.data import DataLoader
+
+from skdml.deep.data.reading import TUPLE_SIZES
+from skdml.deep.losses import learns_from
+from skdml.deep.networks.map import NetworkMap, embed_batch
+from skdml.deep.scores import SCORINGS
+from skdml.deep.training.chunks import backward_in_pieces
+from skdml.deep.training.memory import CrossBatchMemory, DrawnBatches
+from skdml.deep.training.stopping import KnownScores, RetrievalStopping, state_of
+
+
+class EmbeddingNet(NeuralNet):
+    """A skorch net whose loss compares the samples of a batch with each other.
+
+    Batches come from a batch sampler, labels (or tuples) and mined indices reach the loss, and
+    the share of active pairs or triplets and the spread of the embeddings are recorded.
+
+    Parameters
+    ----------
+    module, criterion : class, callable or torch.nn.Module
+        As skorch takes them. The criterion is called ``criterion(embeddings, labels)``, or with
+        ``indices_tuple=`` as a third argument where there are mined indices or tuples.
+    normalize : bool, default=False
+        Whether embeddings are brought to unit length.
+    miner : callable or None, default=None
+        What chooses the pairs and triplets for a criterion that does not mine by itself.
+    supervision : {"labels", "targets", "views", "pairs", "triplets"}, default="labels"
+        What a batch holds: samples with classes or graded targets, two views of samples one after
+        the other, or the points of tuples one after the other.
+    proxy_lr : float, default=None
+        Learning rate of the parameters of the criterion; None is `lr`.
+    memory_size : int, default=0
+        How many embeddings of earlier batches a batch is compared with.
+    chunk_size : int, default=None
+        How many points pass through the network at once in training; None is the whole batch.
+    amp : bool, default=False
+        Whether the network computes in half precision while it trains.
+    **kwargs : dict
+        As in `skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self,
+        module,
+        criterion,
+        *,
+        normalize=False,
+        miner=None,
+        supervision="labels",
+        proxy_lr=None,
+        memory_size=0,
+        chunk_size=None,
+        amp=False,
+        **kwargs,
+    ):
+        super().__init__(module, criterion, **kwargs)
+        self.normalize = normalize
+        self.miner = miner
+        self.supervision = supervision
+        self.proxy_lr = proxy_lr
+        self.memory_size = memory_size
+        self.chunk_size = chunk_size
+        self.amp = amp
+
+    def initialize(self):
+        """Build all parts, with an empty memory; see `skorch.NeuralNet`."""
+        super().initialize()
+        self.half_ = half_precision(self.device) if self.amp else None
+        # What is small in float16 would vanish from the gradient; bfloat16 has float32's range.
+        scaled = self.half_ == torch.float16
+        self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type) if scaled else None
+        self.empty_memory()
+        self.mined_ = False  # whether the miner chose anything of the batch
+        return self
+
+    def empty_memory(self):
+        """Forget the embeddings of earlier batches."""
+        self.memory_ = CrossBatchMemory(self.memory_size) if self.memory_size else None
+
+    def torch_compile(self, module, name):
+        """Leave a part as it is: `run` compiles the network for as long as it trains."""
+        return module
+
+    def get_params_for(self, prefix):
+        """Return the parameters of a part, with `Width` replaced; see `skorch.NeuralNet`."""
+        params = super().get_params_for(prefix)
+        return {
+            name: self.width(value.feature_shape) if isinstance(value, Width) else value
+            for name, value in params.items()
+        }
+
+    def get_params_for_optimizer(self, prefix, named_parameters):
+        """Return the parameters of the optimizer; what the loss learns is a group of its own."""
+        of_network = {id(parameter) for parameter in self.module_.parameters()}
+        all_named = list(named_parameters)
+        of_loss = [parameter for _, parameter in all_named if id(parameter) not in of_network]
+        named = [(name, parameter) for name, parameter in all_named if id(parameter) in of_network]
+        if not any(parameter.requires_grad for _, parameter in all_named):
+            raise ValueError(
+                f"There is nothing to train: no parameter of {type(self.module_).__name__} or of "
+                f"{type(self.criterion_).__name__} asks for a gradient. For a network that is to "
+                "stay as it is, freeze='module' trains a head."
+            )
+        (groups,), options = super().get_params_for_optimizer(prefix, named)
+        if of_loss:
+            rate = {} if self.proxy_lr is None else {"lr": self.proxy_lr}
+            groups = [*groups, {"params": of_loss, **rate}]
+        if not {"fused", "foreach"} & set(options):
+            options |= fastest_step(
+                self.optimizer, [p for group in groups for p in group["params"]]
+            )
+        return (groups,), options
+
+    def trained_parts(self):
+        """Return what training changes: the network and, where it is a module, the loss."""
+        parts = (self.module_, self.criterion_)
+        return [part for part in parts if isinstance(part, torch.nn.Module)]
+
+    def grow(self, n_classes):
+        """Make room in the loss for further classes; the optimizer keeps what it knows of the old.
+
+        Parameters
+        ----------
+        n_classes : int
+            Number of classes from now on.
+        """
+        before = dict(self.criterion_.named_parameters())
+        self.criterion_.grow(n_classes)
+        after = dict(self.criterion_.named_parameters())
+        renewed = {id(before[name]): after[name] for name in before}
+        for group in self.optimizer_.param_groups:
+            group["params"] = [renewed.get(id(old), old) for old in group["params"]]
+        for name, old in before.items():
+            state = self.optimizer_.state.pop(old, {})
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == old.shape:
+                    grown = torch.zeros_like(after[name])
+                    grown[: len(value)] = value
+                    state[key] = grown
+            if state:
+                self.optimizer_.state[after[name]] = state
+
+    def run(self, dataset, sampler, n_epochs):
+        """Train for some epochs on what is there, without starting anew.
+
+        Parameters
+        ----------
+        dataset : ArrayDataset or LabelledDataset
+            What to train on.
+        sampler : iterable
+            Its batches, as lists of rows.
+        n_epochs : int
+            How many epochs, unless a callback, Ctrl-C or a loss that is not finite ends them
+            before.
+
+        Returns
+        -------
+        KeyboardInterrupt, DivergenceError or None
+            What ended an epoch before its time. After a divergence, weights and history are those
+            of the last epoch that went well, if there was one.
+        """
+        good, trouble, cut = [], None, False
+        self.sampler_ = DrawnBatches(sampler)
+        if self.compile:
+            self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
+        stopping = self.callback(RetrievalStopping)
+        try:
+            for _ in range(n_epochs):
+                if stopping and stopping.stopped_:
+                    break
+                good = [*good[-1:], self._weights()]
+                self.fit_loop(dataset, epochs=1)
+            self._check_weights()  # a callback may have set them
+        except DivergenceError as error:
+            trouble = error
+            self._mend(good)
+        except KeyboardInterrupt as error:  # how callbacks end training, too: after a whole epoch
+            cut = len(self.history) > 0 and "train_loss" not in self.history[-1]
+            if cut or (stopping and stopping.scoring_):
+                trouble = error
+        finally:
+            # The one holds the labels, the other what cannot be pickled.
+            del self.sampler_
+            vars(self).pop("network_", None)
+        if n_epochs or self.history:  # otherwise there is no end that a callback could look at
+            self.notify("on_train_end", X=dataset, y=None)
+        if stopping:
+            stopping.on_train_end(self)  # again: a callback may have loaded what it finds best
+        if cut:
+            self.history.pop()
+        return trouble
+
+    def _weights(self):
+        if self.callback(RetrievalStopping):
+            return None  # it keeps the best, and restores them
+        return [state_of(part) for part in self.trained_parts()]
+
+    def _mend(self, good):
+        """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
+        epoch = self.history.pop()
+        if good[-1] is not None:
+            if not any("train_loss" in batch for batch in epoch["batches"]):
+                # Weights that gave no loss are not good: those of the epoch before are the last.
+                good.pop()
+                del self.history[-1:]
+            if not good:
+                del self.history[:]
+            for part, weights in zip(self.trained_parts(), good[-1] if good else (), strict=False):
+                part.load_state_dict(weights)
+        for state in self.optimizer_.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                    value.zero_()
+
+    def on_epoch_end(self, net, **kwargs):
+        """See that the weights are good, before any callback scores or saves them."""
+        super().on_epoch_end(net, **kwargs)
+        self._check_weights()
+
+    def _check_weights(self):
+        weights = [weight.detach() for part in self.trained_parts() for weight in part.parameters()]
+        # A sum of all is finite only if all are, and ten times as fast to look at as each of them.
+        wide = (torch.promote_types(weight.dtype, torch.float32) for weight in weights)
+        sums = (weight.sum(dtype=dtype) for weight, dtype in zip(weights, wide, strict=True))
+        if not all(torch.isfinite(total) for total in sums):
+            raise self._divergence("weights are no longer finite")
+
+    def _divergence(self, seen):
+        lr = self.optimizer_.param_groups[0]["lr"]
+        half = " or amp=False," if self.amp else ""
+        return DivergenceError(
+            f"Training diverged in epoch {len(self.history)}, at a learning rate of {lr:g}: {seen}."
+            f" Try lr={lr / 10:g}, callbacks=[skorch.callbacks.GradientNormClipping(1.0)],{half} or"
+            " normalize=True; see that features are scaled and that what a Dataset gives is finite."
+        )
+
+    def train_step(self, batch, **fit_params):
+        """Take a step on a batch; see `skorch.NeuralNet.train_step`."""
+        self.rows_ = self.sampler_.drawn.popleft()
+        self.mined_ = False
+        take = super().train_step if self.scaler_ is None else self._scaled_step
+        try:
+            step = take(batch, **fit_params)
+        except torch.cuda.OutOfMemoryError as error:
+            raise type(error)(
+                f"A batch of {len(batch[0])} points does not fit into the memory of {self.device}. "
+                f"Pass it through the network in smaller pieces (chunk_size, now "
+                f"{self.chunk_size}), or take a smaller batch_size. {error}"
+            ) from error
+        loss = step["loss"].item()
+        if not math.isfinite(loss):
+            raise self._divergence(f"the loss is {loss}")
+        self.history.record_batch("idle", loss == 0 and not self._has_tuples(batch[1]))
+        return step
+
+    def _has_tuples(self, targets):
+        """Whether there was something to compare in a batch, a pair or a triplet."""
+        if self.supervision != "labels":
+            return len(targets) > 0
+        if self.miner is not None:
+            return self.mined_
+        counts = targets.unique(return_counts=True)[1]
+        return len(counts) > 1 and bool(counts.max() > 1)
+
+    def _scaled_step(self, batch, **fit_params):
+        """Take a step on a loss that is scaled up, unless its gradient overflows."""
+        self.optimizer_.zero_grad()
+        step = self.train_step_single(batch, **fit_params)
+        self.scaler_.unscale_(self.optimizer_)
+        named = list(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        return step
+
+    def train_step_single(self, batch, **fit_params):
+        """Compute the loss of a batch and its gradient; see `skorch.NeuralNet`."""
+        X, y = batch
+        for part in self.trained_parts():
+            part.train()
+
+        def backward(embeddings):
+            loss = self.get_loss(embeddings, y, X=X, training=True)
+            check_loss(loss)
+            (loss if self.scaler_ is None else self.scaler_.scale(loss)).backward()
+            return loss.detach()
+
+        n_pieces = 1 if self.chunk_size is None else -(-len(X) // self.chunk_size)
+        if n_pieces == 1:
+            embeddings = self.infer(X)
+            loss = backward(embeddings)
+        else:
+            embeddings, loss = backward_in_pieces(
+                self.infer, backward, X, n_pieces, self.module_, self.device
+            )
+        return {"loss": loss, "y_pred": embeddings}
+
+    def callback(self, kind):
+        """Return the callback of a class, or None."""
+        return next((cb for _, cb in self.callbacks_ if isinstance(cb, kind)), None)
+
+    def callback_names(self):
+        """Return the names of all callbacks, those that were set to None included."""
+        return [name for name, _ in self._uniquely_named_callbacks()]
+
+    def check_monitors(self):
+        """Raise if a callback watches a score that there is none of."""
+        own = [callback for name, callback in self.callbacks_ if name != "valid_loss"]
+        names = {getattr(callback, "name", None) for callback in own}
+        scored = self.callback(RetrievalStopping) or self.callback(KnownScores)
+        for callback in own:
+            watched = getattr(callback, "monitor", None)
+            name = watched.removesuffix("_best") if isinstance(watched, str) else None
+            if name in {"valid_loss", *SCORINGS} - names:
+                there = f"{scored.name!r} (larger is better), " if scored else ""
+                raise ValueError(
+                    f"{type(callback).__name__} watches {watched!r}, which is not recorded here. "
+                    f"There is {there}'train_loss', 'active_share' and 'spread'."
+                )
+
+    def drop_callbacks(self, *kinds):
+        """Remove callbacks that have done their work."""
+        self.callbacks_ = [(name, cb) for name, cb in self.callbacks_ if not isinstance(cb, kinds)]
+        self.callbacks = [  # entries are callbacks, or (name, callback)
+            entry
+            for entry in self.callbacks
+            if not isinstance(entry[1] if isinstance(entry, tuple) else entry, kinds)
+        ]
+
+    def map(self):
+        """Return the network as it is now as a `NetworkMap`."""
+        return NetworkMap(self.module_, normalize=self.normalize, device=self.device)
+
+    def width(self, feature_shape):
+        """Return the width of the embedding of points of a shape."""
+        return self.map().width(feature_shape)
+
+    def history_table(self):
+        """Return what was recorded for each epoch, a dict of arrays of shape (n_epochs,)."""
+        names = {"train_loss": "loss", "active_share": "active_share", "spread": "spread"}
+        names |= {"dur": "seconds"}
+        if stopping := self.callback(RetrievalStopping):
+            names |= {key: key for key in (stopping.name, f"{stopping.name}_gain")}
+        return {
+            name: np.array([epoch.get(key, np.nan) for epoch in self.history])
+            for key, name in names.items()
+        }
+
+    def get_iterator(self, dataset, training=False):
+        """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""
+        # A loader without a generator draws from the global one. This one decides the seeds of
+        # worker processes, others in each epoch.
+        seed = torch.initial_seed() + len(self.history)
+        options = {
+            "batch_sampler": self.sampler_,
+            "collate_fn": dataset.collate,
+            "generator": torch.Generator().manual_seed(seed),
+        }
+        return DataLoader(dataset, **options | self.get_params_for("iterator_train"))
+
+    def infer(self, x, **fit_params):
+        """Embed a batch; see `skorch.NeuralNet.infer`."""
+        network = getattr(self, "network_", self.module_)  # compiled, or as it is
+        half = self.half_ if self.module_.training else None
+        return embed_batch(network, x.to(self.device), self.normalize, half)
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Return the loss of a batch; see `skorch.NeuralNet.get_loss`."""
+        y_true = y_true.to(self.device)
+        if learns_from(self.criterion_) == "views":
+            one, other = y_pred.chunk(2)
+            loss = self.criterion_(one, None, ref_emb=other)
+        elif self.supervision in TUPLE_SIZES:  # the tuples say all; no two points share a label
+            indices = self._indices(y_pred, y_true)
+            own = torch.arange(len(y_pred), device=y_pred.device)
+            loss = self.criterion_(y_pred, own, indices)
+        else:
+            loss = self.compare(y_pred, y_true)
+        if training:
+            active = self._active_share()
+            if self.memory_ is not None:
+                loss, active = self._look_back(loss, active, y_pred, y_true)
+            self._record(y_pred.detach(), active)
+        return loss
+
+    def compare(self, embeddings, labels, *references):
+        """Return the loss of a batch, within itself or by references.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (n, n_components)
+            The batch.
+        labels : int64 Tensor of shape (n,)
+            Its classes.
+        *references : Tensors of shape (m, n_components) and (m,)
+            Embeddings to compare it with, and their classes.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
+        """
+        mined = ()
+        if self.miner is not None:
+            mined = (self.miner(embeddings.detach(), labels, *references),)
+            self.mined_ |= any(len(i) for i in mined[0])
+        named = dict(zip(("ref_emb", "ref_labels"), references, strict=False))
+        return self.criterion_(embeddings, labels, *mined, **named)
+
+    def check_call(self):
+        """Raise if the loss cannot be called as it will be."""
+        called = {"embeddings": 0, "labels": 0}
+        if self.supervision in TUPLE_SIZES or self.miner is not None:
+            called["indices_tuple"] = 0
+        is_module = isinstance(self.criterion_, torch.nn.Module)
+        try:
+            call = inspect.signature(self.criterion_.forward if is_module else self.criterion_)
+            call.bind(*called.values())
+        except TypeError as error:
+            raise ValueError(
+                f"A loss is called loss({', '.join(called)}) here, and "
+                f"{type(self.criterion_).__name__} cannot be: {error}. Wrap it in a "
+                "torch.nn.Module that can."
+            ) from error
+
+    def _look_back(self, loss, active, embeddings, labels):
+        """Mean of the loss within the batch and of that by the memory, which learns of the batch.
+
+        The first epoch only fills the memory: as in the paper, training begins without, since the
+        embeddings drift most at first.
+        """
+        rows = torch.as_tensor(self.rows_, device=embeddings.device)
+        self.memory_.forget(rows)
+        if len(self.history) > 1 and len(self.memory_):
+            back = self.compare(embeddings, labels, self.memory_.embeddings, self.memory_.labels)
+            loss, active = (loss + back) / 2, (active + self._active_share()) / 2
+        self.memory_.add(embeddings, labels, rows)
+        return loss, active
+
+    def _indices(self, embeddings, targets):
+        if self.supervision == "triplets":
+            return tuple(torch.arange(len(embeddings), device=embeddings.device).view(-1, 3).T)
+        a, b = torch.arange(len(embeddings), device=embeddings.device).view(-1, 2).T
+        same = targets == 1
+        return a[same], b[same], a[~same], b[~same]
+
+    def _active_share(self):
+        return float(getattr(self.criterion_, "active_share", np.nan))
+
+    def _record(self, embeddings, active):
+        self.history.record_batch("active_share", active)
+        centred = embeddings - embeddings.mean(dim=0)
+        self.history.record_batch("spread", centred.square().sum(dim=1).mean().sqrt().item())
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        state.pop("network_", None)  # compiled code; `run` makes it anew
+        return state
+
+    def __setstate__(self, state):
+        with warnings.catch_warnings():  # a net from a GPU is at home on a CPU
+            warnings.simplefilter("ignore", DeviceWarning)
+            super().__setstate__(state)
+        # skorch pickles the optimizer apart from the callbacks, so that a scheduler comes back with
+        # an optimizer of its own, and would set a learning rate that nobody reads.
+        for _, callback in self.callbacks_:
+            if scheduler := getattr(callback, "lr_scheduler_", None):
+                scheduler.optimizer = self.optimizer_
+
+    def __deepcopy__(self, memo):
+        # Part by part, not by skorch's pickling: that asks for a network whose class can be
+        # imported, which one defined in a function cannot.
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+
+class DivergenceError(RuntimeError):
+    """The loss or the weights are no longer finite."""
+
+
+def check_loss(loss):
+    """Raise unless a loss is a number that training can lower.
+
+    Parameters
+    ----------
+    loss : object
+        What a loss gave for a batch.
+
+    Raises
+    ------
+    ValueError
+        If it is no Tensor of shape (), or has no gradient.
+    """
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+    if got != "shape ()":
+        raise ValueError(
+            "The loss has to give one number for a batch, a Tensor of shape (); it gave "
+            f"{got}. Take the mean over the batch."
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "The loss has no gradient: it has to be computed from the embeddings by operations of "
+            "torch, without detach() or no_grad()."
+        )
+
+
+def half_precision(device):
+    """Return the half precision that a device computes in: float16 on GPUs without bfloat16."""
+    device = torch.device(device)
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16
+
+
+def fastest_step(optimizer, parameters):
+    """Return the options with which an optimizer takes the shortest time for a step.
+
+    On a CPU the default of Adam runs dozens of small operations for each parameter, which takes as
+    long as a small network itself. PyTorch does it in one from version 2.4 on.
+
+    Parameters
+    ----------
+    optimizer : class
+        The optimizer.
+    parameters : list of Tensors
+        What it trains.
+
+    Returns
+    -------
+    dict
+        Options, none where the default is left as it is.
+    """
+    known = optimizer in (torch.optim.Adam, torch.optim.AdamW)
+    real = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+    new = torch.__version__ >= "2.4"  # by number: 2.10 is later
+    return {"fused": True} if known and real and new else {}
+
+
+class Width:
+    """Stands for the width of the embedding, which is known once the network is built.
+
+    Parameters
+    ----------
+    feature_shape : tuple of int
+        The shape of a point.
+    """
+
+    def __init__(self, feature_shape):
+        self.feature_shape = feature_shape

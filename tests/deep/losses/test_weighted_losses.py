@@ -1,0 +1,184 @@
+"""Losses that weigh pairs against each other, against their sums in Python floats."""
+
+import math
+
+import pytest
+import torch
+from helpers import (
+    REDUCTIONS,
+    batch_and_reference,
+    literal_contrastive,
+    literal_matrix,
+    literal_pairs,
+    literal_rows,
+    make_batch,
+    mean,
+)
+
+from skdml.deep.losses import (
+    CircleLoss,
+    IntraPairVarianceLoss,
+    LiftedStructureLoss,
+    MultiSimilarityLoss,
+    SignalToNoiseRatioContrastiveLoss,
+)
+
+
+def literal_multi_similarity(d, rows, alpha, beta, base):
+    return mean(
+        math.log1p(sum(math.exp(alpha * (d[i][p] - base)) for p in positives)) / alpha
+        + math.log1p(sum(math.exp(-beta * (d[i][n] - base)) for n in negatives)) / beta
+        for i, (positives, negatives) in enumerate(rows)
+        if positives
+    )
+
+
+def literal_circle(d, rows, m, scale, weigh=None):
+    """Weights of the pairs are those of the distances `weigh`."""
+    weigh = d if weigh is None else weigh
+    losses = []
+    for i, (positives, negatives) in enumerate(rows):
+        far = sum(math.exp(scale * max(0, weigh[i][p] + m) * (d[i][p] - m)) for p in positives)
+        near = sum(
+            math.exp(scale * max(0, 1 + m - weigh[i][n]) * (1 - m - d[i][n])) for n in negatives
+        )
+        if positives and negatives:
+            losses.append(math.log1p(far * near))
+    return mean(losses)
+
+
+def literal_lifted(d, same, different, m):
+    terms = []
+    for i, j in same:
+        total = sum(math.exp(m - d[a][n]) for a, n in different if a == i)
+        total += sum(math.exp(m - d[n][b]) for n, b in different if b == j)
+        terms.append(max(0, math.log(total) + d[i][j]) ** 2 / 2 if total else 0)
+    return mean(terms)
+
+
+def literal_smooth_lifted(d, rows, m):
+    return mean(
+        max(
+            0,
+            math.log(sum(math.exp(d[i][p]) for p in positives))
+            + math.log(sum(math.exp(m - d[i][n]) for n in negatives)),
+        )
+        for i, (positives, negatives) in enumerate(rows)
+        if positives and negatives
+    )
+
+
+def literal_variance(d, same, different, pos_eps, neg_eps):
+    near, far = mean(d[i][j] for i, j in same), mean(d[i][j] for i, j in different)
+    return mean(max(0, d[i][j] - (1 + pos_eps) * near) ** 2 for i, j in same) + mean(
+        max(0, (1 - neg_eps) * far - d[i][j]) ** 2 for i, j in different
+    )
+
+
+def literal_noise(x, y):
+    def var(values):
+        return mean((v - mean(values)) ** 2 for v in values)
+
+    return [[var([v - u for u, v in zip(a, b, strict=True)]) / var(a) for b in y] for a in x]
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "manhattan"])
+def test_losses_equal_their_definitions(distance, reference):
+    x, labels, y, y_labels = batch_and_reference(reference)
+    d = literal_matrix(x, x if y is None else y, distance)
+    rows, pairs = literal_rows(labels, y_labels), literal_pairs(labels, y_labels)
+    for loss, expected in (
+        (MultiSimilarityLoss(2, 5, 0.7), literal_multi_similarity(d, rows, 2, 5, 0.7)),
+        (CircleLoss(0.3, 3), literal_circle(d, rows, 0.3, 3)),
+        (LiftedStructureLoss(0.5), literal_lifted(d, *pairs, 0.5)),
+        (LiftedStructureLoss(0.5, smooth=True), literal_smooth_lifted(d, rows, 0.5)),
+        (IntraPairVarianceLoss(0.1, 0.2), literal_variance(d, *pairs, 0.1, 0.2)),
+    ):
+        loss.distance = distance
+        got = loss(x, labels, None, y, y_labels)
+        assert got.item() == pytest.approx(expected, rel=1e-9), loss
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_signal_to_noise_equals_its_definition(reduction, reference):
+    x, labels, y, y_labels = batch_and_reference(reference)
+    d = literal_noise(x.tolist(), (x if y is None else y).tolist())
+    pairs = literal_pairs(labels, y_labels)
+    loss = SignalToNoiseRatioContrastiveLoss(1.5, reduction=reduction)
+    for scale in (1, 1e-20, 1e20):  # the ratio has no unit
+        got = loss(scale * x, labels, None, None if y is None else scale * y, y_labels)
+        expected, share = literal_contrastive(d, *pairs, 1.5, 1, reduction)
+        assert got.item() == pytest.approx(expected, rel=1e-9)
+        assert loss.active_share.item() == pytest.approx(share)
+
+
+def test_signal_to_noise_of_rows_without_signal():
+    x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]], requires_grad=True)
+    value = SignalToNoiseRatioContrastiveLoss()(x, torch.tensor([0, 0, 1]))
+    (grad,) = torch.autograd.grad(value, x)
+    assert value.isfinite()
+    assert grad.isfinite().all()
+
+
+def test_gradient_of_the_circle_loss_holds_its_weights():
+    x, labels = make_batch(width=3, sizes=(4, 3, 1))
+    x.requires_grad_()
+    loss = CircleLoss(0.3, 3, distance="manhattan")
+    (grad,) = torch.autograd.grad(loss(x, labels), x)
+    rows = literal_rows(labels, None)
+    fixed = literal_matrix(x.detach(), x.detach(), "manhattan")
+    for i, j in ((0, 0), (2, 1), (5, 2)):
+        step = torch.zeros_like(x)
+        step[i, j] = 1e-6
+        up, down = (
+            literal_circle(literal_matrix(z, z, "manhattan"), rows, 0.3, 3, fixed)
+            for z in ((x + step).detach(), (x - step).detach())
+        )
+        assert grad[i, j].item() == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-8)
+
+
+def test_losses_equal_those_of_pytorch_metric_learning():
+    # Made with version 2.9.0, where distance="euclidean" with its LpDistance(normalize_embeddings=
+    # False) and SNRDistance(normalize_embeddings=False), on sin(1), sin(2), ... in rows of three.
+    x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
+    for loss, expected in (
+        (CircleLoss(), 364.04390496280297),
+        (CircleLoss(0.25, 32), 152.09645379621693),
+        (LiftedStructureLoss(), 9.724509371663146),
+        (IntraPairVarianceLoss(distance="euclidean"), 0.5944229589216973),
+        (SignalToNoiseRatioContrastiveLoss(), 3.6963272357417036),
+    ):
+        assert loss(x, labels).item() == pytest.approx(expected, rel=1e-9), loss
+    # The peer has terms of anchors without positives; without such it is the same.
+    for loss, expected in (
+        (MultiSimilarityLoss(), 2.019164281642712),
+        (LiftedStructureLoss(smooth=True), 4.0579542128091814),
+    ):
+        assert loss(x[:7], labels[:7]).item() == pytest.approx(expected, rel=1e-9), loss
+
+
+def test_parameters_outside_their_range():
+    for name in ("alpha", "beta", "base"):
+        for value in (0, -1.0, math.inf, math.nan, True, "1", None):
+            with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
+                MultiSimilarityLoss(**{name: value})
+    with pytest.raises(ValueError, match=r"base must be .* <= 2, the largest cosine distance"):
+        MultiSimilarityLoss(base=2.1)
+    for margin in (0, 1, -1, math.nan, None):
+        with pytest.raises(ValueError, match="margin must be a finite number > 0 and < 1; got"):
+            CircleLoss(margin)
+    with pytest.raises(ValueError, match="scale must be a finite number > 0; got 0"):
+        CircleLoss(scale=0)
+    with pytest.raises(ValueError, match="margin must be a finite number >= 0; got -1"):
+        LiftedStructureLoss(-1)
+    with pytest.raises(ValueError, match="smooth must be True or False; got 1"):
+        LiftedStructureLoss(smooth=1)
+    for name in ("pos_eps", "neg_eps"):
+        for value in (-0.1, 1, math.nan, None):
+            with pytest.raises(ValueError, match=f"{name} must be a finite number >= 0 and < 1"):
+                IntraPairVarianceLoss(**{name: value})
+    with pytest.raises(ValueError, match="margin must be a finite number > 0; got 0"):
+        SignalToNoiseRatioContrastiveLoss(0)

@@ -1,0 +1,183 @@
+"""What several test files share: the learners under contract, small data, literal references."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.datasets import make_blobs
+
+import skdml
+
+
+def make_learners():
+    """All learners, unfitted, with the fewest steps that let them learn something."""
+    return [
+        skdml.MahalanobisMetric(),
+        skdml.MahalanobisMetric(within_class=True),
+        skdml.LMNN(n_impostors=5, tol=0.1),
+        skdml.MCML(tol=0.01),
+        skdml.NCA(tol=0.01),
+        skdml.NCMC(),
+        skdml.NCMML(),
+        skdml.SDML(),
+        skdml.ITML(),
+        skdml.LSML(),
+        skdml.RCA(),
+        skdml.KISSME(),
+        skdml.GMML(),
+        skdml.LFDA(),
+        skdml.DMLMJ(),
+        skdml.ANMM(),
+        skdml.LDML(),
+        skdml.MMC(),
+        skdml.SCML(n_basis=40, max_iter=20, tol=1e-3),
+        skdml.DMLEig(),
+        skdml.LEGO(),
+        skdml.DeepEmbedder(max_epochs=2),
+        skdml.DeepProxyEmbedder(max_epochs=2),
+        skdml.DeepSiameseEmbedder(max_epochs=2),
+        skdml.DeepTripletEmbedder(max_epochs=2),
+    ]
+
+
+# Thirty points of three classes for the learners that are sums of Gaussian kernels, and a map.
+
+_RNG = np.random.RandomState(0)
+SMALL_X = _RNG.normal(size=(30, 3))
+SMALL_Y = np.arange(30) % 3
+SMALL_X[:, 0] += 0.7 * SMALL_Y
+SMALL_L = np.array([[1.0, 0.5, 0.0], [0.0, 0.8, -0.3]])
+SMALL_WEIGHT = np.random.RandomState(1).randint(1, 4, size=30).astype(float)
+SMALL_ONES = np.ones(30)
+
+ALIKE, BLOB_CODES = make_blobs(200, 4, centers=4, cluster_std=3.0, random_state=0)
+
+
+def central_differences(loss, L, step=1e-6):
+    gradient = np.zeros_like(L)
+    for place in np.ndindex(L.shape):
+        shift = np.zeros_like(L)
+        shift[place] = step
+        gradient[place] = (loss(L + shift) - loss(L - shift)) / (2 * step)
+    return gradient
+
+
+# Miners of triplets decided by which distance is less; the others have a file of their own.
+TRIPLET_MINERS = ("all", "hard", "semihard", "easy_positive")
+
+SIZES = (9, 6, 4, 3, 1, 1)  # uneven classes with singletons, 24 rows
+
+
+def make_batch(seed=0, width=3, sizes=SIZES):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.cat([torch.full((s,), 10 * c) for c, s in enumerate(sizes)])
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    return torch.randn(len(labels), width, generator=generator, dtype=torch.float64), labels
+
+
+def literal_distance(x, y, distance):
+    """One distance from its formula, in Python floats."""
+    pairs = list(zip(x.tolist(), y.tolist(), strict=True))
+    if distance == "manhattan":
+        return sum(abs(u - v) for u, v in pairs)
+    if distance in ("euclidean", "sqeuclidean"):
+        square = sum((u - v) ** 2 for u, v in pairs)
+        return square if distance == "sqeuclidean" else math.sqrt(square)
+    norm = math.sqrt(sum(u * u for u, _ in pairs)) * math.sqrt(sum(v * v for _, v in pairs))
+    cos = sum(u * v for u, v in pairs) / norm if norm else 0.0
+    cos = min(1.0, max(-1.0, cos))
+    return 1 - cos if distance == "cosine" else math.acos(cos) / math.pi
+
+
+def literal_matrix(x, y, distance):
+    return [[literal_distance(u, v, distance) for v in y] for u in x]
+
+
+def literal_triplets(name, d, labels, ref_labels=None):
+    """Triplets by their definitions; among equals the lowest index, because only < replaces."""
+    ref = labels if ref_labels is None else ref_labels
+    found = []
+    for a in range(len(labels)):
+        positives = [
+            j for j in range(len(ref)) if ref[j] == labels[a] and (ref_labels is not None or j != a)
+        ]
+        negatives = [j for j in range(len(ref)) if ref[j] != labels[a]]
+        if not positives or not negatives:
+            continue
+        if name == "all":
+            found += [(a, p, n) for p in positives for n in negatives]
+            continue
+        if name == "hard":
+            p = max(positives, key=lambda j: d[a][j])
+            found.append((a, p, min(negatives, key=lambda j: d[a][j])))
+            continue
+        if name == "easy_positive":
+            positives = [min(positives, key=lambda j: d[a][j])]
+        for p in positives:
+            farther = [n for n in negatives if d[a][n] > d[a][p]]
+            if farther:
+                found.append((a, p, min(farther, key=lambda j: d[a][j])))
+    return found
+
+
+def as_list(indices):
+    return list(zip(*(i.tolist() for i in indices), strict=True))
+
+
+REDUCTIONS = ("active", "mean", "sum")
+
+
+def literal_reduce(terms, reduction):
+    terms = list(terms)
+    if reduction == "active":
+        terms = [t for t in terms if t > 0]
+    return sum(terms) if reduction == "sum" else sum(terms) / max(1, len(terms))
+
+
+def literal_contrastive(d, positives, negatives, margin, power, reduction):
+    pulled = [d[i][j] ** power for i, j in positives]
+    pushed = [max(0.0, margin - d[i][j]) ** power for i, j in negatives]
+    share = sum(t > 0 for t in pushed) / max(1, len(pushed))
+    return literal_reduce(pulled, reduction) + literal_reduce(pushed, reduction), share
+
+
+def literal_triplet(d, triplets, margin, soft, reduction):
+    terms = []
+    for a, p, n in triplets:
+        gap = d[a][p] - d[a][n] + margin
+        terms.append(math.log1p(math.exp(gap)) if soft else max(0.0, gap))
+    share = sum(t > 0 for t in terms) / max(1, len(terms))
+    return literal_reduce(terms, reduction), share
+
+
+def batch_and_reference(reference):
+    x, labels = make_batch(width=4)
+    if not reference:
+        return x, labels, None, None
+    return x, labels, *make_batch(1, width=4, sizes=(5, 4, 0, 3, 2))
+
+
+def literal_pairs(labels, ref_labels):
+    rows, columns = labels.tolist(), (labels if ref_labels is None else ref_labels).tolist()
+    every = [
+        (i, j)
+        for i in range(len(rows))
+        for j in range(len(columns))
+        if ref_labels is not None or i != j
+    ]
+    same = [(i, j) for i, j in every if rows[i] == columns[j]]
+    return same, [(i, j) for i, j in every if rows[i] != columns[j]]
+
+
+def literal_rows(labels, y_labels):
+    """Positives and negatives of each anchor."""
+    same, different = literal_pairs(labels, y_labels)
+    return [
+        ([p for a, p in same if a == i], [n for a, n in different if a == i])
+        for i in range(len(labels))
+    ]
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / max(1, len(values))
