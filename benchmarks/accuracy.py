@@ -37,7 +37,7 @@ QUICK = """
 bupa breast hayes-roth heart housevotes ionosphere iris led7digit mammographic monk-2
 movement_libras pima saheart sonar tae vehicle vowel wdbc wine wisconsin
 """
-HARM = 0.02  # losses to Euclid beyond this are listed
+LISTED_LOSS = 0.02  # losses to Euclid beyond this are listed
 
 
 def evaluate(estimator, name, fold, options):
@@ -152,7 +152,7 @@ def timed_out(result, options):
     return error.startswith("TimeoutError") and float(error.split()[2]) >= options.timeout
 
 
-def table_of(keys, results):
+def collect_results(keys, results):
     """Gather results: dicts of {(learner, set): ...} of mean accuracy, of seconds, of errors.
 
     A set counts for a learner if every fold went well.
@@ -200,7 +200,7 @@ def compare(accuracy, name, baseline, sets):
 
 def print_tables(keys, results, names, sets):
     """Print a row per learner, then whom each one hurts, then what failed."""
-    accuracy, seconds, errors = table_of(keys, results)
+    accuracy, seconds, errors = collect_results(keys, results)
     ranks = mean_ranks(accuracy, names, sets)
     width = max(map(len, names))
     print(
@@ -218,10 +218,10 @@ def print_tables(keys, results, names, sets):
             f"{study['mean']:6.4f} {study['base']:6.4f} {ranks[name]:5.2f} {wins:>9} {total:8.1f}  "
             f"{100 * gain:+.1f} {worst}"
         )
-    print(f"\nSets that lose more than {100 * HARM:g} points to {EUCLID}:")
+    print(f"\nSets that lose more than {100 * LISTED_LOSS:g} points to {EUCLID}:")
     for name in names:
         gains = compare(accuracy, name, EUCLID, sets)["gains"]
-        hurt = [f"{s} {100 * gain:+.1f}" for s, gain in gains.items() if gain < -HARM]
+        hurt = [f"{s} {100 * gain:+.1f}" for s, gain in gains.items() if gain < -LISTED_LOSS]
         if hurt:
             print(f"{name:{width}} {', '.join(hurt)}")
     for (name, s), error in errors.items():
@@ -230,19 +230,19 @@ def print_tables(keys, results, names, sets):
 
 def print_detail(keys, results, names, sets):
     """Print the accuracy of each learner on each set, in percent."""
-    accuracy, *_ = table_of(keys, results)
+    accuracy, *_ = collect_results(keys, results)
     print(f"\n{'':16}" + "".join(f"{name[:8]:>9}" for name in names))
     for s in sets:
         cells = [accuracy.get((name, s), np.nan) for name in names]
         print(f"{s:16}" + "".join(f"{100 * cell:9.2f}" for cell in cells))
 
 
-def names_of(text):
+def split_names(text):
     """Split a list of names."""
     return [name.strip() for name in text.split(",")]
 
 
-def setting_of(text):
+def parse_setting(text):
     """Read NAME=VALUE, the value as Python."""
     name, value = text.split("=", 1)
     try:
@@ -251,7 +251,7 @@ def setting_of(text):
         return name, value  # a bare word
 
 
-def vary(chosen, settings):
+def with_settings(chosen, settings):
     """Set parameters of the learners, those of them that have them all; the names tell."""
     if not settings:
         return chosen
@@ -268,16 +268,16 @@ def vary(chosen, settings):
 def parse():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--learners", type=names_of, help="names, by commas; all by default")
+    parser.add_argument("--learners", type=split_names, help="names, by commas; all by default")
     parser.add_argument(
         "--set",
-        type=setting_of,
+        type=parse_setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="a parameter of the learners in place of its default; may be given several times",
     )
-    parser.add_argument("--sets", type=names_of, help="names, by commas; all by default")
+    parser.add_argument("--sets", type=split_names, help="names, by commas; all by default")
     parser.add_argument("--folds", type=int, default=None, help="how many of the ten; 10")
     parser.add_argument("--kind", choices=KINDS, default="raw", help="see benchmarks/_data.py")
     parser.add_argument("--max-rows", type=int, help="train on so many rows at most, for a look")
@@ -302,7 +302,7 @@ def main():
     known = baselines() | learners() | deep_learners()
     default = [name for name in known if name not in REAL_TARGETS]
     chosen = choose(options.learners or default, known)
-    chosen = {EUCLID: known[EUCLID]} | vary(chosen, dict(options.set))
+    chosen = {EUCLID: known[EUCLID]} | with_settings(chosen, dict(options.set))
     all_sets = keel_names()
     sets = list(
         choose(

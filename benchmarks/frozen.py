@@ -39,7 +39,7 @@ def make_backbone():
     return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 
 
-class EveryTime(torch.nn.Module):
+class UntrainedBackbone(torch.nn.Module):
     """A backbone that is neither trained nor remembered."""
 
     def __init__(self, backbone):
@@ -61,7 +61,7 @@ def make_learners(n_epochs, early_stopping):
     options = {"max_epochs": n_epochs, "early_stopping": early_stopping, "random_state": 0}
     backbone = make_backbone()
     head = ResidualEmbedder(WIDTH, WIDTH)
-    joined = torch.nn.Sequential(EveryTime(copy.deepcopy(backbone)), head)
+    joined = torch.nn.Sequential(UntrainedBackbone(copy.deepcopy(backbone)), head)
     return {
         "run once": DeepTripletEmbedder(backbone, freeze="module", patience=n_epochs, **options),
         "every epoch": DeepTripletEmbedder(joined, patience=n_epochs, **options),

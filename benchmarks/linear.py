@@ -14,7 +14,14 @@ from joblib import Parallel, delayed
 
 from benchmarks._data import KINDS, N_FOLDS, TEN, load_keel, load_mnist, make_points
 from benchmarks._learners import REAL_TARGETS, choose, learners
-from benchmarks._peers import CACHE, RIVALS, contender, fit_in_process, save_fold, scratch
+from benchmarks._peers import (
+    CACHE,
+    PEERS_OF,
+    contender,
+    fit_in_process,
+    save_fold,
+    temporary_folder,
+)
 
 DATA = ("wine", "vehicle", "segment", "satimage", "optdigits", "letter")
 QUICK = ("wine", "vehicle")
@@ -33,12 +40,12 @@ def ours():
     return found
 
 
-def rivals_of(name):
+def peers_of(name):
     """Return the peers of a learner."""
-    return RIVALS.get(name.removesuffix(" exact"), [])
+    return PEERS_OF.get(name.removesuffix(" exact"), [])
 
 
-def targets(name, fold):
+def convert_targets(name, fold):
     """Return a fold with the labels as the learner wants them: real numbers for some."""
     X, y, X_test, y_test = fold
     if name in REAL_TARGETS:
@@ -116,9 +123,9 @@ def compare_speed(chosen, options):
         fold = load_keel(data, 0, options.kind)
         shape = "{} x {}".format(*fold[0].shape)
         for name, who in chosen.items():
-            contenders = [who, *([] if options.alone else rivals_of(name))]
-            with scratch() as folder:
-                path = save_fold(folder, data, targets(name, fold))
+            contenders = [who, *([] if options.alone else peers_of(name))]
+            with temporary_folder() as folder:
+                path = save_fold(folder, data, convert_targets(name, fold))
                 results = take_turns(
                     contenders,
                     path,
@@ -133,19 +140,19 @@ def compare_speed(chosen, options):
 def compare_accuracy(chosen, options):
     """Print the mean accuracy of ours and of the peers over ten sets."""
     folds = range(2 if options.quick else N_FOLDS)
-    with scratch() as folder:
+    with temporary_folder() as folder:
         paths = {}
         for data in options.data:
             for fold in folds:
                 parts = load_keel(data, fold, options.kind)
                 for real in (False, True):
-                    labelled = targets(next(iter(REAL_TARGETS)) if real else "", parts)
+                    labelled = convert_targets(next(iter(REAL_TARGETS)) if real else "", parts)
                     paths.setdefault((data, real), []).append(
                         save_fold(folder, f"{data}-{fold}-{real}", labelled)
                     )
         print(f"mean 3-NN accuracy over {len(options.data)} sets, {len(folds)} folds\n")
         for name, who in chosen.items():
-            contenders = [who, *rivals_of(name)]
+            contenders = [who, *peers_of(name)]
             tasks = [
                 (one, paths[data, name in REAL_TARGETS])
                 for one in contenders
@@ -197,11 +204,11 @@ def print_means(contenders, accuracy, data):
         print(f"  {peer.name:20} {text}{'; failed: ' if missing else ''}{' '.join(missing)}")
 
 
-def fit_alone(chosen, fold, label, options, **how):
+def print_large_fit(chosen, fold, label, options, **how):
     """Print the figures of ours alone, on one large data set."""
     for name, who in chosen.items():
-        with scratch() as folder:
-            path = save_fold(folder, "data", targets(name, fold))
+        with temporary_folder() as folder:
+            path = save_fold(folder, "data", convert_targets(name, fold))
             (result,) = fit_in_process(who, [path], options.timeout, **how)
         print(f"{name} {label}: {describe(result)}", flush=True)
 
@@ -241,12 +248,12 @@ def main():
             name: known[name]._replace(params=known[name].params | MNIST[name]) for name in names
         }
         X, y, X_test, y_test = load_mnist()
-        fit_alone(chosen, (X, y, X_test, y_test), "MNIST 60000 x 784", options)
+        print_large_fit(chosen, (X, y, X_test, y_test), "MNIST 60000 x 784", options)
     elif options.large:
         chosen = choose([name for name in LARGE if name in names], known)
         X, y = make_points(*LARGE_SHAPE)
         label = "{} x {}".format(*LARGE_SHAPE)
-        fit_alone(chosen, (X, y, X[:1], y[:1]), label, options, score=False)
+        print_large_fit(chosen, (X, y, X[:1], y[:1]), label, options, score=False)
     elif options.accuracy:
         compare_accuracy(choose([n for n in names if n != "NCA exact"], known), options)
     else:

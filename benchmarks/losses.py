@@ -160,7 +160,7 @@ def measure(name, batch, repeats, clock):
 
 
 def peak_memory(name, batch, side):
-    """Peak resident memory, in MiB, of a process that runs one step."""
+    """Peak resident_mib memory, in MiB, of a process that runs one step."""
     command = [sys.executable, "-m", "benchmarks.losses", "--memory-of", name, str(batch), side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

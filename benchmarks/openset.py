@@ -36,10 +36,10 @@ from skdml.metrics import equal_error_rate, map_at_r, recall_at_k
 
 SPLITS = {"letter": 3, "mnist": 1, "images": 1}
 N_TRAIN = {"letter": 20_000, "mnist": 6000, "images": 6000}  # rows at most
-N_JUDGED = 3000
+N_SCORED = 3000
 N_NCA = 2000  # scikit-learn's NCA holds several n x n matrices and takes minutes for more
 EPOCHS = 5  # of "fixed" and "peer"
-ONE_BY_ONE = ("loss ", "fixed ", "peer ")
+SINGLE_LOSS_PREFIXES = ("loss ", "fixed ", "peer ")
 SCORES = ("MAP@R", "recall@1", "EER")
 
 # The peer's counterparts of `LOSSES`, as expressions on its names. A class is told the number of
@@ -74,18 +74,18 @@ PEER_CLASSES = {
 }
 
 
-def jitter(points):
+def add_noise(points):
     """Make a view of standardised points: noise added, of a fifth of their deviation."""
     return points + 0.2 * torch.randn_like(points)
 
 
 # What a loss needs beside its name to learn from classes, or to learn at all.
-NEEDS = {
+EXTRA_PARAMS = {
     "cosent": {"loss__graded": False},
     "fastap": {"distance": "cosine"},
     "histogram": {"distance": "cosine"},
-    "info_nce": {"augment": jitter},
-    "vicreg": {"augment": jitter},
+    "info_nce": {"augment": add_noise},
+    "vicreg": {"augment": add_noise},
 }
 
 
@@ -117,7 +117,7 @@ def load(task, split):
             X, X_test = X.reshape(-1, 1, 28, 28), X_test.reshape(-1, 1, 28, 28)
     rng = np.random.default_rng(split)
     seen = rng.permutation(seen)[: N_TRAIN[task]]
-    unseen = rng.permutation(unseen)[:N_JUDGED]
+    unseen = rng.permutation(unseen)[:N_SCORED]
     return X[seen], y[seen], X_test[unseen], y_test[unseen]
 
 
@@ -126,7 +126,7 @@ def split_classes(y, y_test, classes):
     return np.flatnonzero(np.isin(y, classes)), np.flatnonzero(~np.isin(y_test, classes))
 
 
-def judge(Z, y):
+def score_embedding(Z, y):
     """Scores of an embedding on its own: a dict of {name: float}."""
     first, second = np.triu_indices(len(y), k=1)
     return {
@@ -143,7 +143,7 @@ def learners():
     fixed = DeepEmbedder(early_stopping=False, max_epochs=EPOCHS, random_state=0)
     for kind, embedder in (("loss", default), ("fixed", fixed)):
         for name in LOSSES:
-            chosen = clone(embedder).set_params(loss=name, **NEEDS.get(name, {}))
+            chosen = clone(embedder).set_params(loss=name, **EXTRA_PARAMS.get(name, {}))
             everything[f"{kind} {name}"] = chosen
     for name in LOSSES:
         if name in PEER_OF or name in PEER_CLASSES:
@@ -158,7 +158,7 @@ def peer_loss(name):
 
 
 def evaluate(name, estimator, task, split, timeout):
-    """Fit on the classes of a split and judge on its others.
+    """Fit on the classes of a split and score_embedding on its others.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def evaluate(name, estimator, task, split, timeout):
         with time_limit(timeout):
             estimator.fit(X, y)
         seconds = time.process_time() - start
-        result = judge(estimator.transform(X_unseen), y_unseen)
+        result = score_embedding(estimator.transform(X_unseen), y_unseen)
     except Exception as error:  # a learner that fails is a result
         return {"error": f"{type(error).__name__}: {error}"[:200]}
     epochs = [estimator.best_epoch_] if hasattr(estimator, "best_epoch_") else []
@@ -276,12 +276,14 @@ def main():
     options = parse()
     torch.set_num_threads(1)
     tasks = select(SPLITS, options.only)
-    names = [name for name in learners() if not (options.quick and name.startswith(ONE_BY_ONE))]
+    names = [
+        name for name in learners() if not (options.quick and name.startswith(SINGLE_LOSS_PREFIXES))
+    ]
     names = select(names, options.only)
     names = [EUCLID, *(name for name in names if name != EUCLID)]
     store = Store(options.cache, "openset.jsonl")
     keys = complete(names, tasks, store, options)
-    print(f"Unseen classes; {N_JUDGED} points judged, at most {N_TRAIN} to train on")
+    print(f"Unseen classes; {N_SCORED} points judged, at most {N_TRAIN} to train on")
     for task in tasks:
         splits = splits_of(task, options)
         print_table(task, rows_of(task, splits, names, keys, store.results))

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks._worker import resident, time_of
+from benchmarks._worker import resident_mib, measure_time
 from skdml.metrics import map_at_r, recall_at_k, retrieval_report
 
 N_POINTS, N_COMPONENTS, N_PER_CLASS, K = 100_000, 128, 100, 10
@@ -66,8 +66,8 @@ def main():
         peak = {}
         for _ in range(args.repeats):
             for name, way in ways.items():
-                times[name].append(time_of(way))
-                peak.setdefault(name, resident("VmHWM"))  # so far: the largest comes last
+                times[name].append(measure_time(way))
+                peak.setdefault(name, resident_mib("VmHWM"))  # so far: the largest comes last
         for name, found in times.items():
             line = f"{kind:8}{name:18}"
             for unit in ("seconds", "cpu"):

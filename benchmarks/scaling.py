@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks._data import make_points
 from benchmarks._learners import REAL_TARGETS, choose, learners
-from benchmarks._peers import contender, fit_in_process, save_fold, scratch
+from benchmarks._peers import contender, fit_in_process, save_fold, temporary_folder
 
 N_FEATURES = 20
 SMALLEST, LARGEST, QUICK = 1000, 64_000, 8000
 MAX_ITER = 5
-LEAST_SECONDS, LEAST_MIB = 0.02, 4  # less than these is mostly noise
-LAST = 4  # how many of the largest n the exponent is fitted to
+MIN_SECONDS, MIN_MIB = 0.02, 4  # less than these is mostly noise
+N_SIZES_FITTED = 4  # how many of the largest n the exponent is fitted to
 
 
 def sizes(largest):
@@ -38,17 +38,17 @@ def exponent(n, cost, least):
     Returns
     -------
     float
-        e, by least squares on logarithms over the last `LAST` costs; NaN if fewer than two are
+        e, by least squares on logarithms over the last `N_SIZES_FITTED` costs; NaN if fewer than two are
         above `least`.
     """
     n, cost = np.asarray(n, float), np.asarray(cost, float)
     seen = cost >= least
     if seen.sum() < 2:
         return np.nan
-    return np.polyfit(np.log(n[seen][-LAST:]), np.log(cost[seen][-LAST:]), 1)[0]
+    return np.polyfit(np.log(n[seen][-N_SIZES_FITTED:]), np.log(cost[seen][-N_SIZES_FITTED:]), 1)[0]
 
 
-def documented(doc):
+def documented_costs(doc):
     """Return the costs that a docstring names, as "O(...), O(...)"."""
     found = []
     text = " ".join((doc or "").split())
@@ -82,7 +82,7 @@ def measure(name, estimator, largest, timeout):
     for rows in sizes(largest):
         X, y = make_points(rows, N_FEATURES)
         y = y.astype(float) if name in REAL_TARGETS else y
-        with scratch() as folder:
+        with temporary_folder() as folder:
             path = save_fold(folder, "data", (X, y, X[:1], y[:1]))
             n.append(rows)
             results += fit_in_process(who, [path], timeout, score=False)
@@ -96,8 +96,8 @@ def print_row(name, doc, n, results, all_sizes):
     fine = [(rows, r) for rows, r in zip(n, results, strict=True) if "error" not in r]
     done = [rows for rows, _ in fine]
     costs = {
-        "cpu s": ([r["cpu"] for _, r in fine], LEAST_SECONDS, "{:8.3f}"),
-        "MiB": ([max(r["peak"] - r["before"], 0) for _, r in fine], LEAST_MIB, "{:8.0f}"),
+        "cpu s": ([r["cpu"] for _, r in fine], MIN_SECONDS, "{:8.3f}"),
+        "MiB": ([max(r["peak"] - r["before"], 0) for _, r in fine], MIN_MIB, "{:8.0f}"),
     }
     for unit, (cost, least, form) in costs.items():
         cells = "".join(form.format(value) for value in cost) + 8 * " " * (
@@ -106,7 +106,7 @@ def print_row(name, doc, n, results, all_sizes):
         e = exponent(done, cost, least)
         growth = "too small to tell" if np.isnan(e) else f"n^{e:.2f}"
         print(f"{name:20} {unit:8}{cells}  {growth}", flush=True)
-    print(f"{'':20} documented: {documented(doc) or 'nothing'}")
+    print(f"{'':20} documented costs: {documented_costs(doc) or 'nothing'}")
     if "error" in results[-1]:
         print(f"{'':20} stopped at n = {n[-1]}: {results[-1]['error']}")
 

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits, make_classification
 
 from benchmarks import losses as loss_benchmark
 from benchmarks._timing import median_ratio, medians, take_turns
-from benchmarks._worker import resident, time_of
+from benchmarks._worker import resident_mib, measure_time
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
 from skdml.deep.modules import ResidualEmbedder
@@ -105,7 +105,7 @@ def plain_loop(X, y, epochs, loss, *, mine=None, normalize=False):
     return network.eval()
 
 
-def bare_forward(network, X):
+def plain_forward(network, X):
     """Pass rows through a network, in the batches that ``transform`` takes."""
     with torch.no_grad():
         return torch.cat([network(b) for b in torch.from_numpy(X).split(POINTS_AT_ONCE)]).numpy()
@@ -126,7 +126,7 @@ def compare_fits(kind, X, y, n_epochs, repeats, clock):
     )
 
 
-class NoLoss(torch.nn.Module):
+class FreeLoss(torch.nn.Module):
     """Stands for a loss that costs nothing: what a loop takes with it, it takes with any."""
 
     def forward(self, Z, labels):
@@ -147,7 +147,7 @@ def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
         {
             "skdml": lambda: learner.fit(X, y),
             "other": lambda: plain_loop(X, y, epochs, loss, mine=mine),
-            "none": lambda: plain_loop(X, y, epochs, NoLoss()),
+            "none": lambda: plain_loop(X, y, epochs, FreeLoss()),
         },
         repeats,
         clock,
@@ -161,7 +161,7 @@ def compare_transforms(n_rows, repeats, clock):
     network = learner.net_.module_.eval()
     rows = np.random.default_rng(0).standard_normal((n_rows, X.shape[1]), dtype=np.float32)
     return take_turns(
-        {"skdml": lambda: learner.transform(rows), "other": lambda: bare_forward(network, rows)},
+        {"skdml": lambda: learner.transform(rows), "other": lambda: plain_forward(network, rows)},
         repeats,
         clock,
     )
@@ -175,9 +175,9 @@ def fit_images(chunk_size):
     options = {"max_epochs": 1, "early_stopping": False, "device": "cpu", "random_state": 0}
     DeepTripletEmbedder(batch_size=16, **options).fit(X[:64], y[:64] % 8)  # loads what fits need
     options |= {"batch_size": 1024, "n_per_class": 16, "chunk_size": chunk_size}
-    learner, before = DeepTripletEmbedder(**options), resident("VmHWM")
-    seconds = time_of(lambda: learner.fit(X, y))["cpu"]
-    return resident("VmHWM") - before, seconds, float(learner.history_["loss"][0])
+    learner, before = DeepTripletEmbedder(**options), resident_mib("VmHWM")
+    seconds = measure_time(lambda: learner.fit(X, y))["cpu"]
+    return resident_mib("VmHWM") - before, seconds, float(learner.history_["loss"][0])
 
 
 def show_memory():

@@ -153,7 +153,7 @@ class TestAccuracy:
             key: {"accuracy": value, "seconds": 2.0} for key, value in enumerate(self.FINE, start=1)
         }
         results[11] = {"error": "TimeoutError: over 3 s"}  # and the fold 12 was never tried
-        return accuracy.table_of(self.KEYS, results)
+        return accuracy.collect_results(self.KEYS, results)
 
     def test_means_seconds_and_errors(self):
         means, seconds, errors = self.tables()
@@ -170,7 +170,9 @@ class TestAccuracy:
         assert set(seconds.values()) == {4.0}
 
     def test_a_set_counts_once_all_its_folds_are_there(self):
-        means, seconds, errors = accuracy.table_of({("A", "p"): [1, 2]}, {1: {"accuracy": 1.0}})
+        means, seconds, errors = accuracy.collect_results(
+            {("A", "p"): [1, 2]}, {1: {"accuracy": 1.0}}
+        )
         assert means == seconds == errors == {}
 
     def test_ranks_share_ties_and_put_failures_last(self):
@@ -223,14 +225,14 @@ class TestAccuracy:
         assert not accuracy.timed_out(None, SimpleNamespace(timeout=30))
 
     def test_settings(self):
-        assert accuracy.setting_of("gamma=0.5") == ("gamma", 0.5)
-        assert accuracy.setting_of("init=pca") == ("init", "pca")
-        (varied,) = accuracy.vary(
+        assert accuracy.parse_setting("gamma=0.5") == ("gamma", 0.5)
+        assert accuracy.parse_setting("init=pca") == ("init", "pca")
+        (varied,) = accuracy.with_settings(
             {"a": MahalanobisMetric(), "b": PCA()}, {"within_class": True}
         ).values()
         assert varied.within_class
         with pytest.raises(SystemExit, match="No learner chosen has all of gamma"):
-            accuracy.vary({"b": PCA()}, {"gamma": 1})
+            accuracy.with_settings({"b": PCA()}, {"gamma": 1})
 
 
 class TestOpenSet:
@@ -295,7 +297,7 @@ class TestOpenSet:
 
 class TestPeers:
     def test_objective_of_nca_is_the_mean_probability(self, monkeypatch):
-        monkeypatch.setattr(_worker, "BLOCK", 7)
+        monkeypatch.setattr(_worker, "BLOCK_ROWS", 7)
         rng = np.random.default_rng(0)
         Z, y = rng.normal(size=(30, 3)), rng.integers(0, 3, 30)
         expected = 0
@@ -325,7 +327,7 @@ class TestPeers:
     def test_every_job_can_be_written_as_json(self):
         for name, estimator in _learners.learners().items():
             json.dumps(_peers.contender(name, estimator).params)
-        for rivals in _peers.RIVALS.values():
+        for rivals in _peers.PEERS_OF.values():
             assert all(rival.environment in (_peers.OURS, *_peers.REQUIREMENTS) for rival in rivals)
 
 
@@ -372,8 +374,8 @@ class TestLinear:
 
     def test_real_targets(self):
         fold = (1, np.array([0, 1]), 2, np.array([1]))
-        assert linear.targets("MLKR", fold)[1].dtype == np.float64
-        assert linear.targets("NCA", fold) is fold
+        assert linear.convert_targets("MLKR", fold)[1].dtype == np.float64
+        assert linear.convert_targets("NCA", fold) is fold
 
 
 class TestScaling:
@@ -386,5 +388,5 @@ class TestScaling:
 
     def test_costs_in_a_docstring(self):
         doc = "Time O(n (d +\n    k)), memory O(n d). Again O(n d)."
-        assert scaling.documented(doc) == "O(n (d + k)), O(n d)"
-        assert scaling.documented(None) == ""
+        assert scaling.documented_costs(doc) == "O(n (d + k)), O(n d)"
+        assert scaling.documented_costs(None) == ""
