@@ -79,8 +79,8 @@ def read_table(path):
     Returns
     -------
     X : ndarray of shape (n_samples, n_columns), float64
-        The numeric columns unchanged, then indicator columns for the columns of names: one per name,
-        or only one (for the second name) if there are two names.
+        The numeric columns unchanged, then indicator columns for the columns of names: one per
+        name, or only one (for the second name) if there are two names.
     y : ndarray of shape (n_samples,), int64
         Class codes.
     """

@@ -81,13 +81,13 @@ def source_hash(estimator):
     These are the file of its class and, recursively, all skdml modules that it imports. A stored
     result is valid as long as this hash stays the same.
     """
-    files, todo = {}, [type(estimator).__module__]
-    while todo:
-        module = todo.pop()
+    files, modules = {}, [type(estimator).__module__]
+    while modules:
+        module = modules.pop()
         if module.startswith("skdml.") and module not in files:
             spec = find_spec(module)
             files[module] = Path(spec.origin).read_text(encoding="utf-8")
             names = re.findall(r"^from (skdml\.\S+|\.\w+) import", files[module], re.MULTILINE)
-            todo += [resolve_name(name, spec.parent) for name in names]
+            modules += [resolve_name(name, spec.parent) for name in names]
     text = "".join(files[module] for module in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

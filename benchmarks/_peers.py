@@ -1,8 +1,8 @@
 """Peers: released packages in virtual environments, and fits in separate processes.
 
-metric-learn 0.7.0 fails on scikit-learn 1.8 and newer. Its SDML fails on 1.5 and newer, so it has an
-environment of its own. With the default ``balance_param`` of 0.5, SDML fails on iris and wine even
-there: the matrix for the graphical lasso is indefinite. The benchmarks therefore use 1e-5.
+metric-learn 0.7.0 fails on scikit-learn 1.8 and newer. Its SDML fails on 1.5 and newer, so it has
+an environment of its own. With the default ``balance_param`` of 0.5, SDML fails on iris and wine
+even there: the matrix for the graphical lasso is indefinite. The benchmarks therefore use 1e-5.
 """
 
 import json
@@ -143,8 +143,8 @@ def fit_in_process(contender, folds, timeout, *, folder=CACHE, score=True, objec
     Returns
     -------
     list of dict
-        For each fold "seconds", "cpu" (processor seconds of all threads), "before" and "peak" (MiB),
-        "n_iter", "accuracy" and "objective"; or "error".
+        For each fold "seconds", "cpu" (processor seconds of all threads), "before" and "peak"
+        (MiB), "n_iter", "accuracy" and "objective"; or "error".
     """
     job = {
         "learner": contender.path,

@@ -41,7 +41,7 @@ def medians(seconds):
 def median_ratio(seconds, name, baseline):
     """Return the ratio of a function's time to the baseline's: the median over the turns.
 
-    Within a turn both ran on an equally busy machine. This is steadier than the ratio of two medians.
+    Within a turn both ran on an equally busy machine. The ratio of two medians varies more.
     """
     pairs = zip(seconds[name], seconds[baseline], strict=True)
     return statistics.median(a / b for a, b in pairs)
