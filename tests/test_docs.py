@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/kernels.md", "docs/linear.md"]
-PAGES_WITHOUT_CODE = [
+OTHER_PAGES = [
     "CONTRIBUTING.md",
     "docs/quality.md",
     "benchmarks/README.md",
@@ -44,14 +44,14 @@ def test_readme_has_one_command_for_the_demonstration_and_one_for_the_tests():
         assert command.count("\n") == 1
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PAGES_WITHOUT_CODE])
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES])
 def test_links_lead_to_existing_files(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
     missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PAGES_WITHOUT_CODE])
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES])
 def test_anchors_lead_to_existing_headings(page):
     links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (ROOT / page).read_text())
     targets = [
