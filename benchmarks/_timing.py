@@ -1,4 +1,4 @@
-"""Times of several functions, measured in turns so that all are disturbed equally."""
+"""Times of several functions, measured in turns: all meet the same load."""
 
 import statistics
 import time
