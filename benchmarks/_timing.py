@@ -1,4 +1,4 @@
-"""Times of rival functions, measured in turns, so that all meet the same disturbances."""
+"""Times of several functions, measured in turns: all meet the same load."""
 
 import statistics
 import time
@@ -10,11 +10,11 @@ def take_turns(functions, repeats, clock=time.perf_counter):
     Parameters
     ----------
     functions : dict of {str: callable}
-        What to time; each is called without arguments, and once more than that to warm up.
+        The functions to time. They are called without arguments. One extra turn warms up.
     repeats : int
-        How many turns.
+        Number of timed turns.
     clock : callable
-        Seconds since some moment: those of the clock, or of a processor (``time.thread_time``).
+        Returns seconds: by the clock, or of the processor (``time.thread_time``).
 
     Returns
     -------
@@ -34,15 +34,14 @@ def take_turns(functions, repeats, clock=time.perf_counter):
 
 
 def medians(seconds):
-    """Return the median of each function: a dict of {name: seconds}."""
+    """Return the median time of each function: a dict of {name: seconds}."""
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def median_ratio(seconds, name, baseline):
-    """Return how many times the baseline a function takes: the median over the turns.
+    """Return the ratio of a function's time to the baseline's: the median over the turns.
 
-    Within a turn both ran on an equally busy machine, so this is steadier than the ratio of two
-    medians.
+    Within a turn both ran on an equally busy machine. The ratio of two medians varies more.
     """
     pairs = zip(seconds[name], seconds[baseline], strict=True)
     return statistics.median(a / b for a, b in pairs)

@@ -1,8 +1,8 @@
 """Accuracy of 3-NN under each learner at its defaults: ten folds of KEEL's 43 balanced sets.
 
-Run ``python -m benchmarks.accuracy``, with ``--quick`` for the small sets and three folds, or with
-``--learners NCA,LMNN --sets iris,wine`` for some. Results are kept, and computed anew when the
-source of the learner changes.
+Run ``python -m benchmarks.accuracy``. ``--quick`` takes the small sets and three folds;
+``--learners NCA,LMNN --sets iris,wine`` selects learners and sets. Results are stored, and computed
+again when the source of the learner changes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ QUICK = """
 bupa breast hayes-roth heart housevotes ionosphere iris led7digit mammographic monk-2
 movement_libras pima saheart sonar tae vehicle vowel wdbc wine wisconsin
 """
-HARM = 0.02  # losses to Euclid beyond this are listed
+LISTED_LOSS = 0.02  # larger losses to Euclid are listed
 
 
 def evaluate(estimator, name, fold, options):
@@ -46,7 +46,7 @@ def evaluate(estimator, name, fold, options):
     Returns
     -------
     dict
-        "accuracy" and "seconds" (of the processor, for the fit), or "error".
+        "accuracy" and "seconds" (processor seconds of the fit), or "error".
     """
     X, y, X_test, y_test = load_keel(name, fold, options.kind)
     if options.max_rows and len(X) > options.max_rows:
@@ -54,19 +54,19 @@ def evaluate(estimator, name, fold, options):
         X, y = X[kept], y[kept]
     estimator = clone(estimator)
     try:
-        start = time.process_time()  # of one thread: what else the machine does leaves no trace
+        start = time.process_time()  # processor time of one thread: independent of the load
         with time_limit(options.timeout):
             estimator.fit(X, y)
         seconds = time.process_time() - start
         knn = KNeighborsClassifier(3).fit(estimator.transform(X), y)
         accuracy = knn.score(estimator.transform(X_test), y_test)
-    except Exception as error:  # a learner that fails is a result
+    except Exception as error:  # a failure of a learner is a result, too
         return {"error": f"{type(error).__name__}: {error}"[:200]}
     return {"accuracy": accuracy, "seconds": seconds}
 
 
 class time_limit:
-    """Raise TimeoutError after some seconds of processor time, at the next step in Python."""
+    """Raise TimeoutError after some processor seconds, at the next Python instruction."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -83,14 +83,14 @@ class time_limit:
 
 
 class Store:
-    """Results in a file of JSON lines; the last line of a key counts.
+    """Results in a file of JSON lines. The last line of a key is valid.
 
     Parameters
     ----------
     folder : path-like
-        Where the file is; made if need be.
+        Folder of the file. It is made if it does not exist.
     name : str, default="accuracy.jsonl"
-        The file.
+        Name of the file.
     """
 
     def __init__(self, folder, name="accuracy.jsonl"):
@@ -108,7 +108,7 @@ class Store:
 
 
 def run(estimator, name, keys, options):
-    """Evaluate the folds of one set in a row, up to the first that takes too long."""
+    """Evaluate the folds of one set one after the other. Stop at the first timeout."""
     results = []
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,58 +119,58 @@ def run(estimator, name, keys, options):
     return results
 
 
-def complete(chosen, sets, store, options):
-    """Compute what the store lacks, small sets first; return the keys of all results."""
+def compute_missing(chosen, sets, store, options):
+    """Compute the results missing in the store, small sets first; return the keys of all."""
     size = {name: load_keel(name, 0, options.kind)[0].size for name in sets}
-    about = {label: (repr(one), source_hash(one)) for label, one in chosen.items()}
+    identity = {label: (repr(one), source_hash(one)) for label, one in chosen.items()}
     keys = {
         (label, name): [
-            (*about[label], options.kind, options.max_rows, name, fold)
+            (*identity[label], options.kind, options.max_rows, name, fold)
             for fold in range(options.folds)
         ]
         for name in sorted(sets, key=size.get)
         for label in chosen
     }
-    todo = [
+    tasks = [
         (chosen[label], name, missing)
         for (label, name), folds in keys.items()
         if (missing := [key for key in folds if options.fresh or key not in store.results])
         and (options.fresh or not any(timed_out(store.results.get(key), options) for key in folds))
     ]
     parallel = Parallel(n_jobs=options.jobs, return_as="generator_unordered", batch_size=1)
-    done = parallel(delayed(run)(*task, options) for task in todo)
-    for count, results in enumerate(done, start=1):
+    finished = parallel(delayed(run)(*task, options) for task in tasks)
+    for count, results in enumerate(finished, start=1):
         for key, result in results:
             store.add(key, result)
-        print(f"{count} of {len(todo)}: {key[0]} on {key[-2]}", file=sys.stderr, flush=True)
+        print(f"{count} of {len(tasks)}: {key[0]} on {key[-2]}", file=sys.stderr, flush=True)
     return keys
 
 
 def timed_out(result, options):
-    """Tell whether a result is a fit that already had as much time as there is now."""
+    """Return whether a fit timed out with a limit at least as long as the present one."""
     error = (result or {}).get("error", "")
     return error.startswith("TimeoutError") and float(error.split()[2]) >= options.timeout
 
 
-def table_of(keys, results):
-    """Gather results: dicts of {(learner, set): ...} of mean accuracy, of seconds, of errors.
+def collect_results(keys, results):
+    """Collect mean accuracy, seconds and errors: three dicts of {(learner, set): value}.
 
-    A set counts for a learner if every fold went well.
+    A set counts for a learner if every fold succeeded.
     """
     accuracy, seconds, errors = {}, {}, {}
     for cell, folds in keys.items():
-        found = [results[key] for key in folds if key in results]
-        failed = [result["error"] for result in found if "error" in result]
+        stored = [results[key] for key in folds if key in results]
+        failed = [result["error"] for result in stored if "error" in result]
         if failed:
             errors[cell] = failed[0]
-        elif len(found) == len(folds):
-            accuracy[cell] = float(np.mean([result["accuracy"] for result in found]))
-            seconds[cell] = sum(result["seconds"] for result in found)
+        elif len(stored) == len(folds):
+            accuracy[cell] = float(np.mean([result["accuracy"] for result in stored]))
+            seconds[cell] = sum(result["seconds"] for result in stored)
     return accuracy, seconds, errors
 
 
 def mean_ranks(accuracy, names, sets):
-    """Return the mean rank of each learner, 1 the best; equals share, a failure comes last."""
+    """Return the mean rank of each learner. 1 is best, ties share a rank, failures are last."""
     ranks = [rankdata([-accuracy.get((name, s), -1) for name in names], "average") for s in sets]
     return dict(zip(names, np.mean(ranks, axis=0), strict=True))
 
@@ -181,8 +181,8 @@ def compare(accuracy, name, baseline, sets):
     Returns
     -------
     dict
-        "sets", "mean" and "base" (accuracies), "wins", "ties", "losses", and "gains": the
-        differences by set, the worst first.
+        "sets", "mean" and "base" (mean accuracies), "wins", "ties", "losses", and "gains": the
+        difference on each set, smallest first.
     """
     common = [s for s in sets if (name, s) in accuracy and (baseline, s) in accuracy]
     gains = {s: accuracy[name, s] - accuracy[baseline, s] for s in common}
@@ -199,8 +199,8 @@ def compare(accuracy, name, baseline, sets):
 
 
 def print_tables(keys, results, names, sets):
-    """Print a row per learner, then whom each one hurts, then what failed."""
-    accuracy, seconds, errors = table_of(keys, results)
+    """Print a row per learner, then the sets on which it loses, then the failures."""
+    accuracy, seconds, errors = collect_results(keys, results)
     ranks = mean_ranks(accuracy, names, sets)
     width = max(map(len, names))
     print(
@@ -218,41 +218,41 @@ def print_tables(keys, results, names, sets):
             f"{study['mean']:6.4f} {study['base']:6.4f} {ranks[name]:5.2f} {wins:>9} {total:8.1f}  "
             f"{100 * gain:+.1f} {worst}"
         )
-    print(f"\nSets that lose more than {100 * HARM:g} points to {EUCLID}:")
+    print(f"\nSets on which a learner loses more than {100 * LISTED_LOSS:g} points to {EUCLID}:")
     for name in names:
         gains = compare(accuracy, name, EUCLID, sets)["gains"]
-        hurt = [f"{s} {100 * gain:+.1f}" for s, gain in gains.items() if gain < -HARM]
-        if hurt:
-            print(f"{name:{width}} {', '.join(hurt)}")
+        lost = [f"{s} {100 * gain:+.1f}" for s, gain in gains.items() if gain < -LISTED_LOSS]
+        if lost:
+            print(f"{name:{width}} {', '.join(lost)}")
     for (name, s), error in errors.items():
         print(f"failed: {name} on {s}: {error}")
 
 
 def print_detail(keys, results, names, sets):
-    """Print the accuracy of each learner on each set, in percent."""
-    accuracy, *_ = table_of(keys, results)
+    """Print the accuracy of each learner on each set, in per cent."""
+    accuracy, *_ = collect_results(keys, results)
     print(f"\n{'':16}" + "".join(f"{name[:8]:>9}" for name in names))
     for s in sets:
         cells = [accuracy.get((name, s), np.nan) for name in names]
         print(f"{s:16}" + "".join(f"{100 * cell:9.2f}" for cell in cells))
 
 
-def names_of(text):
-    """Split a list of names."""
+def split_names(text):
+    """Split names separated by commas."""
     return [name.strip() for name in text.split(",")]
 
 
-def setting_of(text):
-    """Read NAME=VALUE, the value as Python."""
+def parse_setting(text):
+    """Parse NAME=VALUE; the value is a Python literal or a plain string."""
     name, value = text.split("=", 1)
     try:
         return name, ast.literal_eval(value)
     except ValueError:
-        return name, value  # a bare word
+        return name, value  # a plain string
 
 
-def vary(chosen, settings):
-    """Set parameters of the learners, those of them that have them all; the names tell."""
+def with_settings(chosen, settings):
+    """Keep the learners that have all given parameters, set these, and name each by its repr."""
     if not settings:
         return chosen
     varied = {}
@@ -268,31 +268,38 @@ def vary(chosen, settings):
 def parse():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--learners", type=names_of, help="names, by commas; all by default")
+    parser.add_argument(
+        "--learners", type=split_names, help="names separated by commas; default: all"
+    )
     parser.add_argument(
         "--set",
-        type=setting_of,
+        type=parse_setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter of the learners in place of its default; may be given several times",
+        help="set a parameter of the learners; may be given several times",
     )
-    parser.add_argument("--sets", type=names_of, help="names, by commas; all by default")
-    parser.add_argument("--folds", type=int, default=None, help="how many of the ten; 10")
+    parser.add_argument("--sets", type=split_names, help="names separated by commas; default: all")
+    parser.add_argument("--folds", type=int, default=None, help="number of folds; default: 10")
     parser.add_argument("--kind", choices=KINDS, default="raw", help="see benchmarks/_data.py")
-    parser.add_argument("--max-rows", type=int, help="train on so many rows at most, for a look")
+    parser.add_argument("--max-rows", type=int, help="train on at most this many rows")
     parser.add_argument(
-        "--timeout", type=float, default=300, help="processor seconds of a fit; 300"
+        "--timeout",
+        type=float,
+        default=300,
+        help="limit of a fit in processor seconds; default: 300",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each; 2")
-    parser.add_argument("--cache", default=CACHE, help=f"folder of the results; {CACHE}")
-    parser.add_argument("--fresh", action="store_true", help="compute all anew")
-    parser.add_argument("--detail", action="store_true", help="print each set, too")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="number of processes, one thread each; default: 2"
+    )
+    parser.add_argument("--cache", default=CACHE, help=f"folder of the results; default: {CACHE}")
+    parser.add_argument("--fresh", action="store_true", help="compute all results again")
+    parser.add_argument("--detail", action="store_true", help="also print the accuracy on each set")
     parser.add_argument("--quick", action="store_true", help="twenty small sets, three folds")
     options = parser.parse_args()
     options.folds = options.folds or (3 if options.quick else N_FOLDS)
     if not 1 <= options.folds <= N_FOLDS:
-        parser.error(f"--folds has to be from 1 to {N_FOLDS}")
+        parser.error(f"--folds={options.folds} must be between 1 and {N_FOLDS}")
     return options
 
 
@@ -302,7 +309,7 @@ def main():
     known = baselines() | learners() | deep_learners()
     default = [name for name in known if name not in REAL_TARGETS]
     chosen = choose(options.learners or default, known)
-    chosen = {EUCLID: known[EUCLID]} | vary(chosen, dict(options.set))
+    chosen = {EUCLID: known[EUCLID]} | with_settings(chosen, dict(options.set))
     all_sets = keel_names()
     sets = list(
         choose(
@@ -310,7 +317,7 @@ def main():
         )
     )
     store = Store(options.cache)
-    keys = complete(chosen, sets, store, options)
+    keys = compute_missing(chosen, sets, store, options)
     rows = f", at most {options.max_rows} training rows" if options.max_rows else ""
     print(f"3-NN, {len(sets)} sets ({options.kind}), {options.folds} folds{rows}\n")
     print_tables(keys, store.results, list(chosen), sets)

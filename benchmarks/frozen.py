@@ -1,6 +1,6 @@
-"""Time of a fit on a frozen backbone: run once, run in every epoch, or trained with its head.
+"""Time of a fit with a backbone: frozen and run once, run in every epoch, or trained.
 
-Run ``python -m benchmarks.frozen``, or with ``--quick`` for few epochs and one repetition.
+Run ``python -m benchmarks.frozen``, or add ``--quick`` for few epochs and one repetition.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def make_data():
 
 
 def make_backbone():
-    """Return a small convolution net: (n, 1, 28, 28) to (n, 128)."""
+    """Return a small convolution net that maps (n, 1, 28, 28) to (n, 128)."""
     torch.manual_seed(0)
     layers, width = [], 1
     for n_channels in (32, 64, WIDTH):
@@ -39,8 +39,8 @@ def make_backbone():
     return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 
 
-class EveryTime(torch.nn.Module):
-    """A backbone that is neither trained nor remembered."""
+class UntrainedBackbone(torch.nn.Module):
+    """A backbone that is not trained and runs in every epoch."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -61,7 +61,7 @@ def make_learners(n_epochs, early_stopping):
     options = {"max_epochs": n_epochs, "early_stopping": early_stopping, "random_state": 0}
     backbone = make_backbone()
     head = ResidualEmbedder(WIDTH, WIDTH)
-    joined = torch.nn.Sequential(EveryTime(copy.deepcopy(backbone)), head)
+    joined = torch.nn.Sequential(UntrainedBackbone(copy.deepcopy(backbone)), head)
     return {
         "run once": DeepTripletEmbedder(backbone, freeze="module", patience=n_epochs, **options),
         "every epoch": DeepTripletEmbedder(joined, patience=n_epochs, **options),

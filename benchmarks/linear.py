@@ -1,9 +1,11 @@
-"""Seconds, memory and accuracy of the linear learners, beside the peers as released.
+"""Time, memory and accuracy of the linear learners, compared with released peers.
 
-Run ``python -m benchmarks.linear``. Each fit has a process of its own, of two threads; ours and the
-peers' take turns, and medians are shown (of fits under 50 ms: of five, after a first).
-``--accuracy`` compares accuracies over ten folds of ten sets instead, ``--mnist`` fits NCA and LMNN
-on all of MNIST, ``--large`` shows the memory at 50 000 rows.
+Run ``python -m benchmarks.linear``. Each fit runs in its own process with two threads. skdml and
+the peers take turns, and medians are shown. A fit under 50 ms is repeated five times.
+
+- ``--accuracy`` compares the accuracy over ten folds of ten sets.
+- ``--mnist`` fits NCA and LMNN on all of MNIST.
+- ``--large`` shows the memory at 50 000 rows.
 """
 
 import argparse
@@ -14,7 +16,14 @@ from joblib import Parallel, delayed
 
 from benchmarks._data import KINDS, N_FOLDS, TEN, load_keel, load_mnist, make_points
 from benchmarks._learners import REAL_TARGETS, choose, learners
-from benchmarks._peers import CACHE, RIVALS, contender, fit_in_process, save_fold, scratch
+from benchmarks._peers import (
+    CACHE,
+    PEERS_OF,
+    contender,
+    fit_in_process,
+    save_fold,
+    temporary_folder,
+)
 
 DATA = ("wine", "vehicle", "segment", "satimage", "optdigits", "letter")
 QUICK = ("wine", "vehicle")
@@ -23,23 +32,23 @@ LARGE = ("NCA", "MLKR", "LMNN")
 LARGE_SHAPE = (50_000, 50)
 
 
-def ours():
-    """Return our learners as contenders, and the exact solver of NCA beside its default."""
-    found = {name: contender(name, estimator) for name, estimator in learners().items()}
-    if "NCA" in found:
-        nca = found["NCA"]
+def our_contenders():
+    """Return the learners of skdml as contenders. NCA also with its exact solver."""
+    contenders = {name: contender(name, estimator) for name, estimator in learners().items()}
+    if "NCA" in contenders:
+        nca = contenders["NCA"]
         exact = nca._replace(name="NCA exact", params=nca.params | {"solver": "exact"})
-        found["NCA exact"] = exact
-    return found
+        contenders["NCA exact"] = exact
+    return contenders
 
 
-def rivals_of(name):
+def peers_of(name):
     """Return the peers of a learner."""
-    return RIVALS.get(name.removesuffix(" exact"), [])
+    return PEERS_OF.get(name.removesuffix(" exact"), [])
 
 
-def targets(name, fold):
-    """Return a fold with the labels as the learner wants them: real numbers for some."""
+def convert_targets(name, fold):
+    """Return a fold with float targets for learners of real numbers, else unchanged."""
     X, y, X_test, y_test = fold
     if name in REAL_TARGETS:
         return X, y.astype(float), X_test, y_test
@@ -52,8 +61,8 @@ def take_turns(contenders, path, repeats, timeout, **how):
     Returns
     -------
     list of dict
-        For each contender the medians of what `fit_in_process` returns, or "error"; after an
-        error a contender takes no more turns.
+        For each contender the medians of the results of `fit_in_process`, or "error". After an
+        error, a contender takes no more turns.
     """
     runs = [[] for _ in contenders]
     order = list(range(len(contenders)))
@@ -62,18 +71,18 @@ def take_turns(contenders, path, repeats, timeout, **how):
             if not any("error" in run for run in runs[index]):
                 runs[index] += fit_in_process(contenders[index], [path], timeout, **how)
         order.reverse()
-    return [middle(found) for found in runs]
+    return [median_result(results) for results in runs]
 
 
-def middle(runs):
-    """Return the median of each figure over the runs, or the error of one."""
+def median_result(runs):
+    """Return the median of each figure over the runs, or the first error."""
     for run in runs:
         if "error" in run:
             return run
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def describe(result):
+def format_result(result):
     """Return the figures of a contender as text."""
     if "error" in result:
         error = result["error"]
@@ -87,38 +96,39 @@ def describe(result):
     return text
 
 
-def ratios(ours, peer, timeout):
-    """Return how many times our seconds and memory the peer takes, as text."""
+def format_ratios(ours, peer, timeout):
+    """Return time and memory of the peer, divided by ours, as text."""
     if "error" in ours:
         return ""
     if "error" in peer:
         over = peer["error"].startswith("over ")
         return f"time x >{timeout / ours['seconds']:.1f}" if over else ""
-    time, cpu, memory = (peer[what] / ours[what] for what in ("seconds", "cpu", "peak"))
+    time, cpu, memory = (peer[key] / ours[key] for key in ("seconds", "cpu", "peak"))
     return f"time x {time:.1f} (cpu {cpu:.1f}), memory x {memory:.2f}"
 
 
 def print_row(label, contenders, results, timeout):
-    """Print a learner on a data set, and under it each peer with its ratios to the learner."""
-    print(f"{label:40} {describe(results[0])}", flush=True)
+    """Print the result of a learner on a data set, then those of its peers with their ratios."""
+    print(f"{label:40} {format_result(results[0])}", flush=True)
     for peer, result in zip(contenders[1:], results[1:], strict=True):
         indented = "  " + peer.name
-        print(f"{indented:40} {describe(result):62}  {ratios(results[0], result, timeout)}")
+        ratios = format_ratios(results[0], result, timeout)
+        print(f"{indented:40} {format_result(result):62}  {ratios}")
 
 
 def compare_speed(chosen, options):
-    """Print seconds and memory of ours and of the peers, on each data set."""
+    """Print time and memory of skdml and of the peers on each data set."""
     print(
-        "seconds of fit, of the processor, peak MiB (and before the fit), 3-NN accuracy; "
+        "fit: seconds, processor seconds, peak MiB (and MiB before the fit); 3-NN accuracy; "
         "x: peer / ours\n"
     )
     for data in options.data:
         fold = load_keel(data, 0, options.kind)
         shape = "{} x {}".format(*fold[0].shape)
-        for name, who in chosen.items():
-            contenders = [who, *([] if options.alone else rivals_of(name))]
-            with scratch() as folder:
-                path = save_fold(folder, data, targets(name, fold))
+        for name, ours in chosen.items():
+            contenders = [ours, *([] if options.alone else peers_of(name))]
+            with temporary_folder() as folder:
+                path = save_fold(folder, data, convert_targets(name, fold))
                 results = take_turns(
                     contenders,
                     path,
@@ -131,59 +141,59 @@ def compare_speed(chosen, options):
 
 
 def compare_accuracy(chosen, options):
-    """Print the mean accuracy of ours and of the peers over ten sets."""
+    """Print the mean accuracy of skdml and of the peers over ten sets."""
     folds = range(2 if options.quick else N_FOLDS)
-    with scratch() as folder:
+    with temporary_folder() as folder:
         paths = {}
         for data in options.data:
             for fold in folds:
                 parts = load_keel(data, fold, options.kind)
                 for real in (False, True):
-                    labelled = targets(next(iter(REAL_TARGETS)) if real else "", parts)
+                    labelled = convert_targets(next(iter(REAL_TARGETS)) if real else "", parts)
                     paths.setdefault((data, real), []).append(
                         save_fold(folder, f"{data}-{fold}-{real}", labelled)
                     )
         print(f"mean 3-NN accuracy over {len(options.data)} sets, {len(folds)} folds\n")
-        for name, who in chosen.items():
-            contenders = [who, *rivals_of(name)]
+        for name, ours in chosen.items():
+            contenders = [ours, *peers_of(name)]
             tasks = [
                 (one, paths[data, name in REAL_TARGETS])
                 for one in contenders
                 for data in options.data
             ]
-            found = Parallel(n_jobs=2, prefer="threads")(
+            results = Parallel(n_jobs=2, prefer="threads")(
                 delayed(fit_in_process)(one, files, options.timeout, folder=options.cache)
                 for one, files in tasks
             )
-            accuracy = np.array([[r.get("accuracy", np.nan) for r in one] for one in found])
+            accuracy = np.array([[r.get("accuracy", np.nan) for r in one] for one in results])
             shape = len(contenders), len(options.data), len(folds)
             print_means(contenders, accuracy.reshape(shape), options.data)
 
 
 def standard_error(gains):
-    """Return the standard error of the mean over sets, from the spread between folds of each.
+    """Return the standard error of the mean over sets, from the spread between the folds.
 
     Parameters
     ----------
     gains : ndarray of shape (n_sets, n_folds)
-        Differences of two accuracies, fold by fold: what makes a fold hard for both is gone.
+        Difference of two accuracies in each fold. The difficulty of a fold cancels out.
 
     Returns
     -------
     float
-        The error for these sets; which sets they are is not asked.
+        The error for these sets. The choice of the sets is not part of it.
     """
     of_means = gains.var(axis=1, ddof=1) / gains.shape[1]
     return float(np.sqrt(of_means.sum()) / len(gains))
 
 
 def print_means(contenders, accuracy, data):
-    """Print the mean of ours, and of each peer over the sets of which both finished every fold."""
+    """Print our mean, and for each peer the means over the sets that both finished."""
     finished = np.isfinite(accuracy).all(axis=2)
     mine = accuracy[0][finished[0]].mean() if finished[0].any() else np.nan
     print(f"{contenders[0].name:22} {mine:.4f} on {finished[0].sum()} sets", flush=True)
-    for peer, theirs, done in zip(contenders[1:], accuracy[1:], finished[1:], strict=True):
-        both = done & finished[0]
+    for peer, theirs, peer_finished in zip(contenders[1:], accuracy[1:], finished[1:], strict=True):
+        both = peer_finished & finished[0]
         if both.any():
             a, b = accuracy[0][both].mean(), theirs[both].mean()
             error = standard_error(accuracy[0][both] - theirs[both])
@@ -193,34 +203,34 @@ def print_means(contenders, accuracy, data):
             )
         else:
             text = "finished no set"
-        missing = [name for name, ok in zip(data, done, strict=True) if not ok]
+        missing = [name for name, ok in zip(data, peer_finished, strict=True) if not ok]
         print(f"  {peer.name:20} {text}{'; failed: ' if missing else ''}{' '.join(missing)}")
 
 
-def fit_alone(chosen, fold, label, options, **how):
-    """Print the figures of ours alone, on one large data set."""
-    for name, who in chosen.items():
-        with scratch() as folder:
-            path = save_fold(folder, "data", targets(name, fold))
-            (result,) = fit_in_process(who, [path], options.timeout, **how)
-        print(f"{name} {label}: {describe(result)}", flush=True)
+def print_large_fit(chosen, fold, label, options, **how):
+    """Print the figures of skdml without peers, on one large data set."""
+    for name, ours in chosen.items():
+        with temporary_folder() as folder:
+            path = save_fold(folder, "data", convert_targets(name, fold))
+            (result,) = fit_in_process(ours, [path], options.timeout, **how)
+        print(f"{name} {label}: {format_result(result)}", flush=True)
 
 
 def parse():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--learners", help="names, by commas; all by default")
-    parser.add_argument("--data", help=f"sets, by commas; {','.join(DATA)}")
-    parser.add_argument("--repeats", type=int, help="fits of each; 3")
-    parser.add_argument("--timeout", type=float, help="seconds of a fit; 150")
+    parser.add_argument("--learners", help="names separated by commas; default: all")
+    parser.add_argument("--data", help=f"sets separated by commas; default: {','.join(DATA)}")
+    parser.add_argument("--repeats", type=int, help="number of fits; default: 3")
+    parser.add_argument("--timeout", type=float, help="limit of a fit in seconds; default: 150")
     parser.add_argument("--kind", choices=KINDS, default="raw", help="see benchmarks/_data.py")
     parser.add_argument("--alone", action="store_true", help="without the peers")
     parser.add_argument("--quick", action="store_true", help="two small sets, one fit, 30 s")
-    parser.add_argument("--cache", default=CACHE, help=f"where the peers are built; {CACHE}")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--accuracy", action="store_true", help="mean accuracy over ten sets")
-    what.add_argument("--mnist", action="store_true", help="NCA and LMNN on all of MNIST")
-    what.add_argument("--large", action="store_true", help="memory at 50 000 x 50")
+    parser.add_argument("--cache", default=CACHE, help=f"folder of the peers; default: {CACHE}")
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--accuracy", action="store_true", help="mean accuracy over ten sets")
+    task.add_argument("--mnist", action="store_true", help="NCA and LMNN on all of MNIST")
+    task.add_argument("--large", action="store_true", help="memory at 50 000 x 50")
     options = parser.parse_args()
     sets = TEN.split() if options.accuracy else (QUICK if options.quick else DATA)
     options.data = options.data.split(",") if options.data else list(sets)
@@ -231,9 +241,9 @@ def parse():
 
 
 def main():
-    """Print the table asked for."""
+    """Print the requested table."""
     options = parse()
-    known = ours()
+    known = our_contenders()
     names = options.learners.split(",") if options.learners else list(known)
     if options.mnist:
         names = [name for name in MNIST if name in names]
@@ -241,12 +251,12 @@ def main():
             name: known[name]._replace(params=known[name].params | MNIST[name]) for name in names
         }
         X, y, X_test, y_test = load_mnist()
-        fit_alone(chosen, (X, y, X_test, y_test), "MNIST 60000 x 784", options)
+        print_large_fit(chosen, (X, y, X_test, y_test), "MNIST 60000 x 784", options)
     elif options.large:
         chosen = choose([name for name in LARGE if name in names], known)
         X, y = make_points(*LARGE_SHAPE)
         label = "{} x {}".format(*LARGE_SHAPE)
-        fit_alone(chosen, (X, y, X[:1], y[:1]), label, options, score=False)
+        print_large_fit(chosen, (X, y, X[:1], y[:1]), label, options, score=False)
     elif options.accuracy:
         compare_accuracy(choose([n for n in names if n != "NCA exact"], known), options)
     else:

@@ -1,9 +1,9 @@
-"""Time and memory of the deep losses, beside pytorch-metric-learning and ``torch.cdist(z, z)``.
+"""Time and memory of the deep losses, compared with the peer and with ``torch.cdist(z, z)``.
 
-Run ``python -m benchmarks.losses``, or with ``--quick`` for small batches and few repetitions, or
-with ``--only NAME ...``. The peer, version 2.9.0, is put into a folder of its own on the first run
-and loaded beside skdml, so that both run in turns in one process. Times are those of the clock, or
-with ``--cpu`` those of one thread's processor, which hardly change when the machine is busy.
+Run ``python -m benchmarks.losses``. ``--quick`` takes small batches and few repetitions; ``--only
+NAME ...`` selects losses. The peer is pytorch-metric-learning 2.9.0. The first run installs it into
+a separate folder. Both packages run in turns in one process. Times are by the clock, or with
+``--cpu`` processor seconds of one thread, which hardly change when the machine is busy.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from skdml.deep import losses
 
 PEER = "pytorch-metric-learning==2.9.0"
 WIDTH = 128
-PER_CLASS = 4
-LARGEST = 4096
-SLOW = 1.0  # seconds; a pass of the peer that takes longer is run once
-FLOOR, OURS, THEIRS = "cdist", "skdml", "peer"
+N_PER_CLASS = 4
+LARGEST_BATCH = 4096
+SLOW_SECONDS = 1.0  # a slower pass of the peer runs only once
+CDIST, OURS, THEIRS = "cdist", "skdml", "peer"
 PLAIN = "LpDistance(normalize_embeddings=False)"
 
-# Name: our loss, the peer's (or none), and the largest batch that the peer is given: beyond it, it
+# Name: our loss, the peer's loss (or None), and the largest batch for the peer. Beyond it, the peer
 # takes minutes or more than 10 GB. C is the number of classes, D the width of the embedding.
 LOSSES = {
     "contrastive": ("ContrastiveLoss()", f"ContrastiveLoss(distance={PLAIN})", 2048),
@@ -71,7 +71,7 @@ LOSSES = {
     "histogram": ("HistogramLoss()", "HistogramLoss()", 512),
     "cosent": ("CoSENTLoss()", None, 0),
     "info-nce": ("InfoNCELoss()", None, 0),
-    # One of our directions, because the peer's symmetric form has other negatives.
+    # Only one direction, because the peer's symmetric form has other negatives.
     "info-nce one way": (
         "InfoNCELoss(symmetric=False)",
         "SelfSupervisedLoss(NTXentLoss(), symmetric=False)",
@@ -93,7 +93,7 @@ LOSSES = {
     "sphereface": ("SphereFaceLoss(C, D, scale=1)", "SphereFaceLoss(C, D)", 2048),
     "center": ("CenterLoss(C, D)", None, 0),
 }
-VIEWS = ("info-nce", "info-nce one way", "vicreg")  # losses of two views of each thing
+VIEWS = ("info-nce", "info-nce one way", "vicreg")  # losses of two views per point
 
 
 def load_peer():
@@ -109,30 +109,30 @@ def load_peer():
 
 
 def make_batch(batch):
-    """Return embeddings at unit length, another view of each, and labels."""
+    """Return embeddings of unit length, a second view of each, and labels."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(batch) // PER_CLASS
-    centres = torch.randn(batch // PER_CLASS, WIDTH, generator=generator)
+    labels = torch.arange(batch) // N_PER_CLASS
+    centres = torch.randn(batch // N_PER_CLASS, WIDTH, generator=generator)
     views = [centres[labels] + torch.randn(batch, WIDTH, generator=generator) for _ in range(2)]
     return *(torch.nn.functional.normalize(view).requires_grad_() for view in views), labels
 
 
-def make_steps(name, batch, sides=(FLOOR, OURS, THEIRS)):
-    """Return functions that run one forward and backward pass, by side."""
+def make_steps(name, batch, sides=(CDIST, OURS, THEIRS)):
+    """Return functions that run one forward and backward pass: a dict of {side: callable}."""
     x, y, labels = make_batch(batch)
-    counts = {"C": batch // PER_CLASS, "D": WIDTH}
-    calls, parameters = {FLOOR: lambda: torch.cdist(x, x).sum()}, [x, y]
+    counts = {"C": batch // N_PER_CLASS, "D": WIDTH}
+    calls, parameters = {CDIST: lambda: torch.cdist(x, x).sum()}, [x, y]
 
     def add(side, loss):
         parameters.extend(loss.parameters())
         if name not in VIEWS:
             calls[side] = lambda: loss(x, labels)
-        elif type(loss).__name__ == "SelfSupervisedLoss":  # it has a call of its own
+        elif type(loss).__name__ == "SelfSupervisedLoss":  # this loss takes both views directly
             calls[side] = lambda: loss(x, y)
         else:
             calls[side] = lambda: loss(x, ref_emb=y)
 
-    if name != FLOOR:
+    if name != CDIST:
         ours, theirs, largest = LOSSES[name]
         add(OURS, eval(ours, vars(losses) | counts))
         if theirs and batch <= largest and THEIRS in sides:
@@ -147,20 +147,20 @@ def make_steps(name, batch, sides=(FLOOR, OURS, THEIRS)):
 
 
 def measure(name, batch, repeats, clock):
-    """Seconds of each side, turn by turn; one pass of a slow peer stands for all of its turns."""
+    """Return the seconds of each side, turn by turn. A slow peer runs once for all turns."""
     steps = make_steps(name, batch)
     slow = {}
     if THEIRS in steps:
         start = clock()
         steps[THEIRS]()
-        if (seconds := clock() - start) > SLOW:
+        if (seconds := clock() - start) > SLOW_SECONDS:
             slow = {THEIRS: [seconds] * repeats}
             del steps[THEIRS]
     return take_turns(steps, repeats, clock) | slow
 
 
 def peak_memory(name, batch, side):
-    """Peak resident memory, in MiB, of a process that runs one step."""
+    """Return the peak resident memory in MiB of a process that runs one step."""
     command = [sys.executable, "-m", "benchmarks.losses", "--memory-of", name, str(batch), side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -171,33 +171,33 @@ def parse():
     parser.add_argument("--quick", action="store_true", help="small batches, few repetitions")
     parser.add_argument("--only", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="NAME")
     parser.add_argument("--cpu", action="store_true", help="processor seconds of one thread")
-    parser.add_argument("--batches", nargs="+", type=int, help="sizes of the batches")
-    parser.add_argument("--memory", action="store_true", help="peak memory, and no times")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes")
+    parser.add_argument("--memory", action="store_true", help="print peak memory instead of times")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def show_memory(names):
-    """Print the peak memory of each loss at the largest batch, and at 512 beside the peer's."""
+    """Print the peak memory of each loss at the largest batch, and at 512 with the peer's."""
     print("peak MiB of a process that runs one pass")
-    print(f"{'':22}{'B=512':>8}{'peer':>8}{f'B={LARGEST}':>8}")
-    for name in (FLOOR, *names):
-        side = FLOOR if name == FLOOR else OURS
-        peer = name != FLOOR and LOSSES[name][1] and LOSSES[name][2] >= 512
+    print(f"{'':22}{'B=512':>8}{'peer':>8}{f'B={LARGEST_BATCH}':>8}")
+    for name in (CDIST, *names):
+        side = CDIST if name == CDIST else OURS
+        has_peer = name != CDIST and LOSSES[name][1] and LOSSES[name][2] >= 512
         cells = [f"{peak_memory(name, 512, side):8.0f}"]
-        cells += [f"{peak_memory(name, 512, THEIRS):8.0f}" if peer else f"{'':8}"]
-        print(f"{name:22}{''.join(cells)}{peak_memory(name, LARGEST, side):8.0f}", flush=True)
+        cells += [f"{peak_memory(name, 512, THEIRS):8.0f}" if has_peer else f"{'':8}"]
+        print(f"{name:22}{''.join(cells)}{peak_memory(name, LARGEST_BATCH, side):8.0f}", flush=True)
 
 
 def show_times(names, batches, quick, clock):
-    """Print the milliseconds of each loss, how many times the floor they are, and the peer's."""
-    print("milliseconds forward + backward, times cdist, milliseconds of the peer, ours / peer's")
+    """Print the milliseconds of each loss, their ratio to cdist, and those of the peer."""
+    print("forward + backward: ms, ratio to cdist, ms of the peer, ratio to the peer")
     for batch in batches:
         print(f"B = {batch}")
         for name in names:
             seconds = measure(name, batch, 5 if quick else max(7, 10240 // batch), clock)
             ms = {side: 1e3 * value for side, value in medians(seconds).items()}
-            line = f"{name:22}{ms[OURS]:9.2f}{median_ratio(seconds, OURS, FLOOR):7.2f}"
+            line = f"{name:22}{ms[OURS]:9.2f}{median_ratio(seconds, OURS, CDIST):7.2f}"
             if THEIRS in ms:
                 line += f"{ms[THEIRS]:11.2f}{median_ratio(seconds, OURS, THEIRS):7.2f}"
             print(line, flush=True)
@@ -206,7 +206,7 @@ def show_times(names, batches, quick, clock):
 def main():
     """Print the table."""
     options = parse()
-    warnings.simplefilter("ignore")  # the peer's, of torch
+    warnings.simplefilter("ignore")  # torch warns about the peer
     torch.set_num_threads(1 if options.cpu else 2)
     if options.cpu:
         torch.autograd.set_multithreading_enabled(False)

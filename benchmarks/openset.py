@@ -1,15 +1,21 @@
-"""Distances judged on classes that training never saw: MAP@R, recall@1, equal error rate.
+"""Learners on unseen classes: MAP@R, recall@1, equal error rate.
 
-Run ``python -m benchmarks.openset``, with ``--quick`` for the learners at their defaults alone, or
-with ``--only letter "supcon"`` for the tasks and learners with these words in their names. Tasks:
+Run ``python -m benchmarks.openset``. ``--quick`` takes only the learners at their defaults;
+``--only letter "supcon"`` selects tasks and learners by words of their names.
 
-- letter: three random splits of KEEL's letters, 13 classes to train on, 13 to be judged on;
-- mnist, images: MNIST as rows and as images, digits 0 to 4 to train on, 5 to 9 to be judged on.
+Tasks:
 
-Learners: baselines; the deep learners at their defaults; `DeepEmbedder` with each loss ("loss ..."
-at its other defaults, stopping included, "fixed ..." after a fixed number of epochs on everything),
-and with the losses of pytorch-metric-learning 2.9 in the same network and budget ("peer ..."). Each
-result is kept as soon as it is there, and computed anew when the source of the learner changes.
+- letter: KEEL's letters, 13 classes for training and 13 unseen classes, three random splits;
+- mnist, images: MNIST as rows and as images, digits 0 to 4 for training, 5 to 9 unseen.
+
+Learners:
+
+- baselines, and the deep learners at their defaults;
+- "loss ...": `DeepEmbedder` with each loss, otherwise at its defaults (with early stopping);
+- "fixed ...": the same for a fixed number of epochs on all training data;
+- "peer ...": the same with the loss of pytorch-metric-learning 2.9.
+
+Results are stored, and computed again when the source of the learner changes.
 """
 
 import argparse
@@ -35,15 +41,15 @@ from skdml.deep.losses import LOSSES
 from skdml.metrics import equal_error_rate, map_at_r, recall_at_k
 
 SPLITS = {"letter": 3, "mnist": 1, "images": 1}
-N_TRAIN = {"letter": 20_000, "mnist": 6000, "images": 6000}  # rows at most
-N_JUDGED = 3000
-N_NCA = 2000  # scikit-learn's NCA holds several n x n matrices and takes minutes for more
-EPOCHS = 5  # of "fixed" and "peer"
-ONE_BY_ONE = ("loss ", "fixed ", "peer ")
+N_TRAIN = {"letter": 20_000, "mnist": 6000, "images": 6000}  # at most this many rows
+N_SCORED = 3000
+N_NCA = 2000  # rows; scikit-learn's NCA holds several n x n matrices and takes minutes beyond
+EPOCHS = 5  # in "fixed" and "peer"
+SINGLE_LOSS_PREFIXES = ("loss ", "fixed ", "peer ")
 SCORES = ("MAP@R", "recall@1", "EER")
 
-# The peer's counterparts of `LOSSES`, as expressions on its names. A class is told the number of
-# classes and the width. Ours and theirs are at their own defaults, in the same geometry.
+# For each loss of skdml, the key of the peer's loss in benchmarks/losses.py. Both are at their own
+# defaults and use the same distance.
 PEER_OF = {
     "angular": "angular",
     "circle": "circle",
@@ -62,6 +68,8 @@ PEER_OF = {
     "supcon": "supcon",
     "triplet": "triplet all",
 }
+# For losses with proxies or class weights, the peer's class. It gets the number of classes and the
+# width of the embedding.
 PEER_CLASSES = {
     "arcface": "ArcFaceLoss",
     "cosface": "CosFaceLoss",
@@ -74,18 +82,18 @@ PEER_CLASSES = {
 }
 
 
-def jitter(points):
-    """Make a view of standardised points: noise added, of a fifth of their deviation."""
+def add_noise(points):
+    """Make a view of standardised points: add noise with standard deviation 0.2."""
     return points + 0.2 * torch.randn_like(points)
 
 
-# What a loss needs beside its name to learn from classes, or to learn at all.
-NEEDS = {
+# Further parameters that a loss needs, to learn from classes or at all.
+EXTRA_PARAMS = {
     "cosent": {"loss__graded": False},
     "fastap": {"distance": "cosine"},
     "histogram": {"distance": "cosine"},
-    "info_nce": {"augment": jitter},
-    "vicreg": {"augment": jitter},
+    "info_nce": {"augment": add_noise},
+    "vicreg": {"augment": add_noise},
 }
 
 
@@ -103,7 +111,7 @@ def load(task, split):
     Returns
     -------
     X, y, X_unseen, y_unseen : ndarray
-        Training points and labels; points of other classes to be judged on, and their labels.
+        Training points and labels; points of unseen classes and their labels.
     """
     if task == "letter":
         X, y = read_keel("letter")
@@ -117,17 +125,17 @@ def load(task, split):
             X, X_test = X.reshape(-1, 1, 28, 28), X_test.reshape(-1, 1, 28, 28)
     rng = np.random.default_rng(split)
     seen = rng.permutation(seen)[: N_TRAIN[task]]
-    unseen = rng.permutation(unseen)[:N_JUDGED]
+    unseen = rng.permutation(unseen)[:N_SCORED]
     return X[seen], y[seen], X_test[unseen], y_test[unseen]
 
 
 def split_classes(y, y_test, classes):
-    """Return the rows of some classes, and the rows of a second set that are of others."""
+    """Return the rows of y in the given classes, and the rows of y_test in other classes."""
     return np.flatnonzero(np.isin(y, classes)), np.flatnonzero(~np.isin(y_test, classes))
 
 
-def judge(Z, y):
-    """Scores of an embedding on its own: a dict of {name: float}."""
+def score_embedding(Z, y):
+    """Return the scores of an embedding: a dict of {name: float}."""
     first, second = np.triu_indices(len(y), k=1)
     return {
         "MAP@R": float(map_at_r(Z, y)),
@@ -137,28 +145,28 @@ def judge(Z, y):
 
 
 def learners():
-    """Return everything that is compared: a dict of {name: estimator}."""
+    """Return all learners to compare: a dict of {name: estimator}."""
     everything = baselines() | {f"{name}()": one for name, one in deep_learners().items()}
     default = DeepEmbedder(random_state=0)
     fixed = DeepEmbedder(early_stopping=False, max_epochs=EPOCHS, random_state=0)
     for kind, embedder in (("loss", default), ("fixed", fixed)):
         for name in LOSSES:
-            chosen = clone(embedder).set_params(loss=name, **NEEDS.get(name, {}))
+            chosen = clone(embedder).set_params(loss=name, **EXTRA_PARAMS.get(name, {}))
             everything[f"{kind} {name}"] = chosen
     for name in LOSSES:
         if name in PEER_OF or name in PEER_CLASSES:
-            everything[f"peer {name}"] = clone(fixed)  # its loss is set when it is needed
+            everything[f"peer {name}"] = clone(fixed)  # evaluate sets its loss
     return everything
 
 
 def peer_loss(name):
-    """Return a loss of pytorch-metric-learning: an instance, or a class to be told of the data."""
+    """Return a loss of pytorch-metric-learning: an instance, or a class if it needs the data."""
     expression = PEER_CLASSES.get(name) or loss_benchmark.LOSSES[PEER_OF[name]][1]
     return eval(expression, loss_benchmark.load_peer())
 
 
 def evaluate(name, estimator, task, split, timeout):
-    """Fit on the classes of a split and judge on its others.
+    """Fit on the training classes of a split and score on its unseen classes.
 
     Returns
     -------
@@ -179,15 +187,15 @@ def evaluate(name, estimator, task, split, timeout):
         with time_limit(timeout):
             estimator.fit(X, y)
         seconds = time.process_time() - start
-        result = judge(estimator.transform(X_unseen), y_unseen)
-    except Exception as error:  # a learner that fails is a result
+        result = score_embedding(estimator.transform(X_unseen), y_unseen)
+    except Exception as error:  # a failure of a learner is a result, too
         return {"error": f"{type(error).__name__}: {error}"[:200]}
     epochs = [estimator.best_epoch_] if hasattr(estimator, "best_epoch_") else []
     return result | {"seconds": seconds, "epochs": epochs}
 
 
-def complete(names, tasks, store, options):
-    """Compute what the store lacks, one fit after the other; return the keys of all results."""
+def compute_missing(names, tasks, store, options):
+    """Compute the results missing in the store, one by one; return the keys of all."""
     known = learners()
     keys = {
         (name, task, split): (name, source_hash(known[name]), task, split)
@@ -195,47 +203,47 @@ def complete(names, tasks, store, options):
         for split in splits_of(task, options)
         for name in names
     }
-    todo = [cell for cell, key in keys.items() if options.fresh or key not in store.results]
-    for count, (name, task, split) in enumerate(todo, start=1):
+    missing = [cell for cell, key in keys.items() if options.fresh or key not in store.results]
+    for count, (name, task, split) in enumerate(missing, start=1):
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = evaluate(name, known[name], task, split, options.timeout)
         store.add(keys[name, task, split], result)
-        print(f"{count} of {len(todo)}: {name} on {task} {split}", file=sys.stderr, flush=True)
+        print(f"{count} of {len(missing)}: {name} on {task} {split}", file=sys.stderr, flush=True)
     return keys
 
 
 def splits_of(task, options):
-    """Return the splits of a task that are asked for."""
+    """Return the requested splits of a task."""
     return range(min(SPLITS[task], options.splits))
 
 
 def rows_of(task, splits, names, keys, results):
-    """Gather the results of a task: for each learner a dict, or the text of its error.
+    """Collect the results of a task: for each learner a dict, or the text of its error.
 
     Returns
     -------
     dict of {str: dict or str}
-        Means over the splits of the scores and the seconds; "worst", the smallest gain in MAP@R
-        over Euclid in any split; "epochs", those kept.
+        Means of the scores and the seconds over the splits; "worst", the smallest gain in MAP@R
+        over Euclid in any split; "epochs", the epochs that were kept.
     """
     rows = {}
     euclid = [results[keys[EUCLID, task, split]] for split in splits]
     for name in names:
-        found = [results[keys[name, task, split]] for split in splits]
-        errors = [result["error"] for result in found if "error" in result]
+        stored = [results[keys[name, task, split]] for split in splits]
+        errors = [result["error"] for result in stored if "error" in result]
         if errors:
             rows[name] = errors[0]
             continue
-        rows[name] = {s: float(np.mean([one[s] for one in found])) for s in (*SCORES, "seconds")}
-        gains = [one["MAP@R"] - base["MAP@R"] for one, base in zip(found, euclid, strict=True)]
+        rows[name] = {s: float(np.mean([one[s] for one in stored])) for s in (*SCORES, "seconds")}
+        gains = [one["MAP@R"] - base["MAP@R"] for one, base in zip(stored, euclid, strict=True)]
         rows[name]["worst"] = min(gains)
-        rows[name]["epochs"] = [*itertools.chain(*(one["epochs"] for one in found))]
+        rows[name]["epochs"] = [*itertools.chain(*(one["epochs"] for one in stored))]
     return rows
 
 
 def print_table(task, rows):
-    """Print a line for each learner: scores, the change against Euclid, and what it took."""
+    """Print a line for each learner: scores, gains over Euclid, seconds and epochs."""
     width = max(map(len, rows))
     print(
         f"\n{task:{width}}  {'MAP@R':>6} {'gain':>6} {'worst':>6} {'rec@1':>6} {'gain':>6} "
@@ -255,19 +263,25 @@ def print_table(task, rows):
 
 
 def select(names, words):
-    """Return those names that have one of the words in them; all, if no word is in any."""
+    """Return the names that contain one of the words; all names if none does."""
     return [name for name in names if any(word in name for word in words)] or list(names)
 
 
 def parse():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="no losses one by one")
-    parser.add_argument("--splits", type=int, default=3, help="of the letters, at most; 3")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="tasks and learners")
-    parser.add_argument("--timeout", type=float, default=600, help="processor seconds a fit; 600")
-    parser.add_argument("--cache", default=CACHE, help=f"folder of the results; {CACHE}")
-    parser.add_argument("--fresh", action="store_true", help="compute all anew")
+    parser.add_argument("--quick", action="store_true", help="skip the single losses")
+    parser.add_argument(
+        "--splits", type=int, default=3, help="number of splits of the letters; default: 3"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="words of tasks, learners"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="limit of a fit, processor s; default: 600"
+    )
+    parser.add_argument("--cache", default=CACHE, help=f"folder of the results; default: {CACHE}")
+    parser.add_argument("--fresh", action="store_true", help="compute all results again")
     return parser.parse_args()
 
 
@@ -276,12 +290,14 @@ def main():
     options = parse()
     torch.set_num_threads(1)
     tasks = select(SPLITS, options.only)
-    names = [name for name in learners() if not (options.quick and name.startswith(ONE_BY_ONE))]
+    names = [
+        name for name in learners() if not (options.quick and name.startswith(SINGLE_LOSS_PREFIXES))
+    ]
     names = select(names, options.only)
     names = [EUCLID, *(name for name in names if name != EUCLID)]
     store = Store(options.cache, "openset.jsonl")
-    keys = complete(names, tasks, store, options)
-    print(f"Unseen classes; {N_JUDGED} points judged, at most {N_TRAIN} to train on")
+    keys = compute_missing(names, tasks, store, options)
+    print(f"Unseen classes: {N_SCORED} points scored; at most {N_TRAIN} training rows")
     for task in tasks:
         splits = splits_of(task, options)
         print_table(task, rows_of(task, splits, names, keys, store.results))

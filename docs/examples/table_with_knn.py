@@ -1,7 +1,8 @@
-"""A table with k-NN: what a learned distance does for nearest neighbours.
+"""k-NN on a table, with and without a learned distance.
 
-The 13 measurements of 178 wines differ in unit and spread, so that Euclid sees little but proline,
-the one with the largest numbers. Scaling helps, a distance learned from the labels helps further.
+The table has 13 measurements of 178 wines, in different units. Proline has the largest numbers and
+dominates the Euclidean distance. Scaling the columns helps; a distance learned from the labels
+helps further.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from skdml import NCA, MahalanobisMetric
 
 X, y = load_wine(return_X_y=True)
-before_knn = {
+steps_before_knn = {
     "raw": [],
     "scaled": [StandardScaler()],
     "whitened, MahalanobisMetric()": [MahalanobisMetric("oas")],
@@ -22,13 +23,13 @@ before_knn = {
     "NCA, in 3 dimensions": [StandardScaler(), NCA(n_components=3, random_state=0)],
 }
 folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=2, random_state=0)
-for name, steps in before_knn.items():
+for name, steps in steps_before_knn.items():
     model = make_pipeline(*steps, KNeighborsClassifier(3))
     accuracy = cross_val_score(model, X, y, cv=folds)
     print(f"{name:32}{accuracy.mean():.3f} ± {accuracy.std():.3f}")
 
-# The distance says what it looks at: the entries of M = LᵀL, in units of each feature's spread.
+# The diagonal of M = LᵀL is the weight of each feature, in units of its standard deviation.
 metric = make_pipeline(StandardScaler(), MahalanobisMetric("oas", within_class=True)).fit(X, y)[-1]
 weight = metric.get_mahalanobis_matrix().diagonal()
 names = np.array(load_wine().feature_names)
-print("weighs most:", ", ".join(names[np.argsort(weight)[::-1][:3]]))
+print("largest weights:", ", ".join(names[np.argsort(weight)[::-1][:3]]))

