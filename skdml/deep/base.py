@@ -1,205 +1,71 @@
-"""DeepEmbedder: a scikit-learn estimator around a skorch net that `fit` builds."""
+"""DeepEmbedder: a network trained by a loss that compares points, as a scikit-learn estimator."""
 
-import contextlib
 import copy
-import pickle
-import warnings
-from numbers import Integral, Real
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-import joblib
 import numpy as np
 import torch
-from sklearn.utils import check_random_state, check_scalar
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
-from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep.data.augmentation import AugmentedDataset
+from skdml.deep._checks import check_parameters
 from skdml.deep.data.datasets import point_of
 from skdml.deep.data.reading import check_dimensions, check_feature_shape, read_training_data
-from skdml.deep.data.samplers import GROUP_BATCHES, make_batches
-from skdml.deep.losses import learns_from
-from skdml.deep.scores import SCORINGS
-from skdml.deep.training.build import NetBuilderMixin
-from skdml.deep.training.checkpoint import SaveState, load_state, set_generators, whole_path
-from skdml.deep.training.held_out import hold_out
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping, Snapshot
-from skdml.distances import LearnedDistance, check_distance
+from skdml.deep.losses import LOSSES, learns_from
+from skdml.deep.networks.map import NetworkMap
+from skdml.deep.parameters import NetParametersMixin
+from skdml.deep.training.build import find_loss
+from skdml.deep.training.checkpoint import SaveCheckpoint
+from skdml.deep.training.fitting import Training, begin_training, report_interruption
+from skdml.deep.training.net import EmbeddingNet
+from skdml.distances import LearnedDistance
 
 
-class DeepEmbedder(NetBuilderMixin, MetricLearner):
-    """Deep learned distance: a network and a loss that compares the samples of a batch.
+class DeepEmbedder(NetParametersMixin, MetricLearner):
+    """Deep learned distance: a network and a loss that compares the points of a batch.
 
-    `fit` builds a skorch net around `module`, trains it on batches of P classes x K samples, stops
-    on retrieval among what was held out, and keeps the best weights; the weights it starts from
-    are a candidate, and so are those midway. `transform` passes points through the network.
-
-    Parameters
-    ----------
-    module : class, callable, torch.nn.Module or None, default=None
-        The network. None builds a `ResidualEmbedder` for tables and a `ConvEmbedder` for images of
-        shape (channels, height, width). A class or a function is called with ``module__*``; where
-        it has parameters `n_features` (or `input_shape`) and `n_components`, it is given these. An
-        instance is copied, never trained in place, and keeps its weights. A network that is built
-        here and has a method ``initialize_from(X)`` is shown training points before training; if
-        the method takes ``y`` or ``groups``, their classes and groups, too.
-    loss : str, class or torch.nn.Module, default="contrastive"
-        A name (see `skdml.deep.losses.LOSSES`), a loss, or its class. It is called
-        ``loss(embeddings, labels)``, with a third argument ``indices_tuple`` where there are
-        tuples, or a miner that the loss does not run itself. Losses of pytorch-metric-learning
-        fit. Its parameters are given by ``loss__*``, with which an instance is built anew. A loss
-        that has to know the number of classes or the width of the embedding is told. Proxies start
-        where the loss has them, at random. "cosent" learns from graded targets, and "info_nce" and
-        "vicreg" from two views, which `augment` makes; a loss of your own says so by an attribute
-        ``learns_from``, "targets" or "views".
-    freeze : {"module"} or None, default=None
-        What is not trained. "module": the given module is a backbone that stays as it is. It runs
-        in evaluation mode, once over all points that `fit` is given; what is trained on its
-        outputs is the head. `transform` passes points through both. The module then gives a
-        vector of any width for each point, and a class is not told `n_components`.
-    head : class, callable, torch.nn.Module or None, default=None
-        The network that is trained on the outputs of a frozen module, given as `module` is, with
-        ``head__*``; None builds a `ResidualEmbedder`. Only with ``freeze="module"``.
-    n_components : int, default=None
-        Width of the embedding. None is what a given module (or head) makes it; for the default
-        network of tables the number of features, at most 768, and for the default head as many as
-        the frozen module gives, so that nothing is lost at the start; for that of images, and for a
-        module that has to be told, 64, or the number of features where that is less.
-    margin : float, default=None
-        The margin of the loss, in units of `distance`; None is the default of the loss. The
-        default networks start with two training points 1 apart on average.
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
-        The base distance, in the loss and in `get_metric`.
-    normalize : bool, default=False
-        Bring embeddings to unit length.
-    miner : str, class, callable or None, default="all"
-        Which pairs and triplets of a batch the loss learns from: a name (see
-        `skdml.deep.miners.MINERS`), a miner, or its class. A callable gets (embeddings, labels) and
-        gives a tuple of indices, as the miners of pytorch-metric-learning do. None leaves it to
-        the loss. Its parameters are given by ``miner__*``.
-    n_per_class : int, default=4
-        K: samples of a class that a batch keeps together, at least 2.
-    batch_size : int, default=128
-        P x K, samples a batch; with tuples, tuples a batch. A batch holds two classes at least.
-    balance_classes : bool, default=False
-        Draw every class equally often, for rare ones: of a frequent class some samples wait for
-        other epochs, those of a rare one come again in later batches. False draws every sample
-        once an epoch.
-    group_batches : {"together", "apart"} or None, default="together"
-        What the `groups` that `fit` is given do. "together": alike samples of a batch come from
-        different groups as far as can be (a face seen by several cameras: what is learned is not
-        the camera). "apart": each batch is of one group (sessions that differ in what is not of
-        interest: a stranger is told by more than the session); groups without two classes, one of
-        them twice, are left out. None pays them no regard.
-    max_epochs : int, default=100
-        Epochs at most.
-    lr : float, default=3e-4
-        Learning rate.
-    proxy_lr : float, default=0.01
-        Learning rate of what the loss itself learns: proxies, boundaries.
-    optimizer : class, default=torch.optim.AdamW
-        A torch optimizer; its parameters are given by ``optimizer__*``.
-    early_stopping : bool, default=True
-        Hold out classes (rows, where classes are few), stop when they are no longer found better,
-        and restore the best weights. False trains to the end on everything. With too few rows to
-        hold out any, training also runs to the end.
-    validation_fraction : float, default=0.2
-        The share of classes, rows or tuples to hold out, in (0, 1).
-    scoring : {"map_at_r", "recall_at_1"} or callable, default="map_at_r"
-        What stopping watches. A callable gets (embeddings, labels) of the held-out classes, or
-        (embeddings, labels, reference, reference_labels) where rows were held out; larger is
-        better. With pairs it is the area under the ROC curve, with triplets the share in order,
-        with views of points without labels the mean reciprocal rank of one among others, with
-        graded targets the rank correlation of distances in the two.
-    patience : int, default=None
-        Epochs without a new best score before training stops. None is 10; where an epoch has less
-        than ten batches, only every so many epochs that these are ten are scored, and patience is
-        for ten such scores.
-    refit : bool, default=True
-        After stopping, train anew on everything, what was held out included, for as many epochs as
-        were best. False keeps the network that was stopped, in half the time.
-    supervision : {"labels"}, default="labels"
-        What `fit` is given; see the subclasses for pairs and triplets.
-    memory_size : int, default=0
-        Cross-batch memory: each batch is also compared with the embeddings of so many points of
-        earlier batches, kept as they were, from the second epoch on. The loss is the mean of that
-        within the batch and that by the memory. Needs ``supervision="labels"`` and a loss that
-        takes references, as most over pairs and triplets do.
-    chunk_size : int, default=None
-        Pass a batch through the network in pieces of at most so many points. The memory is that
-        of a piece, the loss and its gradient are those of the whole batch, and the time is that
-        of one forward pass more. Batch normalisation takes its statistics from each piece. None
-        passes the batch at once.
-    amp : bool, default=False
-        Train the network in automatic mixed precision: bfloat16, or float16 with a scaled gradient
-        on a GPU that has no bfloat16. The loss gets float32. `transform`, and the scores to stop
-        on, stay in full precision.
-    compile : bool, default=False
-        Run the network through `torch.compile` while it trains; its parameters are given by
-        ``compile__*``. `transform` and pickles hold the network as it is.
-    augment : callable, default=None
-        Augments the points that training is shown: it gets a batch of them, a float32 Tensor of
-        shape (n, ...), and gives another of the same shape, by draws from torch's generator. With
-        ``y=None`` it takes the place of labels: two views of a point are alike, and those of
-        different points are not (`batch_size` then counts points, not views). `transform` does not
-        augment.
-    device : str, default="auto"
-        A torch device; "auto" is a GPU where there is one.
-    random_state : int, RandomState instance or None, default=None
-        Decides weights, batches and what is held out. torch's global generator is left alone.
-    warm_start : bool, default=False
-        Begin a further `fit` with the network of the last one. Where its backbone was frozen and
-        `freeze` is now None, backbone and head are trained on together.
-    checkpoint : str or Path, default=None
-        A folder. After each epoch the state of training is written there; the same fit (same
-        parameters, same data), begun again after it was killed, goes on from its last epoch and
-        ends with the same bits. The file is removed when a fit ends. It is a pickle: load none
-        that you do not trust.
-    callbacks : list, default=None
-        skorch callbacks, or (name, callback) pairs. They may watch "train_loss" and, by its name,
-        the score of what is held out, for which then each epoch is scored; a refit repeats the
-        scores for them.
-    verbose : int, default=0
-        1 prints a line for each epoch.
-    **net_params : dict
-        ``module__*``, ``head__*``, ``loss__*`` (or ``criterion__*``, skorch's name),
-        ``miner__*``, ``optimizer__*``, ``iterator_train__*`` (of `torch.utils.data.DataLoader`),
-        ``callbacks__*`` and ``compile__*``, as in skorch. They are parameters like all others:
-        `get_params` shows them and a grid search can search them.
+    `fit` trains a network on batches of P classes with K points each. It stops when held-out data
+    are no longer retrieved better, and keeps the best weights. `transform` passes points through
+    the network. The parameters are those of the constructor, see `__init__`.
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
-        The fitted net; ``net_.module_`` is the network, or the head of a frozen one.
+        The fitted net. ``net_.module_`` is the network, or the head of a frozen one.
     backbone_ : FrozenNetwork or None
         The frozen module as a callable on arrays; None without ``freeze``.
     n_components_ : int
         Width of the embedding.
     history_ : dict of str to ndarray of shape (n_epochs,)
-        For each epoch, before any refit, "loss", "active_share" (of pairs or triplets with a loss),
-        "spread" (root mean square distance to the centre of a batch), "seconds", and, by its name,
-        the score (NaN where an epoch was not scored; see `patience`).
+        One value for each epoch before any refit: "loss"; "active_share", the share of pairs or
+        triplets with a loss above 0; "spread", the root mean square distance to the centre of a
+        batch; "seconds"; and the score under its name, NaN in epochs without a score (see
+        `patience`).
     best_epoch_ : int
         The epoch whose weights were kept; 0 is the start.
     best_share_ : float
-        How much was kept of what training had changed in the network by then: all, 1.0, or, where
-        that was better, half.
+        Which share of the change in the weights was kept: 1.0 is all of it. 0.5 is halfway between
+        the initial weights and those of the best epoch, where halfway was better.
     start_score_, best_score_ : float
-        The score before training, and at the best epoch; NaN without early stopping.
+        The score before training and at the best epoch; NaN without early stopping.
     feature_shape_ : tuple of int
-        The shape of a point.
+        The shape of one point.
     n_features_in_ : int
-        Number of features; for images, of channels.
+        Number of features; for images, the number of channels.
     feature_names_in_ : ndarray of str of shape (n_features_in_,)
-        Names of the columns, where X had some.
+        Names of the columns, if X had names.
 
     See Also
     --------
-    DeepSiameseEmbedder : The contrastive loss.
-    DeepTripletEmbedder : The triplet loss.
-    DeepProxyEmbedder : Proxies that start at the means of their classes, and classify.
+    DeepSiameseEmbedder : Losses over pairs, the contrastive loss first of all.
+    DeepTripletEmbedder : Losses over triplets, the triplet loss first of all.
+    DeepProxyEmbedder : Proxies that start at the means of their classes, and a classifier.
 
     Examples
     --------
@@ -211,61 +77,239 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
     (150, 4)
     """
 
-    _supervisions = ("labels",)
-    _needs_classes = False  # whether none may be held out whole, and y never be lacking
+    _supervisions: tuple[str, ...] = ("labels",)
+    _losses: tuple[str, ...] = tuple(LOSSES)
+    # What None means.
+    _defaults: ClassVar[dict[str, Any]] = {
+        "loss": "contrastive",
+        "normalize": False,
+        "max_epochs": 100,
+    }
 
     def __init__(
         self,
-        module=None,
+        module: Callable[..., torch.nn.Module] | torch.nn.Module | None = None,
         *,
-        freeze=None,
-        head=None,
-        loss="contrastive",
-        n_components=None,
-        margin=None,
-        distance="euclidean",
-        normalize=False,
-        miner="all",
-        n_per_class=4,
-        batch_size=128,
-        balance_classes=False,
-        group_batches="together",
-        max_epochs=100,
-        lr=3e-4,
-        proxy_lr=0.01,
-        optimizer=torch.optim.AdamW,
-        early_stopping=True,
-        validation_fraction=0.2,
-        scoring="map_at_r",
-        patience=None,
-        refit=True,
-        supervision="labels",
-        memory_size=0,
-        chunk_size=None,
-        amp=False,
-        compile=False,
-        augment=None,
-        device="auto",
-        random_state=None,
-        warm_start=False,
-        checkpoint=None,
-        callbacks=None,
-        verbose=0,
-        **net_params,
+        n_components: int | None = None,
+        freeze: Literal["module"] | None = None,
+        head: Callable[..., torch.nn.Module] | torch.nn.Module | None = None,
+        normalize: bool | None = None,
+        loss: str | Callable[..., Any] | None = None,
+        margin: float | None = None,
+        distance: str = "euclidean",
+        miner: str | Callable[..., Any] | None = "all",
+        memory_size: int = 0,
+        supervision: str = "labels",
+        batch_size: int = 128,
+        n_per_class: int = 4,
+        balance_classes: bool = False,
+        group_batches: Literal["together", "apart"] | None = "together",
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        max_epochs: int | None = None,
+        lr: float = 3e-4,
+        proxy_lr: float = 0.01,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        scoring: str | Callable[..., float] = "map_at_r",
+        patience: int | None = None,
+        refit: bool = True,
+        chunk_size: int | None = None,
+        amp: bool = False,
+        compile: bool = False,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        checkpoint: str | Path | None = None,
+        callbacks: list[Any] | None = None,
+        verbose: int = 0,
+        **net_params: Any,
     ):
+        """Set the parameters; `fit` checks them.
+
+        All deep learners have these parameters. The default None of `loss`, `normalize` and
+        `max_epochs` means what the class says.
+
+        Parameters
+        ----------
+        Network
+
+        module : class, callable, torch.nn.Module or None, default=None
+            The network. None builds a `ResidualEmbedder` for tables and a `ConvEmbedder` for
+            images of shape (channels, height, width). A class or a function is called with
+            ``module__*``. It also gets `n_features` (or `input_shape`) and `n_components`, if it
+            has parameters of these names. An instance is copied; it keeps its weights and is never
+            trained in place. If a network that is built here has a method ``initialize_from(X)``,
+            the method is called with training points before training. It also gets their classes
+            and groups, if it has parameters `y` and `groups`.
+        n_components : int, default=None
+            Width of the embedding. None takes the width of a given module (or head). For the
+            default network of tables, None is the number of features, at most 768. For the default
+            head it is the width of the frozen module's output. For images, and for a module that
+            has to be told, it is 64, or the number of features if that is smaller.
+        freeze : {"module"} or None, default=None
+            What is not trained. "module" keeps the given module as it is and trains a head on its
+            outputs. The module runs in evaluation mode, once over all training points. `transform`
+            passes points through both. The module returns a vector of any width for each point; a
+            class is not told `n_components`.
+        head : class, callable, torch.nn.Module or None, default=None
+            The network that is trained on the outputs of a frozen module. It is given like
+            `module`, with ``head__*``. None builds a `ResidualEmbedder`. Only with
+            ``freeze="module"``.
+        normalize : bool, default=None
+            Whether embeddings are scaled to unit length. None is False, and True for
+            `DeepProxyEmbedder`.
+
+        Loss
+
+        loss : str, class, torch.nn.Module or None, default=None
+            A name (see `skdml.deep.losses.LOSSES`), a loss, or its class. None is "contrastive",
+            "triplet" for `DeepTripletEmbedder` and "arcface" for `DeepProxyEmbedder`. The loss is
+            called ``loss(embeddings, labels)``. It gets a third argument ``indices_tuple`` with
+            tuples, or with a miner that the loss does not run itself. Losses of
+            pytorch-metric-learning can be used. Parameters of the loss are set by ``loss__*``; an
+            instance is then built anew. A loss is told the number of classes and the width of the
+            embedding if it asks for them. "cosent" learns from graded targets; "info_nce" and
+            "vicreg" learn from two views, made by `augment`. Your own loss says so by an attribute
+            ``learns_from``, "targets" or "views".
+        margin : float, default=None
+            The margin of the loss, in units of `distance`. None is the default of the loss, 1.0
+            for "contrastive" and 0.2 for "triplet". With the default networks two training points
+            lie 1 apart on average at the start. A cosine distance is at most 2.
+        distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, \
+default="euclidean"
+            The base distance, in the loss and in `get_metric`.
+        miner : str, class, callable or None, default="all"
+            Which pairs or triplets of a batch the loss uses: a name (see
+            `skdml.deep.miners.MINERS`), a miner, or its class. A callable gets (embeddings, labels)
+            and returns a tuple of indices, like the miners of pytorch-metric-learning. None leaves
+            the choice to the loss. Parameters of the miner are set by ``miner__*``.
+        memory_size : int, default=0
+            Cross-batch memory: each batch is also compared with the embeddings of this many points
+            of earlier batches, from the second epoch on. The loss is the mean of the loss within
+            the batch and the loss against the memory. It needs ``supervision="labels"`` and a loss
+            that takes references, like most losses over pairs and triplets.
+        supervision : {"labels", "pairs", "triplets"}, default="labels"
+            What `fit` is given: points with labels; pairs of shape (n_pairs, 2, ...) with 1 (same)
+            and 0 or -1 (different), for `DeepSiameseEmbedder`; triplets (anchor, positive,
+            negative) of shape (n_triplets, 3, ...), for `DeepTripletEmbedder`.
+
+        Batches
+
+        batch_size : int, default=128
+            Number of points in a batch, or number of tuples. At least 2. A batch holds at least two
+            classes.
+        n_per_class : int, default=4
+            How many points of one class a batch keeps together, at least 2.
+        balance_classes : bool, default=False
+            Whether all classes are drawn equally often. Then a rare class comes again in later
+            batches of an epoch, and some points of a frequent class wait for later epochs. False
+            draws every point once in an epoch.
+        group_batches : {"together", "apart"} or None, default="together"
+            How batches use the `groups` that `fit` is given. "together" takes the points of one
+            class from different groups where possible: if groups are cameras, the network does not
+            learn the camera. "apart" makes each batch from one group: if groups are sessions, no
+            two classes are told apart by their session. Groups that do not hold two classes, one of
+            them twice, are then left out. None ignores groups.
+        augment : callable, default=None
+            Augments training points. It gets a batch, a float32 Tensor of shape (n, ...), and
+            returns a Tensor of the same shape. Random draws come from torch's generator. With
+            ``y=None`` it replaces labels: two views of one point are alike, and views of different
+            points are not. `batch_size` then counts points, not views. `transform` does not
+            augment.
+
+        Optimisation
+
+        max_epochs : int, default=None
+            The largest number of epochs. None is 100, and 30 for `DeepProxyEmbedder`.
+        lr : float, default=3e-4
+            Learning rate of the network.
+        proxy_lr : float, default=0.01
+            Learning rate of the parameters of the loss, like proxies and boundaries.
+        optimizer : class, default=torch.optim.AdamW
+            A torch optimizer. Its parameters are set by ``optimizer__*``.
+
+        Stopping
+
+        early_stopping : bool, default=True
+            Whether to hold out some classes (rows, if there are few classes), to stop when they
+            are no longer retrieved better, and to restore the best weights. False trains to the end
+            on all data. If there are too few rows to hold some out, training also runs to the end.
+        validation_fraction : float, default=0.2
+            The share of classes, rows or tuples to hold out, in (0, 1).
+        scoring : {"map_at_r", "recall_at_1"} or callable, default="map_at_r"
+            The score of held-out data. A callable gets (embeddings, labels) of held-out classes. If
+            rows are held out it gets (embeddings, labels, reference, reference_labels). Larger is
+            better. The score of pairs is always the area under the ROC curve. The score of triplets
+            is the share in the right order. The score of views without labels is the mean
+            reciprocal rank of the other view. The score of graded targets is the rank correlation
+            of distances and differences of targets.
+        patience : int, default=None
+            Number of epochs without a new best score before training stops. None is 10. With None
+            the score is computed once every ten batches if an epoch has fewer than ten, and
+            patience counts ten scores.
+        refit : bool, default=True
+            Whether to train again on all data, held-out data included, for the best number of
+            epochs. False keeps the network that was stopped, in half the time.
+
+        Hardware
+
+        chunk_size : int, default=None
+            The largest number of points that pass through the network at once while it trains.
+            Loss and gradient are those of the whole batch. Memory is that of one chunk, at the
+            price of one more forward pass. Batch normalisation uses the statistics of each chunk.
+            None passes the whole batch at once.
+        amp : bool, default=False
+            Whether the network trains in automatic mixed precision: bfloat16, or float16 with a
+            scaled gradient on GPUs without bfloat16. The loss gets float32. `transform` and scores
+            use full precision.
+        compile : bool, default=False
+            Whether `torch.compile` runs the network while it trains. Its parameters are set by
+            ``compile__*``. `transform` and pickles use the network as it is.
+        device : str, default="auto"
+            A torch device. "auto" is a GPU if there is one.
+
+        Running
+
+        random_state : int, RandomState instance or None, default=None
+            Decides initial weights, batches and what is held out. torch's global generator is left
+            as it was.
+        warm_start : bool, default=False
+            Whether the next `fit` begins with the network of the last one. If the last fit froze
+            its module and `freeze` is now None, module and head are trained on together.
+        checkpoint : str or Path, default=None
+            A folder. After each epoch the state of training is written there. If training is
+            killed, the same fit (same parameters, same data) goes on after its last epoch and ends
+            with the same bits. The file is removed when a fit ends. The file is a pickle: do not
+            load one that you do not trust.
+        callbacks : list, default=None
+            skorch callbacks, or pairs (name, callback). They may watch "train_loss" and the score
+            under its name. If a callback watches the score, it is computed in every epoch. A refit
+            repeats the scores for them.
+        verbose : int, default=0
+            1 prints one line for each epoch.
+        **net_params : dict
+            ``module__*``, ``head__*``, ``loss__*`` (or ``criterion__*``, skorch's name),
+            ``miner__*``, ``optimizer__*``, ``iterator_train__*`` (for
+            `torch.utils.data.DataLoader`), ``callbacks__*`` and ``compile__*``, as in skorch. They
+            are ordinary parameters: `get_params` lists them and a grid search can search them.
+        """
         self.module = module
+        self.n_components = n_components
         self.freeze = freeze
         self.head = head
+        self.normalize = normalize
         self.loss = loss
-        self.n_components = n_components
         self.margin = margin
         self.distance = distance
-        self.normalize = normalize
         self.miner = miner
-        self.n_per_class = n_per_class
+        self.memory_size = memory_size
+        self.supervision = supervision
         self.batch_size = batch_size
+        self.n_per_class = n_per_class
         self.balance_classes = balance_classes
         self.group_batches = group_batches
+        self.augment = augment
         self.max_epochs = max_epochs
         self.lr = lr
         self.proxy_lr = proxy_lr
@@ -275,12 +319,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         self.scoring = scoring
         self.patience = patience
         self.refit = refit
-        self.supervision = supervision
-        self.memory_size = memory_size
         self.chunk_size = chunk_size
         self.amp = amp
         self.compile = compile
-        self.augment = augment
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
@@ -289,25 +330,27 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         self.verbose = verbose
         self._net_params = net_params
 
-    def fit(self, X, y=None, groups=None):
+    def fit(
+        self, X: ArrayLike | Dataset, y: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Self:
         """Learn the network.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
-            Points: a table, images as (n_samples, channels, height, width), or a Dataset that is
-            read batch by batch. With ``supervision="pairs"`` or ``"triplets"`` tuples of points,
+            Points: a table, images of shape (n_samples, channels, height, width), or a Dataset that
+            is read batch by batch. With ``supervision="pairs"`` or ``"triplets"``, tuples of points
             of shape (n_tuples, 2, ...) or (n_tuples, 3, ...).
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels of any kind. For a loss that learns from graded targets numbers, or rows of
-            0 and 1 for several labels at once. For pairs 1 (same) and 0 or -1 (different). None for
-            triplets, and with `augment` for points without labels. To a loss that learns from views
-            classes teach nothing; training stops on those that are held out.
+            Class labels of any kind. For a loss that learns from graded targets: numbers, or rows
+            of 0 and 1 for several labels at once. For pairs: 1 (same), 0 or -1 (different). None
+            for triplets, and with `augment` for points without labels. Losses that learn from views
+            ignore class labels; early stopping uses them.
         groups : array-like of shape (n_samples,), default=None
-            The group of each point: a camera, a writer, a session. What becomes of it in batches
-            says `group_batches`. Where rows of known classes are held out to stop on, these are
-            whole groups, if each class has two rows left in others; and so are those that choose
-            the start.
+            The group of each point, like its camera, writer or session. `group_batches` says how
+            batches use it. If rows of known classes are held out, whole groups are held out, as
+            long as each class keeps two rows in other groups. The choice of the initial weights
+            also leaves out whole groups.
 
         Returns
         -------
@@ -317,65 +360,56 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         Raises
         ------
         ValueError
-            If X or y cannot be learned from, or a parameter is out of range or unknown. The
-            learner is as it was.
+            If X or y cannot be learned from, or if a parameter is out of range or unknown. The
+            learner is as it was before.
         RuntimeError
-            If the loss or the weights are no longer finite. After at least one whole epoch the
-            learner is fitted all the same, with its best weights, or without early stopping those
-            of the last epoch that went well. Otherwise it is as it was.
+            If the loss or the weights are no longer finite. After at least one complete epoch the
+            learner is fitted all the same: with its best weights, or without early stopping with
+            those of the last good epoch. Otherwise it is as it was before.
         KeyboardInterrupt
-            If Ctrl-C comes before the first epoch. The learner is as it was.
+            If Ctrl-C comes before the first epoch. The learner is as it was before.
 
         Warns
         -----
         UserWarning
-            If Ctrl-C ends training: the learner is fitted with its best weights so far, or
-            without early stopping those of now. There is no refit then, and of one that is
-            interrupted nothing is kept. A checkpoint stays where it is, and the same fit goes on.
+            If Ctrl-C ends training. The learner is fitted with its best weights so far, or without
+            early stopping with the present ones. A refit does not follow, and an interrupted refit
+            is dropped. A checkpoint stays, and the same fit goes on from it.
         """
         with unchanged_on_error(self):
-            self._check_params()
-            former = self._former()
-            kind, reset = self._kind(y), former is None
-            data = read_training_data(self, X, y, groups, kind=kind, reset=reset)
-            self._number_classes(data, y)
-            path = self._checkpoint_path(data)
-            state = load_state(path) if path else None
-            with self._seeded(state) as seed:
-                self._set_backbone(former)
-                data = self._outputs_or_points(data)
-                train, stopping = self._hold_out(data, seed)
-                first = [] if stopping is None else [("stopping", stopping)]
-                net, trouble = self._train(data, train, seed, former, first, path, state)
-                if isinstance(trouble, RuntimeError) and not net.history:
-                    raise trouble
-                self._meet_held_out(net, data, train, seed)
-                self._keep(net)
-                if self.refit and stopping is not None and trouble is None:
-                    trouble = self._refit(data, net, stopping.name, seed, former, path)
-            if path and trouble is None:
-                path.unlink(missing_ok=True)
-                whole_path(path).unlink(missing_ok=True)
-        if trouble is not None:
-            kept = f"is fitted with its weights after epoch {self.best_epoch_} (0 is the start)."
-            if isinstance(trouble, RuntimeError):
-                raise RuntimeError(f"{trouble} The learner {kept}")
-            warnings.warn(f"Training was interrupted. The learner {kept}", stacklevel=2)
+            check_parameters(self)
+            continued = self._map_of(self.net_) if self._continues() else None
+            previous = self._previous_network(continued)
+            data = self._read(X, y, groups, reset=previous is None)
+            with begin_training(self, data, previous=previous, resumable=True) as training:
+                training.hold_out()
+                training.run(self._resolve("max_epochs"))
+                self._keep(training)
+                if training.may_refit:
+                    training = training.prepare_refit()
+                    training.run(self.best_epoch_)
+                    if training.has_reached(self.best_epoch_):
+                        training.restore_best()
+                        self._keep_net(training)
+            training.remove_checkpoint()
+        report_interruption(training, self.best_epoch_)
         return self
 
-    def partial_fit(self, X, y=None, groups=None):
+    def partial_fit(
+        self, X: ArrayLike | Dataset, y: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Self:
         """Train for one epoch on the given data; the first call builds the network from it.
 
-        Nothing is held out, and there is no early stopping. Network, loss and optimizer are those
-        of the first call, or of the last `fit`: what is set since then on them, `lr` included, is
-        for the next `fit`; what is set on batches counts at once.
+        Nothing is held out, and there is no early stopping. Network, loss and optimizer stay those
+        of the first call, or of the last `fit`. Changes of their parameters, `lr` included, count
+        from the next `fit` on. Changes of parameters of batches count at once.
 
         Parameters
         ----------
         X : array-like or torch Dataset
             As in `fit`.
         y : array-like of shape (n_samples,)
-            As in `fit`; classes may come and go from call to call.
+            As in `fit`. Classes may differ from call to call.
         groups : array-like of shape (n_samples,), default=None
             As in `fit`.
 
@@ -385,75 +419,21 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             The learner.
         """
         with unchanged_on_error(self):
-            self._check_params()
-            first = not self.__sklearn_is_fitted__()
-            if not first and self._knows_classes():
+            check_parameters(self)
+            fitted = self.__sklearn_is_fitted__()
+            if fitted and knows_classes(self.net_.criterion_):
                 raise ValueError(
-                    f"{type(self).__name__} numbers the classes of each call anew, and so cannot "
-                    f"tell which is which in {self.net_.criterion_}. Take DeepProxyEmbedder, which "
-                    "remembers them."
+                    f"{type(self).__name__} numbers the classes of each call anew, but "
+                    f"{self.net_.criterion_} keeps one proxy for each number. Use "
+                    "DeepProxyEmbedder, which remembers the classes."
                 )
-            data = read_training_data(self, X, y, groups, kind=self._kind(y), reset=first)
-            self._train_once(data, first)
+            data = self._read(X, y, groups, reset=not fitted)
+            with begin_training(self, data, net=self.net_ if fitted else None) as training:
+                training.run_one_epoch()
+            self._keep(training)
         return self
 
-    def _train(self, data, rows, seed, former, first, path=None, state=None, n_epochs=None):
-        """Train a net, or go on; return it, and what ended that too early, if anything did."""
-        if state is None:
-            net = self._build(data, rows, seed, former, first, path)
-            self._start_loss(net, data, rows, seed)
-            net.notify("on_train_begin", X=data, y=None)
-        else:
-            net = self._go_on(state, first, path)
-        n_left = (self.max_epochs if n_epochs is None else n_epochs) - len(net.history)
-        return net, net.run(self._shown(data), self._sampler(data, rows, seed, net), n_left)
-
-    def _refit(self, data, stopped, score_name, seed, former, path):
-        """Train on everything; return what ended that too early, and what was stopped is kept."""
-        known = KnownScores(stopped.history, score_name)
-        try:
-            return self._train_on_all(data, stopped, known, seed, former, path)
-        except KeyboardInterrupt as interrupt:  # before the first epoch
-            return interrupt
-
-    def _train_on_all(self, data, stopped, known, seed, former, path):
-        """Train anew on what was held out, too, and keep the epoch that was best without it."""
-        path = path and whole_path(path)
-        state = load_state(path) if path else None
-        if state is None:
-            torch.manual_seed(seed)
-        rows = np.arange(len(data))
-        options = {"path": path, "state": state, "n_epochs": self._n_epochs_on_all()}
-        kept = Snapshot(self.best_epoch_, self.best_share_)
-        first = [("scores", known), ("stopping", kept)]
-        net, trouble = self._train(data, rows, seed, former, first, **options)
-        if trouble is None or len(net.history) > self.best_epoch_:
-            net.history = stopped.history  # it has the scores
-            self._keep_net(net)
-        return trouble
-
-    def _train_once(self, data, first):
-        """Train for one epoch: a new net, or a copy, for one that fails must not stay halfway."""
-        rows = np.arange(len(data))
-        with self._seeded() as seed:
-            if first:
-                self._set_backbone()
-            data = self._outputs_or_points(data)
-            net = self._build(data, rows, seed) if first else copy.deepcopy(self.net_)
-            torch.manual_seed(seed + len(net.history))  # not the same dropout in each call
-            if first:
-                self._start_loss(net, data, rows, seed)
-                net.notify("on_train_begin", X=data, y=None)
-            else:
-                net.check_monitors()
-                self._make_room(net, data, seed)
-                net.empty_memory()
-            trouble = net.run(self._shown(data), self._sampler(data, rows, seed, net), 1)
-        if isinstance(trouble, RuntimeError):
-            raise trouble
-        self._keep(net)
-
-    def transform(self, X):
+    def transform(self, X: ArrayLike | Dataset) -> NDArray[np.float32]:
         """Embed points.
 
         Parameters
@@ -467,27 +447,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             f(X).
         """
         check_is_fitted(self)
-        return self._pass(X, self._map())
+        return self._embed(X, self._map_of(self.net_))
 
-    def _pass(self, X, f):
-        """Check points, and pass them through a network."""
-        if isinstance(X, Dataset):
-            if len(X) == 0:
-                raise ValueError("The Dataset is empty; give one with at least one item.")
-            check_feature_shape(self, tuple(point_of(X[0]).shape))
-            Z = f.embed(X)
-            if n_bad := (~np.isfinite(Z)).any(axis=1).sum():
-                raise ValueError(
-                    f"{n_bad} of {len(Z)} embeddings are not finite; see that the points of the "
-                    "Dataset are."
-                )
-            return Z
-        check_dimensions(self, X)
-        X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
-        check_feature_shape(self, X.shape[1:])
-        return f.embed(X)
-
-    def get_metric(self):
+    def get_metric(self) -> LearnedDistance:
         """Return the learned distance as a callable.
 
         Returns
@@ -496,273 +458,134 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             d, with a copy of the network. It embeds each distinct point once.
         """
         check_is_fitted(self)
-        f = self._map()
-        return LearnedDistance(f.by(copy.deepcopy(f.module)), self.distance, distinct=True)
+        return self._metric_of(self._map_of(self.net_))
 
-    def _map(self):
-        """Return f as it is now."""
-        return self._map_of(self.net_)
+    def _resolve(self, name: str) -> Any:
+        """Return a parameter, or what None means in this class."""
+        value = getattr(self, name)
+        return self._defaults[name] if value is None else value
 
-    def _map_of(self, net):
-        """Return the network of a net, behind the backbone, as a map of points."""
-        f = net.map()
-        f.feature_shape, f.backbone = self.feature_shape_, self.backbone_
-        return f
+    def _continues(self) -> bool:
+        """Whether `fit` begins with the network of the last fit."""
+        return self.warm_start and self.__sklearn_is_fitted__()
 
-    def _former(self):
-        """Return the network of the last fit where training begins with it, or None."""
-        if not self.warm_start or not self.__sklearn_is_fitted__():
+    def _previous_network(self, f: NetworkMap | None) -> torch.nn.Module | None:
+        """Return the network to train on, given the embedding to go on from, if there is one."""
+        if f is None:
             return None
-        if self.backbone_ is not None and self.freeze is None:  # thawed
-            return torch.nn.Sequential(self.backbone_.module, self._map().module)
+        if self.backbone_ is not None and self.freeze is None:  # train both on together
+            return torch.nn.Sequential(self.backbone_.module, f.module)
         if self.backbone_ is None and self.freeze is not None:
             raise ValueError(
-                "With warm_start=True freeze='module' goes on with the frozen backbone of the last "
-                "fit, which had none. Give what it learned, net_.module_, to a new "
-                f"{type(self).__name__} as its module."
+                "With warm_start=True, freeze='module' needs the frozen module of the last fit, "
+                "which froze none. Pass the network that was learned, net_.module_, as module to a "
+                f"new {type(self).__name__}."
             )
-        return self._map().module
+        return f.module
 
-    def _kind(self, y):
-        """Say what y is: that of tuples, or for points classes, graded targets or nothing."""
+    def _read(self, X: Any, y: Any, groups: Any, *, reset: bool) -> Any:
+        """Return the training data; `reset` sets the attributes that describe points."""
+        kind = self._supervision_kind(y)
+        return read_training_data(self, X, y, groups, kind=kind, reset=reset)
+
+    def _supervision_kind(self, y: Any) -> str:
+        """Return what training learns from: "labels", "targets", "views", "pairs" or "triplets"."""
         kind = self.supervision
         if kind == "labels":
             given = self.params_of("criterion") | self.params_of("loss")
-            kind = learns_from(self._loss(), **given)
+            kind = learns_from(find_loss(self), **given)
         if kind == "views" and self.augment is None:
             raise ValueError(
-                f"loss={self._loss()!r} compares two views of each point, and nothing makes them. "
-                "Give augment, a callable that augments a batch of points."
+                f"loss={self._resolve('loss')!r} compares two views of each point, but nothing "
+                "makes them. Pass augment, a callable that augments a batch of points."
             )
-        if kind == "labels" and y is None and self._may_lack_y():
+        if kind == "labels" and y is None and self._may_lack_labels():
             kind = "views"
         if self.memory_size and kind != "labels":
             raise ValueError(
-                f"memory_size={self.memory_size} needs classes, by which earlier points are "
-                f"compared; {kind} have none. Take memory_size=0."
+                f"memory_size={self.memory_size} needs class labels to compare a batch with "
+                f"earlier points, and {kind} have none. Set memory_size=0."
             )
         return kind
 
-    def _may_lack_y(self):
-        return self.augment is not None and not self._needs_classes
+    def _may_lack_labels(self) -> bool:
+        return self.augment is not None and not isinstance(self, ClassifierMixin)
 
-    def _knows_classes(self):
-        """Whether the loss knows classes by their numbers; pytorch-metric-learning's do, too."""
-        sizes = [getattr(self.net_.criterion_, name, None) for name in ("n_classes", "num_classes")]
-        return any(size is not None for size in sizes)
-
-    # What a learner that remembers its classes does in addition.
-
-    def _number_classes(self, data, y):
-        """Note what the classes are called."""
-
-    def _n_classes(self, data):
-        return None if data.kind == "targets" else int(data.targets.max()) + 1
-
-    def _start_loss(self, net, data, rows, seed):
-        """Let the loss begin where it knows the classes of some rows."""
-
-    def _make_room(self, net, data, seed):
-        """Let the loss know of classes that are new."""
-
-    def _meet_held_out(self, net, data, train, seed):
-        """Let the loss know of classes that it was not shown."""
-
-    def _n_epochs_on_all(self):
-        """Return how long to train on everything, once the best epoch is known."""
-        return self.best_epoch_
-
-    def _set_distance(self, net, weights):
-        """Let the distance be that of these weights, those of the best epoch."""
-        net.module_.load_state_dict(weights)
-
-    def _go_on(self, state, first, path):
-        """Return the net of a training that was killed, ready for its next epoch."""
-        net = state["net"]
-        net.verbose = self.verbose
-        net.callback(SaveState).path = path  # the folder may have moved
-        set_generators(state["generators"], net.device)
-        if stopping := net.callback(RetrievalStopping):
-            stopping.score = dict(first)["stopping"].score
-        return net
-
-    def _keep(self, net):
-        """Set the fitted attributes, and drop what only training needs."""
-        stopping = net.callback(RetrievalStopping)
+    def _keep(self, training: Training) -> None:
+        """Set the fitted attributes from a training."""
+        net, stopping = training.net, training.stopping
         self.history_ = net.history_table()
         self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
         self.best_share_ = stopping.best_share_ if stopping else 1.0
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
-        self._keep_net(net)
+        self._keep_net(training)
 
-    def _keep_net(self, net):
-        self.n_components_ = net.width(self._input_shape())
-        if kept := net.callback(Snapshot):
-            self._set_distance(net, kept.weights_)
-        net.drop_callbacks(RetrievalStopping, KnownScores, Snapshot, SaveState)
+    def _keep_net(self, training: Training) -> None:
+        """Keep the net of a training, without what only training needs."""
+        net = training.net
+        if training.first is not None:
+            net.history = training.first.net.history  # which has the scores
+        self.n_components_ = net.width(training.input_shape)
+        net.drop_callbacks(*[type(one) for _, one in training.callbacks], SaveCheckpoint)
         net.memory_ = None
-        net.module_.eval()  # so that no thread that embeds has to switch it
+        net.module_.eval()  # transform in several threads then need not switch the mode
+        self.backbone_ = training.backbone
         self.net_ = net
 
-    def _hold_out(self, data, seed):
-        """Return the rows to train on, and what ends training, if something is held out for it."""
-        if not self.early_stopping:
-            return np.arange(len(data)), None
-        train, score = hold_out(
-            data,
-            self.validation_fraction,
-            np.random.default_rng(seed),
-            distance=self.distance,
-            scoring=self.scoring,
-            whole_classes=self.refit or not self._needs_classes,
-            augment=self.augment,
-        )
-        return train, None if score is None else RetrievalStopping(score, self.patience)
+    def _map_of(self, net: EmbeddingNet) -> NetworkMap:
+        """Return the network of a net, after the backbone, as a map of points."""
+        f = net.map()
+        f.feature_shape, f.backbone = self.feature_shape_, self.backbone_
+        return f
 
-    def _shown(self, data):
-        """Return what the network is shown of the data while it trains."""
-        if self.augment is None:
-            return data
-        return AugmentedDataset(data, self.augment, n_views=2 if data.kind == "views" else 1)
+    def _metric_of(self, f: NetworkMap) -> LearnedDistance:
+        """Return the distance between points that a copy of f embeds."""
+        return LearnedDistance(f.by(copy.deepcopy(f.module)), self.distance, distinct=True)
 
-    def _sampler(self, data, rows, seed, net):
-        """Return the batches of the epochs to come."""
-        sampler = make_batches(
-            data,
-            rows,
-            self.batch_size,
-            n_per_class=self.n_per_class,
-            balanced=self.balance_classes,
-            group_batches=self.group_batches,
-            seed=seed,
-        )
-        sampler.epoch = len(net.history)
-        return sampler
-
-    def _checkpoint_path(self, data):
-        """Return the file of this very fit, told by its parameters and its data."""
-        if self.checkpoint is None:
-            return None
-        silent = ("checkpoint", "verbose", "device")
-        params = {k: v for k, v in self.get_params(deep=False).items() if k not in silent}
-        points = data.X if hasattr(data, "X") else len(data)
-        try:
-            said = (data.targets, data.groups, data.classes)
-            name = joblib.hash((type(self).__name__, params, points, *said))
-        except (pickle.PicklingError, AttributeError) as error:
-            raise ValueError(
-                "checkpoint tells this very fit by its parameters, and one of them cannot be "
-                f"pickled: {error.args[0]}. Define functions and classes in a module, by name."
-            ) from error
-        return Path(self.checkpoint) / f"{name}.fit"
-
-    @contextlib.contextmanager
-    def _seeded(self, state=None):
-        """Seed torch from `random_state`, and leave its global generators as they were."""
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        if state is not None:  # without a random_state, a fit that goes on keeps its seed
-            seed = state["seed"]
-        device = torch.device(self._device())
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield seed
-
-    def _check_params(self):
-        for name, low in [
-            ("batch_size", 2),
-            ("n_per_class", 2),
-            ("max_epochs", 1),
-            ("memory_size", 0),
-        ]:
-            check_scalar(getattr(self, name), name, Integral, min_val=low)
-        for name in (
-            *("normalize", "balance_classes", "early_stopping", "refit"),
-            *("amp", "compile", "warm_start"),
-        ):
-            check_scalar(getattr(self, name), name, (bool, np.bool_))
-        for name in ("n_components", "chunk_size", "patience"):
-            if getattr(self, name) is not None:
-                check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.verbose, "verbose", Integral)
-        self._check_freeze()
-        for name, high in [("lr", None), ("proxy_lr", None), ("validation_fraction", 1)]:
-            value, bounds = getattr(self, name), {"min_val": 0, "max_val": high}
-            check_scalar(value, name, Real, **bounds, include_boundaries="neither")
-            if not np.isfinite(value):  # a NaN is within any bounds
-                raise ValueError(f"{name} has to be a finite number; got {value}.")
-        if self.augment is not None and not callable(self.augment):
-            raise ValueError(
-                f"augment={self.augment!r} is no callable, which gets a batch of points and gives "
-                "as many of the same shape."
-            )
-        if not callable(self.optimizer):
-            raise ValueError(
-                f"optimizer={self.optimizer!r} is no optimizer: give a class, as torch.optim.AdamW."
-            )
-        if self.supervision not in self._supervisions:
-            raise ValueError(
-                f"supervision={self.supervision!r} is unknown to {type(self).__name__}; choose one "
-                f"of {list(self._supervisions)}."
-            )
-        if self.group_batches not in GROUP_BATCHES:
-            raise ValueError(
-                f"group_batches={self.group_batches!r} is unknown; choose one of "
-                f"{list(GROUP_BATCHES)}."
-            )
-        if not callable(self.scoring) and self.scoring not in SCORINGS:
-            raise ValueError(
-                f"scoring={self.scoring!r} is unknown; choose one of {sorted(SCORINGS)}, or give a "
-                "callable."
-            )
-        self._check_callbacks()
-        check_distance(self.distance)
-        self._built_miner()
-        if self.margin is not None:
-            check_scalar(self.margin, "margin", Real)
-
-    def _check_callbacks(self):
-        if not isinstance(self.callbacks, (list, tuple, type(None))):
-            raise ValueError(f"callbacks={self.callbacks!r} is no list; give a list of callbacks.")
-        for one in self.callbacks or ():
-            one = one[-1] if isinstance(one, tuple) and len(one) == 2 else one
-            is_class = isinstance(one, type) and issubclass(one, Callback)
-            if not (one is None or is_class or isinstance(one, Callback)):
+    def _embed(self, X: Any, f: NetworkMap) -> NDArray[np.float32]:
+        """Check points, and embed them."""
+        if isinstance(X, Dataset):
+            if len(X) == 0:
+                raise ValueError("The Dataset is empty. Pass one with at least one item.")
+            check_feature_shape(self, tuple(point_of(X[0]).shape))
+            Z = f.embed(X)
+            if n_bad := (~np.isfinite(Z)).any(axis=1).sum():
                 raise ValueError(
-                    f"callbacks holds {one!r}, which is no callback; give those of "
-                    "skorch.callbacks, or pairs (name, callback)."
+                    f"{n_bad} of {len(Z)} embeddings are not finite. Check that the points of the "
+                    "Dataset are finite."
                 )
-
-    def _check_freeze(self):
-        if self.freeze not in (None, "module"):
-            raise ValueError(f"freeze={self.freeze!r} is unknown; give None or 'module'.")
-        if self.freeze is not None and self.module is None:
-            raise ValueError(
-                "freeze='module' with module=None would freeze a network that has learned nothing. "
-                "Give the module that is to stay as it is."
-            )
-        if self.freeze is not None and self.augment is not None:
-            raise ValueError(
-                "augment makes other points for each epoch, and with freeze='module' points pass "
-                "through the module once. Give one of the two."
-            )
-        for_head = ["head"] if self.head is not None else []
-        for_head += [f"head__{name}" for name in self.params_of("head")]
-        if self.freeze is None and for_head and not self.warm_start:
-            raise ValueError(
-                f"{for_head} were given, but there is no head without freeze='module': what is "
-                "trained is the module."
-            )
+            return Z
+        check_dimensions(self, X)
+        X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
+        check_feature_shape(self, X.shape[1:])
+        return f.embed(X)
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.n_components_
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.supervision != "triplets" and not self._may_lack_y()
+        tags.target_tags.required = self.supervision != "triplets" and not self._may_lack_labels()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def knows_classes(loss: Any) -> bool:
+    """Whether a loss keeps something for each class, like a proxy.
+
+    Parameters
+    ----------
+    loss : callable
+        The loss, one of pytorch-metric-learning or any other.
+
+    Returns
+    -------
+    bool
+        Whether it has a number of classes.
+    """
+    return any(getattr(loss, name, None) is not None for name in ("n_classes", "num_classes"))

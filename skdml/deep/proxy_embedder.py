@@ -1,82 +1,70 @@
-"""The proxy learner: one learned point for each class."""
+"""The proxy learner: one learned point for each class, a classifier and a distance."""
 
 import copy
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import Callback
+from torch.utils.data import Dataset
 
 from skdml.base import unchanged_on_error
+from skdml.deep._checks import check_parameters
 from skdml.deep._statistics import places
 from skdml.deep.base import DeepEmbedder
-from skdml.deep.data.reading import read_training_data
 from skdml.deep.losses import LOSSES
+from skdml.deep.networks.map import NetworkMap
+from skdml.deep.training.build import find_loss
+from skdml.deep.training.fitting import Training, begin_training, report_interruption
+from skdml.deep.training.net import EmbeddingNet
+from skdml.distances import LearnedDistance
 
-# Proxies start at the mean of so many points of their class, or of all it has.
+# A proxy starts at the mean of this many points of its class, or of all if there are fewer.
 POINTS_PER_PROXY = 32
 
 
 class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
-    r"""Deep learned distance from proxies: a learned point for each class, which also classifies.
+    r"""Deep learned distance from proxies: one learned point for each class. It also classifies.
 
     .. math:: \hat y(x) = \operatorname{argmax}_c \; a_c(f(x)), \quad
         P(c \mid x) \propto e^{a_c(f(x))}
 
-    where the logit a_c is the larger the nearer the proxy of class c is. Each point is compared
-    with proxies instead of with other points, so that nothing depends on how a batch is drawn.
-    Proxies are parameters of the fitted net; they start at the means of their classes.
+    The logit a_c is larger the nearer the proxy of class c is. Each point is compared with proxies,
+    not with other points, so the loss does not depend on how batches are drawn. Proxies are
+    parameters of the fitted net. They start at the means of their classes.
 
-    To know the classes that it is shown a network trains to the end, and there it has forgotten
-    those it is not shown. So one training gives two networks: `predict` runs the last, to which
-    the proxies belong, `transform` and `get_metric` that of the epoch (0 being the start) at which
-    held-out classes were found best. Where Ctrl-C ends the first training, the classifier was not
-    shown the held-out classes: it knows them by the means of their points, which are their proxies.
+    A classifier has to train to the end, but a network that trains to the end retrieves unseen
+    classes badly. One `fit` therefore keeps two networks. `predict` uses the network and the
+    proxies after the last epoch. `transform` and `get_metric` use the network of the epoch (0 is
+    the start) at which held-out classes were retrieved best. If Ctrl-C ends training before the
+    refit, the classifier was not trained on the held-out classes; their proxies are the means of
+    their points.
 
-    Parameters
-    ----------
-    module : class, callable, torch.nn.Module or None, default=None
-        The network; None builds one for tables or images. See `DeepEmbedder`.
-    loss : str, class or torch.nn.Module, default="arcface"
-        A proxy or margin softmax loss of `skdml.deep.losses`: "proxy_anchor", "proxy_nca",
-        "soft_triple", "normalized_softmax", "arcface", "cosface", "sphereface",
-        "subcenter_arcface", "center", such a loss, or its class. Its parameters are given by
-        ``loss__*``.
-    normalize : bool, default=True
-        Bring embeddings to unit length, where Euclidean distances rank as cosines do; these are
-        what most of the losses see.
-    max_epochs : int, default=30
-        How many epochs the classifier is trained, and the distance at most.
-    proxy_lr : float, default=0.01
-        Learning rate of the proxies.
-    early_stopping : bool, default=True
-        Train once without some of the classes (rows, where classes are few), to see which epoch
-        finds them best, and then on everything, up to `max_epochs`. False trains on everything
-        alone, and takes the last network for both: where only known classes are ever compared.
-    refit : bool, default=True
-        Train on everything, too. False holds out rows of each class, never whole classes, since
-        each needs its proxy, and keeps the one network that was stopped, for both: training may
-        end before the proxies have learned to classify.
-    freeze, head, n_components, distance, n_per_class, batch_size, balance_classes, \
-group_batches, lr, optimizer, validation_fraction, scoring, patience, augment, chunk_size, amp, \
-compile, device, random_state, warm_start, checkpoint, callbacks, verbose
-        As in `DeepEmbedder`.
-    **net_params : dict
-        ``module__*``, ``head__*``, ``loss__*``, ``optimizer__*``, ``iterator_train__*``,
-        ``callbacks__*`` as in `DeepEmbedder`.
+    All parameters are those of `DeepEmbedder`, see `__init__`. Here None means: `loss` "arcface",
+    `normalize` True and `max_epochs` 30. The `loss` is a proxy or margin softmax loss:
+    "proxy_anchor", "proxy_nca", "soft_triple", "normalized_softmax", "arcface", "cosface",
+    "sphereface", "subcenter_arcface", "center", such a loss, or its class. The `supervision` is
+    "labels"; `miner` and `memory_size` keep their defaults, because no two points of a batch are
+    compared. With ``early_stopping=False`` the last network is used for both purposes; do so if
+    only known classes are compared. With ``refit=False`` rows of every class are held out, never
+    whole classes, because each class needs its proxy. The network that was stopped then serves both
+    purposes, and training may end before the proxies have learned to classify.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The classes, sorted; those that `partial_fit` met later follow after them.
+        The classes, sorted. Classes that `partial_fit` meets later follow after them.
     distance_network_ : NetworkMap or None
-        The network of the distance, as a callable on arrays; None where that is ``net_.module_``.
-        A warm start begins with it.
+        The network of the distance, as a callable on arrays. None if it is ``net_.module_``. A warm
+        start begins with it.
     net_, backbone_, n_components_, history_, best_epoch_, best_share_, start_score_, best_score_, \
 feature_shape_, n_features_in_, feature_names_in_
-        As in `DeepEmbedder`. ``net_.module_`` is the network of the classifier, and
-        ``net_.criterion_.proxies`` are its proxies; epochs and scores are those of the distance.
+        As in `DeepEmbedder`. ``net_.module_`` is the network of the classifier and
+        ``net_.criterion_.proxies`` are its proxies. Epochs and scores are those of the distance.
 
     See Also
     --------
@@ -99,83 +87,74 @@ feature_shape_, n_features_in_, feature_names_in_
     True
     """
 
-    _needs_classes = True
+    _losses = tuple(name for name, loss in LOSSES.items() if hasattr(loss, "logits"))
+    _defaults: ClassVar[dict[str, Any]] = {"loss": "arcface", "normalize": True, "max_epochs": 30}
 
-    def __init__(
+    def fit(
+        self, X: ArrayLike | Dataset, y: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Self:
+        """Learn the network of the classifier, its proxies, and the network of the distance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
+            Points, as in `DeepEmbedder.fit`.
+        y : array-like of shape (n_samples,)
+            Class labels of any kind.
+        groups : array-like of shape (n_samples,), default=None
+            The group of each point, as in `DeepEmbedder.fit`.
+
+        Returns
+        -------
+        self
+            The fitted learner.
+
+        Raises
+        ------
+        ValueError, RuntimeError, KeyboardInterrupt
+            As in `DeepEmbedder.fit`.
+
+        Warns
+        -----
+        UserWarning
+            If Ctrl-C ends training, as in `DeepEmbedder.fit`.
+        """
+        with unchanged_on_error(self):
+            self._check()
+            continued = self._distance_map() if self._continues() else None
+            previous = self._previous_network(continued)
+            data = self._read(X, y, groups, reset=previous is None)
+            self.classes_ = np.unique(column_or_1d(y))  # data.targets are places in it
+            with begin_training(self, data, previous=previous, resumable=True) as training:
+                training.hold_out(whole_classes=self.refit)
+                training.callbacks.insert(0, ("proxies", StartProxies(training)))
+                training.run(self._resolve("max_epochs"))
+                start_proxies_of_held_out_classes(training)
+                self._keep(training)
+                self.distance_network_ = None
+                if training.may_refit:
+                    training = training.prepare_refit()
+                    training.callbacks.insert(0, ("proxies", StartProxies(training)))
+                    training.run(self._resolve("max_epochs"))  # the classifier trains to the end
+                    if training.has_reached(self.best_epoch_):
+                        self._keep_net(training)
+                        self.distance_network_ = self._map_with(training.best_weights)
+            training.remove_checkpoint()
+        report_interruption(training, self.best_epoch_)
+        return self
+
+    def partial_fit(
         self,
-        module=None,
-        *,
-        freeze=None,
-        head=None,
-        loss="arcface",
-        n_components=None,
-        distance="euclidean",
-        normalize=True,
-        n_per_class=4,
-        batch_size=128,
-        balance_classes=False,
-        group_batches="together",
-        max_epochs=30,
-        lr=3e-4,
-        proxy_lr=0.01,
-        optimizer=torch.optim.AdamW,
-        early_stopping=True,
-        validation_fraction=0.2,
-        scoring="map_at_r",
-        patience=None,
-        refit=True,
-        chunk_size=None,
-        amp=False,
-        compile=False,
-        augment=None,
-        device="auto",
-        random_state=None,
-        warm_start=False,
-        checkpoint=None,
-        callbacks=None,
-        verbose=0,
-        **net_params,
-    ):
-        super().__init__(
-            module,
-            freeze=freeze,
-            head=head,
-            loss=loss,
-            n_components=n_components,
-            distance=distance,
-            normalize=normalize,
-            n_per_class=n_per_class,
-            batch_size=batch_size,
-            balance_classes=balance_classes,
-            group_batches=group_batches,
-            max_epochs=max_epochs,
-            lr=lr,
-            proxy_lr=proxy_lr,
-            optimizer=optimizer,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            scoring=scoring,
-            patience=patience,
-            refit=refit,
-            chunk_size=chunk_size,
-            amp=amp,
-            compile=compile,
-            augment=augment,
-            device=device,
-            random_state=random_state,
-            warm_start=warm_start,
-            checkpoint=checkpoint,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-        self._net_params = net_params  # not to the base: it has parameters that this class lacks
-
-    def partial_fit(self, X, y=None, classes=None, groups=None):
+        X: ArrayLike | Dataset,
+        y: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given data; the first call builds the network from it.
 
-        Classes that were not seen before get proxies, at the means of their points. What was
-        learned of the others is kept. After a `fit` that was stopped, the classifier learns and
-        the distance stays as it is.
+        New classes get proxies at the means of their points. What was learned of other classes is
+        kept. After a `fit` with early stopping, the classifier learns and the distance stays as it
+        is.
 
         Parameters
         ----------
@@ -184,7 +163,7 @@ feature_shape_, n_features_in_, feature_names_in_
         y : array-like of shape (n_samples,)
             Class labels.
         classes : array-like of shape (n_classes,), default=None
-            Classes that are known to come; needed by no call.
+            Classes that later calls will bring. No call needs them.
         groups : array-like of shape (n_samples,), default=None
             As in `fit`.
 
@@ -194,18 +173,52 @@ feature_shape_, n_features_in_, feature_names_in_
             The learner.
         """
         with unchanged_on_error(self):
-            self._check_params()
-            first = not self.__sklearn_is_fitted__()
-            data = read_training_data(self, X, y, groups, kind=self._kind(y), reset=first)
-            known = () if first else self.classes_
-            self._number_classes(data, y, known, () if classes is None else classes)
-            distance = None if first else self.distance_network_
-            self._train_once(data, first)
+            self._check()
+            fitted = self.__sklearn_is_fitted__()
+            data = self._read(X, y, groups, reset=not fitted)
+            known = self.classes_ if fitted else None
+            self.classes_, data.targets = number_classes(y, known=known, more=classes)
+            distance = self.distance_network_ if fitted else None
+            with begin_training(self, data, net=self.net_ if fitted else None) as training:
+                training.n_classes = len(self.classes_)
+                if fitted:
+                    add_classes(training)
+                else:
+                    training.callbacks.append(("proxies", StartProxies(training)))
+                training.run_one_epoch()
+            self._keep(training)
             self.distance_network_ = distance
         return self
 
-    def predict_proba(self, X):
-        """Estimate how probable each class is.
+    def transform(self, X: ArrayLike | Dataset) -> NDArray[np.float32]:
+        """Embed points by the network of the distance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...), or torch Dataset
+            Points.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples, n_components)
+            f(X).
+        """
+        check_is_fitted(self)
+        return self._embed(X, self._distance_map())
+
+    def get_metric(self) -> LearnedDistance:
+        """Return the learned distance as a callable.
+
+        Returns
+        -------
+        LearnedDistance
+            d, with a copy of the network of the distance. It embeds each distinct point once.
+        """
+        check_is_fitted(self)
+        return self._metric_of(self._distance_map())
+
+    def predict_proba(self, X: ArrayLike | Dataset) -> NDArray[np.float64]:
+        """Estimate the probability of each class.
 
         Parameters
         ----------
@@ -215,16 +228,16 @@ feature_shape_, n_features_in_, feature_names_in_
         Returns
         -------
         ndarray of float64, shape (n_samples, n_classes)
-            Probabilities, in the order of `classes_`: the softmax of the logits of the loss.
+            Probabilities in the order of `classes_`: the softmax of the logits of the loss.
         """
         check_is_fitted(self)
-        Z = self._pass(X, self._map_of(self.net_))
-        Z = torch.from_numpy(Z).to(self.net_.device, torch.float64)
+        Z = torch.from_numpy(self._embed(X, self._map_of(self.net_)))
+        Z = Z.to(self.net_.device, torch.float64)
         with torch.no_grad():
             return self.net_.criterion_.logits(Z).softmax(1).cpu().numpy()
 
-    def predict(self, X):
-        """Name the most probable class.
+    def predict(self, X: ArrayLike | Dataset) -> NDArray[Any]:
+        """Return the most probable class of each point.
 
         Parameters
         ----------
@@ -239,71 +252,132 @@ feature_shape_, n_features_in_, feature_names_in_
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def _criterion(self, n_classes):
-        loss, given = super()._criterion(n_classes)
-        if not hasattr(loss, "logits"):
-            names = sorted(name for name, one in LOSSES.items() if hasattr(one, "logits"))
+    def _check(self) -> None:
+        """Raise unless parameters have values that they may have here."""
+        check_parameters(self)
+        for name, needed in (("miner", ("all", None)), ("memory_size", (0,))):
+            if (value := getattr(self, name)) not in needed:
+                raise ValueError(
+                    f"{name}={value!r} compares points with each other, but DeepProxyEmbedder "
+                    f"compares them with proxies. Leave {name} at its default, or use DeepEmbedder."
+                )
+        if not hasattr(find_loss(self), "logits"):
             raise ValueError(
-                f"loss={self.loss!r} has no proxies, and so tells no classes apart; choose one of "
-                f"{names}. DeepEmbedder takes any loss."
+                f"loss={self.loss!r} has no proxies and cannot classify; choose one of "
+                f"{sorted(self._losses)}. DeepEmbedder accepts any loss."
             )
-        return loss, given
 
-    def _number_classes(self, data, y, known=(), more=()):
-        """Set `classes_`, and the targets to places in it; new classes follow the known ones."""
-        y = column_or_1d(y)
-        seen = np.union1d(y, more) if len(more) else np.unique(y)
-        if len(known) and _is_number(seen) != _is_number(known):
-            raise ValueError(
-                f"The classes so far are {known.dtype}, and those in y are {seen.dtype}. Name them "
-                "as before, all by numbers or all by strings."
-            )
-        new = np.setdiff1d(seen, known) if len(known) else seen
-        self.classes_ = np.concatenate([known, new]) if len(known) else new
-        order = np.argsort(self.classes_)
-        data.targets = order[np.searchsorted(self.classes_, y, sorter=order)]
+    def _distance_map(self) -> NetworkMap:
+        if self.distance_network_ is None:
+            return self._map_of(self.net_)
+        return self.distance_network_
 
-    def _n_classes(self, data):
-        return len(self.classes_)
-
-    def _start_loss(self, net, data, rows, seed):
-        """Let proxies start at the means of their classes, unless they came with the loss."""
-        ready = isinstance(net.criterion, torch.nn.Module)
-        if hasattr(net.criterion_, "initialize_from") and not ready:
-            self._start_proxies(net, data, rows, seed)
-
-    def _start_proxies(self, net, data, rows, seed):
-        rows = np.random.default_rng(seed).permutation(rows)
-        rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
-        Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
-        net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
-
-    def _make_room(self, net, data, seed):
-        n_known = net.criterion_.n_classes
-        if len(self.classes_) > n_known:
-            net.grow(len(self.classes_))
-            self._start_proxies(net, data, np.flatnonzero(data.targets >= n_known), seed)
-
-    def _meet_held_out(self, net, data, train, seed):
-        held = ~np.isin(data.targets, data.targets[train])
-        if held.any():
-            self._start_loss(net, data, np.flatnonzero(held), seed)
-
-    def _map(self):
-        return super()._map() if self.distance_network_ is None else self.distance_network_
-
-    def _n_epochs_on_all(self):
-        return self.max_epochs  # the classifier is trained to the end
-
-    def _keep_net(self, net):
-        self.distance_network_ = None
-        super()._keep_net(net)
-
-    def _set_distance(self, net, weights):
-        network = copy.deepcopy(net.module_).eval()
+    def _map_with(self, weights: dict[str, torch.Tensor]) -> NetworkMap:
+        """Return the embedding by a copy of the network with other weights."""
+        network = copy.deepcopy(self.net_.module_).eval()
         network.load_state_dict(weights)
-        self.distance_network_ = self._map_of(net).by(network)
+        return self._map_of(self.net_).by(network)
 
 
-def _is_number(classes):
+class StartProxies(Callback):
+    """Start proxies at the means of their classes, unless the loss was given as an instance.
+
+    Parameters
+    ----------
+    training : Training
+        The training whose rows are averaged.
+    """
+
+    def __init__(self, training: Training):
+        self.rows = training.rows
+        self.seed = training.seed
+
+    def on_train_begin(self, net: EmbeddingNet, X: Any, **kwargs: Any) -> None:
+        """Set the proxies."""
+        is_ready = isinstance(net.criterion, torch.nn.Module)
+        if hasattr(net.criterion_, "initialize_from") and not is_ready:
+            start_proxies(net, X, self.rows, self.seed)
+
+
+def start_proxies(net: EmbeddingNet, data: Any, rows: NDArray[np.intp], seed: int) -> None:
+    """Set the proxies of the classes of some rows to the means of their embeddings.
+
+    Parameters
+    ----------
+    net : EmbeddingNet
+        The net; its loss has the proxies.
+    data : ArrayDataset or LabelledDataset
+        The training data.
+    rows : ndarray of int
+        The rows.
+    seed : int
+        Decides which points of a large class are averaged.
+    """
+    rows = np.random.default_rng(seed).permutation(rows)
+    rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
+    Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
+    net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
+
+
+def start_proxies_of_held_out_classes(training: Training) -> None:
+    """Set the proxies of classes that were not trained on, for a classifier without a refit."""
+    data, trained = training.data, training.data.targets[training.rows]
+    held_out = np.flatnonzero(~np.isin(data.targets, trained))
+    is_ready = isinstance(training.net.criterion, torch.nn.Module)
+    if len(held_out) and hasattr(training.net.criterion_, "initialize_from") and not is_ready:
+        start_proxies(training.net, data, held_out, training.seed)
+
+
+def add_classes(training: Training) -> None:
+    """Give classes that are new to a fitted net their proxies."""
+    net, data = training.net, training.data
+    n_known = net.criterion_.n_classes
+    if training.n_classes > n_known:
+        net.grow(training.n_classes)
+        start_proxies(net, data, np.flatnonzero(data.targets >= n_known), training.seed)
+
+
+def number_classes(
+    y: ArrayLike, *, known: NDArray[Any] | None = None, more: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return all classes, and the place of each label among them.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Class labels.
+    known : ndarray of shape (n_known,), default=None
+        Classes that have their places already. New classes follow after them.
+    more : array-like of shape (n_more,), default=None
+        Further classes.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        The classes.
+    codes : ndarray of int, shape (n_samples,)
+        The place of each label in `classes`.
+
+    Raises
+    ------
+    ValueError
+        If known classes are numbers and labels are strings, or the other way round.
+    """
+    y = column_or_1d(y)
+    seen = np.unique(y) if more is None or len(more) == 0 else np.union1d(y, more)
+    if known is None:
+        classes = seen
+    elif is_numeric(seen) != is_numeric(known):
+        raise ValueError(
+            f"The known classes are of type {known.dtype}, but those in y are of type {seen.dtype}."
+            " Use either numbers or strings in all calls."
+        )
+    else:
+        classes = np.concatenate([known, np.setdiff1d(seen, known)])
+    order = np.argsort(classes)
+    return classes, order[np.searchsorted(classes, y, sorter=order)]
+
+
+def is_numeric(classes: NDArray[Any]) -> bool:
+    """Whether classes are numbers or booleans."""
     return classes.dtype.kind in "biuf"

@@ -1,6 +1,9 @@
-"""How a deep learner builds its net: the network, the loss and the miner that were asked for."""
+"""From the parameters of a learner to its skorch net: network, loss, miner and callbacks."""
 
 import copy
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,25 +24,25 @@ from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.networks.initial import MAX_POINTS
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.parameters import (
-    NetParametersMixin,
     accepted_names,
     check_complete,
     own_params,
     required_names,
 )
 from skdml.deep.training.alarms import CollapseAlarm, IdleAlarm
-from skdml.deep.training.checkpoint import SaveState
+from skdml.deep.training.checkpoint import SaveCheckpoint
 from skdml.deep.training.log import EpochLog
 from skdml.deep.training.memory import check_takes_references
 from skdml.deep.training.net import EmbeddingNet, Width
 
+if TYPE_CHECKING:
+    from skdml.deep.base import DeepEmbedder
+    from skdml.deep.training.fitting import Training
+
 DEFAULT_WIDTH = 64
+WIDEST_TABLE = 768  # the width of most encoders; a narrower embedding would lose unseen classes
 
-
-WIDEST_TABLE = 768  # what most encoders give; less would lose what tells strangers apart
-
-
-# The losses with margins that are distances, and what they call them.
+# Losses whose margins are distances, and the names of these margins.
 MARGINS = {
     ContrastiveLoss: ("margin",),
     LiftedStructureLoss: ("margin",),
@@ -49,227 +52,384 @@ MARGINS = {
 }
 
 
-class NetBuilderMixin(NetParametersMixin):
-    """What builds an `EmbeddingNet` from the parameters of an estimator.
+def build_net(training: "Training") -> EmbeddingNet:
+    """Return an initialised net for a training.
 
-    The estimator says which classes there are (``_n_classes``) and of which shape its points
-    (``feature_shape_``).
+    Parameters
+    ----------
+    training : Training
+        What to train: its learner gives the parameters, its data the shapes and the classes. The
+        network of an earlier fit, if there is one, is trained on.
+
+    Returns
+    -------
+    EmbeddingNet
+        The net.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown, lacking or out of range.
     """
+    learner, trained = training.learner, training.trained_part
+    network, network_given = choose_network(learner, trained, training.input_shape)
+    loss, loss_given = choose_loss(learner, training.n_classes, training.input_shape)
+    parts = {"module": learner.module, trained: network}
+    learner.check_net_params(**parts, criterion=loss, optimizer=learner.optimizer)
+    given = {f"module__{name}": value for name, value in network_given.items()}
+    given |= {f"criterion__{name}": value for name, value in loss_given.items()}
+    given |= skorch_params(learner, trained)
+    if training.previous is not None:  # it is built already
+        network = training.previous
+        given = {name: value for name, value in given.items() if not name.startswith("module__")}
+    check_complete(trained, network, names_after("module__", given))
+    check_complete("loss", loss, names_after("criterion__", given))
+    net = EmbeddingNet(
+        copy_of_module(network),
+        copy_of_module(loss),
+        normalize=learner._resolve("normalize"),
+        miner=None if "miner" in loss_given else miner_for_net(learner),
+        supervision=training.data.kind,
+        optimizer=learner.optimizer,
+        lr=learner.lr,
+        proxy_lr=learner.proxy_lr,
+        memory_size=learner.memory_size,
+        chunk_size=learner.chunk_size,
+        amp=learner.amp,
+        compile=learner.compile,
+        max_epochs=learner._resolve("max_epochs"),
+        callbacks=list_callbacks(training),
+        train_split=None,
+        device=resolve_device(learner.device),
+        verbose=learner.verbose,
+        **given,
+    ).initialize()
+    learner.check_callback_params(net.callback_names())
+    net.check_monitors()
+    show_points(net, training, new=not isinstance(network, torch.nn.Module))
+    return net
 
-    def _set_backbone(self, former=None):
-        """Set `backbone_`: none, or the frozen module, which a former network brings with it."""
-        if self.freeze is None:
-            self.backbone_ = None
-        elif former is None:
-            self.check_net_params(module=self.module)
-            module, given = self._network("module")
-            given.pop("n_components", None)  # a width of its own
-            if not isinstance(module, torch.nn.Module):
-                given |= self.params_of("module")
-                check_complete("module", module, given)
-                module = module(**given)
-            shape = self.feature_shape_
-            self.backbone_ = FrozenNetwork(_own(module), device=self._device(), feature_shape=shape)
 
-    def _outputs_or_points(self, data):
-        """Return what the network to train reads: outputs of a backbone, or the points."""
-        return data if self.backbone_ is None else self.backbone_.read(data)
+def skorch_params(learner: "DeepEmbedder", trained: str) -> dict[str, Any]:
+    """Return the net's own parameters under the names that skorch gives them.
 
-    def _input_shape(self):
-        return self.feature_shape_ if self.backbone_ is None else (self.backbone_.n_outputs,)
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner.
+    trained : {"module", "head"}
+        The part that is trained; skorch calls it the module.
 
-    def _build(self, data, rows, seed, former=None, first=(), path=None):
-        """Return an initialised net that starts at Euclid, or where a former net ended.
+    Returns
+    -------
+    dict
+        Names and values.
+    """
+    names = {trained: "module", "loss": "criterion", "criterion": "criterion"}
+    names |= {name: name for name in ("optimizer", "iterator_train", "callbacks", "compile")}
+    given = {
+        f"{name}__{rest}": value
+        for prefix, name in names.items()
+        for rest, value in learner.params_of(prefix).items()
+    }
+    given.setdefault("callbacks__print_log", EpochLog())
+    return given
 
-        `first` are callbacks that come before those of the user.
-        """
-        trained = "module" if self.backbone_ is None else "head"
-        module, module_given = self._network(trained)
-        criterion, criterion_given = self._criterion(self._n_classes(data))
-        parts = {"module": self.module, trained: module}
-        self.check_net_params(**parts, criterion=criterion, optimizer=self.optimizer)
-        given = {f"module__{name}": value for name, value in module_given.items()}
-        given |= {f"criterion__{name}": value for name, value in criterion_given.items()}
-        names = {trained: "module", "loss": "criterion", "criterion": "criterion"}
-        names |= {name: name for name in ("optimizer", "iterator_train", "callbacks", "compile")}
-        for prefix, name in names.items():
-            params = self.params_of(prefix)
-            given |= {f"{name}__{rest}": value for rest, value in params.items()}
-        given.setdefault("callbacks__print_log", EpochLog())
-        if former is not None:  # its network is built
-            module = former
-            given = {k: v for k, v in given.items() if not k.startswith("module__")}
-        check_complete(trained, module, {k[8:] for k in given if k.startswith("module__")})
-        check_complete("loss", criterion, {k[11:] for k in given if k.startswith("criterion__")})
-        net = EmbeddingNet(
-            _own(module),
-            _own(criterion),
-            normalize=self.normalize,
-            miner=None if "miner" in criterion_given else self._miner(),
-            supervision=data.kind,
-            optimizer=self.optimizer,
-            lr=self.lr,
-            proxy_lr=self.proxy_lr,
-            memory_size=self.memory_size,
-            chunk_size=self.chunk_size,
-            amp=self.amp,
-            compile=self.compile,
-            max_epochs=self.max_epochs,
-            callbacks=self._callbacks(first, path, seed),
-            train_split=None,
-            device=self._device(),
-            verbose=self.verbose,
-            **given,
-        ).initialize()
-        self.check_callback_params(net.callback_names())
-        net.check_monitors()
-        self._start(net, data, rows, seed, new=not isinstance(module, torch.nn.Module))
-        return net
 
-    def _network(self, name):
-        """Return what builds the module or the head, and the shapes to give to it."""
-        module = getattr(self, name)
-        shape = self.feature_shape_ if name == "module" else self._input_shape()
-        widest = DEFAULT_WIDTH if name == "module" else np.inf
-        if module is None:
-            if len(shape) not in (1, 3):
-                raise ValueError(
-                    "module=None builds networks for tables (n_samples, n_features) and for images "
-                    f"(n_samples, channels, height, width); for points of shape {shape} give a "
-                    "module."
-                )
-            if len(shape) == 1:
-                module, widest = ResidualEmbedder, max(widest, WIDEST_TABLE)
-            else:
-                module = ConvEmbedder
-        if isinstance(module, torch.nn.Module):
-            return module, {}
-        if not callable(module):
+def names_after(prefix: str, params: dict[str, Any]) -> set[str]:
+    """Return the names of the parameters with a prefix, without the prefix."""
+    return {name.removeprefix(prefix) for name in params if name.startswith(prefix)}
+
+
+def build_backbone(learner: "DeepEmbedder") -> FrozenNetwork | None:
+    """Return the frozen module of a learner, or None if it freezes nothing.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner; it knows the shape of its points.
+
+    Returns
+    -------
+    FrozenNetwork or None
+        The frozen module.
+    """
+    if learner.freeze is None:
+        return None
+    learner.check_net_params(module=learner.module)
+    module, given = choose_network(learner, "module", learner.feature_shape_)
+    given.pop("n_components", None)  # the width of the embedding is that of the head
+    if not isinstance(module, torch.nn.Module):
+        given |= learner.params_of("module")
+        check_complete("module", module, set(given))
+        module = module(**given)
+    device, shape = resolve_device(learner.device), learner.feature_shape_
+    return FrozenNetwork(copy_of_module(module), device=device, feature_shape=shape)
+
+
+def choose_network(
+    learner: "DeepEmbedder", part: str, shape: tuple[int, ...]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the network, its class or its function, and the shapes that are passed to it.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner.
+    part : {"module", "head"}
+        The parameter that names the network.
+    shape : tuple of int
+        The shape of one point, as the network reads it.
+
+    Returns
+    -------
+    network : class, callable or torch.nn.Module
+        The network.
+    given : dict
+        Of "n_features", "input_shape" and "n_components" those that it takes.
+
+    Raises
+    ------
+    ValueError
+        If there is no default network for points of this shape, or if the network is none.
+    """
+    network = getattr(learner, part)
+    widest = DEFAULT_WIDTH if part == "module" else np.inf
+    if network is None:
+        if len(shape) not in (1, 3):
             raise ValueError(
-                f"{name}={module!r} is no network: give a torch.nn.Module, its class, or a "
-                "function that returns one."
+                "module=None builds networks for tables (n_samples, n_features) and for images "
+                f"(n_samples, channels, height, width). For points of shape {shape} pass a module."
             )
-        width = self.n_components or min(widest, int(np.prod(shape)))
-        shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
-        taken, _ = accepted_names(module)
-        return module, {name: value for name, value in shapes.items() if name in taken}
+        if len(shape) == 1:
+            network, widest = ResidualEmbedder, max(widest, WIDEST_TABLE)
+        else:
+            network = ConvEmbedder
+    if isinstance(network, torch.nn.Module):
+        return network, {}
+    if not callable(network):
+        raise ValueError(
+            f"{part}={network!r} is no network. Pass a torch.nn.Module, its class, or a function "
+            "that returns one."
+        )
+    width = learner.n_components or min(widest, int(np.prod(shape)))
+    shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
+    taken, _ = accepted_names(network)
+    return network, {name: value for name, value in shapes.items() if name in taken}
 
-    def _criterion(self, n_classes):
-        """Return the loss, and the parameters of the estimator that it takes."""
-        loss = self._loss()
-        if isinstance(loss, str):
-            if loss not in LOSSES:
-                raise ValueError(f"loss={loss!r} is unknown; choose one of {sorted(LOSSES)}.")
-            loss = LOSSES[loss]
-        if isinstance(loss, torch.nn.Module):
-            if self.margin is not None:
-                raise ValueError(
-                    f"margin={self.margin} was given with a ready {type(loss).__name__}, which has "
-                    "its own. Set it there, or give the class."
-                )
-            changed = any(name.startswith("loss__") for name in self._net_params)
-            return (type(loss), own_params(loss)) if changed else (loss, {})
-        if not callable(loss):
+
+def choose_loss(
+    learner: "DeepEmbedder", n_classes: int | None, input_shape: tuple[int, ...]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the loss or its class, and the parameters of the learner that it takes.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner.
+    n_classes : int or None
+        Number of classes; None where targets are graded.
+    input_shape : tuple of int
+        The shape of one point, as the trained network reads it.
+
+    Returns
+    -------
+    loss : class, callable or torch.nn.Module
+        The loss.
+    given : dict
+        Its parameters.
+
+    Raises
+    ------
+    ValueError
+        If the loss is unknown, or does not take a parameter that was set.
+    """
+    loss = find_loss(learner)
+    if isinstance(loss, torch.nn.Module):
+        if learner.margin is not None:
             raise ValueError(
-                f"loss={loss!r} is no loss: give one of {sorted(LOSSES)}, a torch.nn.Module, or "
-                "its class."
+                f"margin={learner.margin} was given together with a {type(loss).__name__} instance,"
+                " which has its own margin. Set the margin on the instance, or pass its class."
             )
-        taken, _ = accepted_names(loss)
-        # A name is left to the loss, which knows its distance.
-        miner = self._built_miner() if self.params_of("miner") else self.miner
-        given = {"distance": self.distance, "miner": miner}
-        if self.margin is not None:
-            if "margin" not in taken:
-                raise ValueError(
-                    f"margin={self.margin} was given, but the loss {loss!r} takes none. Its own "
-                    "parameters are set by loss__*."
-                )
-            given["margin"] = self.margin
-        if loss is VICRegLoss:  # as margins, in units of networks whose points start 1 apart
-            given["std"] = None
-        given = {name: value for name, value in given.items() if name in taken}
-        width = Width(self._input_shape())
-        asked = {"n_classes": n_classes, "n_components": width}
-        asked |= {"num_classes": n_classes, "embedding_size": width}  # pytorch-metric-learning
-        required = required_names(loss)
-        return loss, given | {name: value for name, value in asked.items() if name in required}
-
-    def _loss(self):
-        return self.loss
-
-    def _miner(self):
-        """Return what mines for a loss that does not; from all it learns of itself."""
-        miner = self._built_miner()
-        return None if isinstance(miner, AllTripletsMiner) else miner
-
-    def _built_miner(self):
-        return get_miner(self.miner, self.distance, **self.params_of("miner"))
-
-    def _callbacks(self, first, path, seed):
-        """Return the callbacks of the user, copied since training changes them, and ours."""
-        callbacks = [*first]  # what they record may be watched by the others
-        for name in ("active_share", "spread"):
-            averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
-            callbacks.append((name, averaged))
-        callbacks += copy.deepcopy([*(self.callbacks or ())])
-        callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
-        if path is not None:
-            callbacks.append(("state", SaveState(path, seed)))  # last: it saves the others
-        return callbacks
-
-    def _device(self):
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            torch.empty(0, device=torch.device(self.device))
-        except (AssertionError, RuntimeError, TypeError) as error:
+        changed = bool(learner.params_of("loss"))
+        return (type(loss), own_params(loss)) if changed else (loss, {})
+    taken, _ = accepted_names(loss)
+    # The loss builds a miner from its name, because it knows the distance.
+    miner = built_miner(learner) if learner.params_of("miner") else learner.miner
+    given = {"distance": learner.distance, "miner": miner}
+    if learner.margin is not None:
+        if "margin" not in taken:
             raise ValueError(
-                f"device={self.device!r} cannot be used here: {str(error).splitlines()[0]} Give a "
-                "torch device, or 'auto'."
-            ) from error
-        return self.device
-
-    def _start(self, net, data, rows, seed, *, new):
-        """Show a new network some training points, and see what it makes of them."""
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_POINTS])
-        points = next(batches_of_points(data.points(rows), MAX_POINTS)).to(net.device)
-        if not torch.isfinite(points).all():
-            raise ValueError(
-                "Points have to be finite; the Dataset gives some with NaN or infinity. Leave them "
-                "out, or fill in what is missing."
+                f"margin={learner.margin} was given, but the loss {learner._resolve('loss')!r} has "
+                "no margin. Its parameters are set by loss__*."
             )
-        if new and hasattr(net.module_, "initialize_from"):
-            taken, _ = accepted_names(net.module_.initialize_from)
-            known = {"y": data.targets if data.kind == "labels" else None, "groups": data.groups}
-            known = {k: v[rows] for k, v in known.items() if k in taken and v is not None}
-            net.module_.initialize_from(points, **known)
-        width = net.width(self._input_shape())
-        if self.n_components not in (None, width):
-            goes_on = self.warm_start and self.__sklearn_is_fitted__()
-            former = " (with warm_start=True, that of the last fit)" if goes_on else ""
+        given["margin"] = learner.margin
+    if loss is VICRegLoss:  # in units of networks whose points lie 1 apart at the start
+        given["std"] = None
+    given = {name: value for name, value in given.items() if name in taken}
+    width = Width(input_shape)
+    sizes = {"n_classes": n_classes, "n_components": width}
+    sizes |= {"num_classes": n_classes, "embedding_size": width}  # pytorch-metric-learning
+    required = required_names(loss)
+    return loss, given | {name: value for name, value in sizes.items() if name in required}
+
+
+def find_loss(learner: "DeepEmbedder") -> Any:
+    """Return the loss of a learner as a class, a function or an instance.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner. A loss of this package has to be one of the losses the learner accepts; any
+        other class, function or module is taken as it is.
+
+    Returns
+    -------
+    class, callable or torch.nn.Module
+        The loss.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, if the learner does not accept the loss, or if it is no loss.
+    """
+    given, accepted = learner._resolve("loss"), learner._losses
+    loss = LOSSES.get(given) if isinstance(given, str) else given
+    kind = loss if inspect.isclass(loss) else type(loss)
+    if kind in LOSSES.values() and kind not in [LOSSES[name] for name in accepted]:
+        raise ValueError(
+            f"{type(learner).__name__} does not accept loss={given!r}; choose one of "
+            f"{sorted(accepted)}. DeepEmbedder accepts any loss."
+        )
+    if isinstance(given, str) and loss is None:
+        raise ValueError(f"loss={given!r} is unknown; choose one of {sorted(accepted)}.")
+    if not callable(loss):
+        raise ValueError(
+            f"loss={given!r} is no loss. Pass one of {sorted(accepted)}, a torch.nn.Module, or its "
+            "class."
+        )
+    return loss
+
+
+def built_miner(learner: "DeepEmbedder") -> Callable[..., Any]:
+    """Return the miner of a learner, built with its ``miner__*`` parameters."""
+    return get_miner(learner.miner, learner.distance, **learner.params_of("miner"))
+
+
+def miner_for_net(learner: "DeepEmbedder") -> Callable[..., Any] | None:
+    """Return the miner that the net runs for a loss that does not mine; None means no mining."""
+    miner = built_miner(learner)
+    return None if isinstance(miner, AllTripletsMiner) else miner
+
+
+def list_callbacks(training: "Training") -> list[Any]:
+    """Return the callbacks of a net: ours, and copies of the user's, which training changes."""
+    # Ours come first, so that the user's callbacks may watch what they record.
+    callbacks = [*training.callbacks]
+    for name in ("active_share", "spread"):
+        averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
+        callbacks.append((name, averaged))
+    callbacks += copy.deepcopy([*(training.learner.callbacks or ())])
+    callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
+    if training.checkpoint is not None:  # last, because it saves all others
+        save = SaveCheckpoint(training.checkpoint.path, training.seed)
+        callbacks.append(("state", save))
+    return callbacks
+
+
+def resolve_device(device: str) -> str:
+    """Return the torch device for the parameter `device`.
+
+    Parameters
+    ----------
+    device : str
+        A torch device, or "auto": a GPU if there is one.
+
+    Returns
+    -------
+    str
+        The device.
+
+    Raises
+    ------
+    ValueError
+        If the device cannot be used.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here: {str(error).splitlines()[0]} Pass a torch "
+            "device, or 'auto'."
+        ) from error
+    return device
+
+
+def show_points(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
+    """Show training points to a network before training, and check what it returns.
+
+    Parameters
+    ----------
+    net : EmbeddingNet
+        The net.
+    training : Training
+        Its training.
+    new : bool
+        Whether the network was built here. A new network with a method ``initialize_from`` chooses
+        its initial weights by these points.
+
+    Raises
+    ------
+    ValueError
+        If points are not finite, or network and loss do not fit the parameters.
+    """
+    data = training.data
+    rows = np.sort(np.random.default_rng(training.seed).permutation(training.rows)[:MAX_POINTS])
+    points = next(batches_of_points(data.points(rows), MAX_POINTS)).to(net.device)
+    if not torch.isfinite(points).all():
+        raise ValueError(
+            "Points have to be finite, but the Dataset returns NaN or infinity. Leave such points "
+            "out, or fill in the missing values."
+        )
+    if new and hasattr(net.module_, "initialize_from"):
+        taken, _ = accepted_names(net.module_.initialize_from)
+        known = {"y": data.targets if data.kind == "labels" else None, "groups": data.groups}
+        known = {k: v[rows] for k, v in known.items() if k in taken and v is not None}
+        net.module_.initialize_from(points, **known)
+    check_net(net, training)
+
+
+def check_net(net: EmbeddingNet, training: "Training") -> None:
+    """Raise unless the network and the loss fit the parameters of the learner."""
+    learner, width = training.learner, net.width(training.input_shape)
+    if learner.n_components not in (None, width):
+        previous = " of the last fit (warm_start=True)" if training.previous is not None else ""
+        raise ValueError(
+            f"n_components={learner.n_components}, but the module{previous} returns embeddings of "
+            f"width {width}."
+        )
+    net.check_call()
+    if learner._resolve("normalize"):
+        check_margin_in_range(net.criterion_, width)
+    if learner.memory_size:
+        if training.data.groups is not None and learner.group_batches == "apart":
             raise ValueError(
-                f"n_components={self.n_components}, but the module{former} gives embeddings of "
-                f"width {width}."
+                "group_batches='apart' compares points of one group, and memory_size="
+                f"{learner.memory_size} compares them with earlier batches of any group. Use only "
+                "one of the two."
             )
-        net.check_call()
-        if self.normalize:
-            check_reach(net.criterion_, width)
-        if self.memory_size:
-            if data.groups is not None and self.group_batches == "apart":
-                raise ValueError(
-                    "group_batches='apart' compares within a group, and memory_size="
-                    f"{self.memory_size} with earlier batches, of any group. Give one of the two."
-                )
-            check_takes_references(net.compare, width, net.device)
+        check_takes_references(net.compare, width, net.device)
 
 
-def check_reach(loss, width):
-    """Raise if a loss asks for a distance that two points of length 1 cannot have.
+def check_margin_in_range(loss: Any, width: int) -> None:
+    """Raise if a margin is larger than any distance between two points of length 1.
 
     Parameters
     ----------
     loss : callable
-        The loss; those whose margin is a distance are checked.
+        The loss. Only losses whose margin is a distance are checked.
     width : int
         Width of the embedding.
 
@@ -282,11 +442,11 @@ def check_reach(loss, width):
     for name in next((names for kind, names in MARGINS.items() if isinstance(loss, kind)), ()):
         if getattr(loss, name) > largest.get(loss.distance, np.inf):
             raise ValueError(
-                f"{name}={getattr(loss, name):g} cannot be reached: with normalize=True no two "
-                f"points are further apart than {largest[loss.distance]:.3g} ({loss.distance})."
+                f"{name}={getattr(loss, name):g} cannot be reached: with normalize=True two points "
+                f"are at most {largest[loss.distance]:.3g} apart ({loss.distance})."
             )
 
 
-def _own(part):
-    """Copy what is ready-made: training must not change a parameter of the estimator."""
+def copy_of_module(part: Any) -> Any:
+    """Copy an instance, because training must not change a parameter of the learner."""
     return copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part

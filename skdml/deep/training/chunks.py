@@ -2,7 +2,7 @@
 
 import torch
 
-from skdml.deep.training.checkpoint import generators, set_generators
+from skdml.deep.training.checkpoint import generator_states, set_generators
 
 
 def backward_in_pieces(embed, backward, X, n_pieces, module, device):
@@ -48,12 +48,12 @@ def backward_in_pieces(embed, backward, X, n_pieces, module, device):
     """
     pieces = X.tensor_split(n_pieces)
     buffers = [buffer.clone() for buffer in module.buffers()]
-    before = generators(device)
+    before = generator_states(device)
     with torch.no_grad():
         Z = torch.cat([embed(piece) for piece in pieces])
     Z.requires_grad_()
     loss = backward(Z)
-    after = generators(device)  # the loss may have drawn as well
+    after = generator_states(device)  # the loss may have drawn as well
 
     with torch.no_grad():
         for buffer, start in zip(module.buffers(), buffers, strict=True):

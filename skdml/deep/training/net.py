@@ -164,13 +164,15 @@ class EmbeddingNet(NeuralNet):
             How many epochs, unless a callback, Ctrl-C or a loss that is not finite ends them
             before.
 
-        Returns
-        -------
-        KeyboardInterrupt, DivergenceError or None
-            What ended an epoch before its time. After a divergence, weights and history are those
-            of the last epoch that went well, if there was one.
+        Raises
+        ------
+        DivergenceError
+            If loss or weights are no longer finite. Weights and history are then those of the last
+            good epoch, if there was one.
+        InterruptedTraining
+            If Ctrl-C ended an epoch before its end.
         """
-        good, trouble, cut = [], None, False
+        good, ended, cut = [], None, False
         self.sampler_ = DrawnBatches(sampler)
         if self.compile:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
@@ -183,14 +185,14 @@ class EmbeddingNet(NeuralNet):
                 self.fit_loop(dataset, epochs=1)
             self._check_weights()  # a callback may have set them
         except DivergenceError as error:
-            trouble = error
-            self._mend(good)
+            ended = error
+            self._roll_back(good)
         except KeyboardInterrupt as error:  # how callbacks end training, too: after a whole epoch
             cut = len(self.history) > 0 and "train_loss" not in self.history[-1]
             if cut or (stopping and stopping.scoring_):
-                trouble = error
+                ended = InterruptedTraining(error)
         finally:
-            # The one holds the labels, the other what cannot be pickled.
+            # The sampler holds the labels, and compiled code cannot be pickled.
             del self.sampler_
             vars(self).pop("network_", None)
         if n_epochs or self.history:  # otherwise there is no end that a callback could look at
@@ -199,14 +201,15 @@ class EmbeddingNet(NeuralNet):
             stopping.on_train_end(self)  # again: a callback may have loaded what it finds best
         if cut:
             self.history.pop()
-        return trouble
+        if ended is not None:
+            raise ended
 
     def _weights(self):
         if self.callback(RetrievalStopping):
             return None  # it keeps the best, and restores them
         return [state_of(part) for part in self.trained_parts()]
 
-    def _mend(self, good):
+    def _roll_back(self, good):
         """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
         epoch = self.history.pop()
         if good[-1] is not None:
@@ -488,6 +491,10 @@ class EmbeddingNet(NeuralNet):
 
 class DivergenceError(RuntimeError):
     """The loss or the weights are no longer finite."""
+
+
+class InterruptedTraining(Exception):
+    """Ctrl-C ended an epoch before its end."""
 
 
 def check_loss(loss):

@@ -1,0 +1,346 @@
+"""One training: what it reads, where it starts, when it stops, and how it ended."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from skdml.deep.data.augmentation import AugmentedDataset
+from skdml.deep.data.samplers import make_batches
+from skdml.deep.networks.frozen import FrozenNetwork
+from skdml.deep.training.build import build_backbone, build_net, resolve_device
+from skdml.deep.training.checkpoint import (
+    Checkpoint,
+    SaveCheckpoint,
+    find_checkpoint,
+    set_generators,
+)
+from skdml.deep.training.held_out import hold_out
+from skdml.deep.training.net import DivergenceError, EmbeddingNet, InterruptedTraining
+from skdml.deep.training.stopping import KnownScores, RetrievalStopping, Snapshot
+
+if TYPE_CHECKING:
+    from skdml.deep.base import DeepEmbedder
+
+
+class Training:
+    """One training of a network for a learner.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        Gives the parameters. It is not changed.
+    data : ArrayDataset or LabelledDataset
+        What the trained network reads: points, or the outputs of a frozen backbone.
+    seed : int
+        Decides initial weights, batches and what is held out.
+    previous : torch.nn.Module or None, default=None
+        The network of an earlier fit, to train on; None builds a new one.
+    backbone : FrozenNetwork or None, default=None
+        The frozen module before the trained network.
+    checkpoint : Checkpoint or None, default=None
+        Where the state of training is kept.
+    callbacks : list of (str, Callback), default=None
+        Callbacks that run before all others.
+    first : Training or None, default=None
+        The training that found the best epoch, if this is its refit on all data.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        The rows to train on; all until `hold_out` is called.
+    n_classes : int or None
+        Number of classes; None where targets are graded.
+    net : EmbeddingNet or None
+        The net; None until `start`.
+    interruption : DivergenceError, InterruptedTraining or None
+        What ended `run` too early.
+    """
+
+    def __init__(
+        self,
+        learner: "DeepEmbedder",
+        data: Any,
+        seed: int,
+        *,
+        previous: torch.nn.Module | None = None,
+        backbone: FrozenNetwork | None = None,
+        checkpoint: Checkpoint | None = None,
+        callbacks: list[tuple[str, Any]] | None = None,
+        first: "Training | None" = None,
+    ):
+        self.learner = learner
+        self.data = data
+        self.seed = seed
+        self.previous = previous
+        self.backbone = backbone
+        self.checkpoint = checkpoint
+        self.callbacks = callbacks or []
+        self.first = first
+        self.rows = np.arange(len(data))
+        self.n_classes = None if data.kind == "targets" else int(data.targets.max()) + 1
+        self.net: EmbeddingNet | None = None
+        self.interruption: DivergenceError | InterruptedTraining | None = None
+
+    @property
+    def trained_part(self) -> str:
+        """The parameter that names the trained network, "module" or "head"."""
+        return "module" if self.backbone is None else "head"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one point, as the trained network reads it."""
+        return self.learner.feature_shape_ if self.backbone is None else (self.backbone.n_outputs,)
+
+    @property
+    def stopping(self) -> RetrievalStopping | None:
+        """The callback that scores the held-out data; None if nothing is held out."""
+        return next((cb for _, cb in self.callbacks if isinstance(cb, RetrievalStopping)), None)
+
+    @property
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of a refit after the best epoch."""
+        (snapshot,) = (cb for _, cb in self.callbacks if isinstance(cb, Snapshot))
+        return snapshot.weights_
+
+    def hold_out(self, *, whole_classes: bool = True) -> None:
+        """Hold out some of the data to stop by, if the learner stops early.
+
+        Parameters
+        ----------
+        whole_classes : bool, default=True
+            Whether whole classes may be held out. Otherwise rows of every class are.
+        """
+        learner = self.learner
+        if not learner.early_stopping:
+            return
+        self.rows, score = hold_out(
+            self.data,
+            learner.validation_fraction,
+            np.random.default_rng(self.seed),
+            distance=learner.distance,
+            scoring=learner.scoring,
+            whole_classes=whole_classes,
+            augment=learner.augment,
+        )
+        if score is not None:
+            self.callbacks.append(("stopping", RetrievalStopping(score, learner.patience)))
+
+    def start(self) -> None:
+        """Build the net, or read the net of a training that was killed."""
+        state = None if self.checkpoint is None else self.checkpoint.state
+        if state is not None:
+            self.net = self._resume(state)
+            return
+        if self.first is not None:
+            torch.manual_seed(self.seed)
+        self.net = build_net(self)
+        self.net.notify("on_train_begin", X=self.data, y=None)
+
+    def start_from(self, net: EmbeddingNet) -> None:
+        """Train on with a copy of a fitted net, so that a failure leaves the net intact."""
+        self.net = copy.deepcopy(net)
+        torch.manual_seed(self.seed + len(net.history))  # other dropout in each call
+        self.net.check_monitors()
+        self.net.empty_memory()
+
+    def run_one_epoch(self) -> None:
+        """Train for one epoch more; an epoch that Ctrl-C ends early counts for nothing.
+
+        Raises
+        ------
+        DivergenceError
+            If training diverged.
+        """
+        if self.net is None:
+            self.start()
+            torch.manual_seed(self.seed)
+        with contextlib.suppress(InterruptedTraining):
+            self.net.run(self._augmented(), self._batches(), 1)
+
+    def run(self, n_epochs: int) -> None:
+        """Train until the net has had this many epochs, or until something stops it.
+
+        An interruption is kept in `interruption`.
+
+        Parameters
+        ----------
+        n_epochs : int
+            The number of epochs, those before `run` included.
+
+        Raises
+        ------
+        DivergenceError
+            If training diverged before the first epoch was complete.
+        KeyboardInterrupt
+            If Ctrl-C came before the first epoch. In a refit it is an interruption.
+        """
+        try:
+            if self.net is None:
+                self.start()
+            n_left = n_epochs - len(self.net.history)
+            self.net.run(self._augmented(), self._batches(), n_left)
+        except (DivergenceError, InterruptedTraining) as interruption:
+            self.interruption = interruption
+        except KeyboardInterrupt as error:
+            if self.first is None:
+                raise
+            self.interruption = InterruptedTraining(error)
+        if self.first is None and self.diverged and not self.net.history:
+            raise self.interruption
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended because loss or weights were no longer finite."""
+        return isinstance(self.interruption, DivergenceError)
+
+    @property
+    def may_refit(self) -> bool:
+        """Whether a refit on all data follows."""
+        return self.learner.refit and self.stopping is not None and self.interruption is None
+
+    def prepare_refit(self) -> "Training":
+        """Return the training on all data that repeats this one, up to its best epoch."""
+        stopping = self.stopping
+        known = KnownScores(self.net.history, stopping.name)
+        snapshot = Snapshot(stopping.best_epoch_, stopping.best_share_)
+        return Training(
+            self.learner,
+            self.data,
+            self.seed,
+            previous=self.previous,
+            backbone=self.backbone,
+            checkpoint=self.checkpoint and Checkpoint(self.checkpoint.refit_path),
+            callbacks=[("scores", known), ("stopping", snapshot)],
+            first=self,
+        )
+
+    def has_reached(self, epoch: int) -> bool:
+        """Whether training got past an epoch, or ended as it should."""
+        if self.interruption is None:
+            return True
+        return self.net is not None and len(self.net.history) > epoch
+
+    def restore_best(self) -> None:
+        """Give the network of a refit the weights of the best epoch."""
+        self.net.module_.load_state_dict(self.best_weights)
+
+    def remove_checkpoint(self) -> None:
+        """Remove the checkpoints of this fit, unless it was interrupted and may go on."""
+        checkpoint = (self.first or self).checkpoint
+        if checkpoint is not None and self.interruption is None:
+            checkpoint.remove()
+
+    def _resume(self, state: dict[str, Any]) -> EmbeddingNet:
+        """Return the net of a training that was killed, ready for its next epoch."""
+        net = state["net"]
+        net.verbose = self.learner.verbose
+        net.callback(SaveCheckpoint).path = self.checkpoint.path  # the folder may have moved
+        set_generators(state["generators"], net.device)
+        if stopping := net.callback(RetrievalStopping):
+            stopping.score = self.stopping.score
+        self.callbacks = [(name, net.callback(type(one))) for name, one in self.callbacks]
+        return net
+
+    def _augmented(self) -> Any:
+        """Return the data as the network sees it while it trains."""
+        augment = self.learner.augment
+        if augment is None:
+            return self.data
+        return AugmentedDataset(self.data, augment, n_views=2 if self.data.kind == "views" else 1)
+
+    def _batches(self) -> Any:
+        """Return the batches of the epochs to come."""
+        learner = self.learner
+        sampler = make_batches(
+            self.data,
+            self.rows,
+            learner.batch_size,
+            n_per_class=learner.n_per_class,
+            balanced=learner.balance_classes,
+            group_batches=learner.group_batches,
+            seed=self.seed,
+        )
+        sampler.epoch = len(self.net.history)
+        return sampler
+
+
+@contextlib.contextmanager
+def begin_training(
+    learner: "DeepEmbedder",
+    data: Any,
+    *,
+    previous: torch.nn.Module | None = None,
+    net: EmbeddingNet | None = None,
+    resumable: bool = False,
+) -> Iterator[Training]:
+    """Seed torch and give a training of a learner; afterwards torch's generators are as before.
+
+    Parameters
+    ----------
+    learner : DeepEmbedder
+        The learner.
+    data : ArrayDataset or LabelledDataset
+        The training data.
+    previous : torch.nn.Module or None, default=None
+        The network of an earlier fit, for a new net.
+    net : EmbeddingNet or None, default=None
+        A fitted net, to train on with its optimizer.
+    resumable : bool, default=False
+        Whether to look for the checkpoint of this fit.
+
+    Yields
+    ------
+    Training
+        The training, started only if a net was given.
+    """
+    checkpoint = find_checkpoint(learner, data) if resumable else None
+    seed = check_random_state(learner.random_state).randint(2**31 - 1)
+    if checkpoint is not None and checkpoint.state is not None:
+        seed = checkpoint.state["seed"]  # without a random_state, the seed of the killed fit
+    device = torch.device(resolve_device(learner.device))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if net is not None or (previous is not None and learner.freeze is not None):
+            backbone = learner.backbone_
+        else:
+            backbone = build_backbone(learner) if previous is None else None
+        data = data if backbone is None else backbone.read(data)
+        options = {"previous": previous, "backbone": backbone, "checkpoint": checkpoint}
+        training = Training(learner, data, seed, **options)
+        if net is not None:
+            training.start_from(net)
+        yield training
+
+
+def report_interruption(training: Training, epoch: int) -> None:
+    """Tell the user of a training that ended too early; the learner is fitted all the same.
+
+    Parameters
+    ----------
+    training : Training
+        The training.
+    epoch : int
+        The epoch whose weights the learner has; 0 is the start.
+
+    Raises
+    ------
+    DivergenceError
+        If loss or weights were no longer finite.
+
+    Warns
+    -----
+    UserWarning
+        If Ctrl-C ended training.
+    """
+    if training.interruption is None:
+        return
+    kept = f"is fitted with its weights after epoch {epoch} (0 is the start)."
+    if training.diverged:
+        raise DivergenceError(f"{training.interruption} The learner {kept}")
+    warnings.warn(f"Training was interrupted. The learner {kept}", stacklevel=3)
