@@ -39,12 +39,16 @@ def check_parameters(learner: "DeepEmbedder") -> None:
     check_freeze(learner)
     check_choices(learner)
     check_callbacks(learner.callbacks)
-    for name, needed in (("augment", "augments a batch of points"), ("optimizer", "is a class")):
-        value = getattr(learner, name)
-        if value is not None and not callable(value):
-            raise ValueError(f"{name}={value!r} cannot be called. Pass a callable that {needed}.")
-    if learner.optimizer is None:
-        raise ValueError("optimizer=None is no optimizer. Pass a class like torch.optim.AdamW.")
+    if learner.augment is not None and not callable(learner.augment):
+        raise ValueError(
+            f"augment={learner.augment!r} is no callable. Pass one that gets a batch of points and "
+            "returns as many of the same shape."
+        )
+    if not callable(learner.optimizer):
+        raise ValueError(
+            f"optimizer={learner.optimizer!r} is no optimizer. Pass a class, like "
+            "torch.optim.AdamW."
+        )
     check_distance(learner.distance)
     built_miner(learner)
 

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import torch
 from torch.utils.data import DataLoader
@@ -9,8 +11,8 @@ from torch.utils.data import DataLoader
 PREFIXES = ("module", "head", "loss", "criterion", "miner", "optimizer")
 PREFIXES += ("iterator_train", "callbacks", "compile")
 
-# skorch reads one parameter that no optimizer has. The others are not for the user: the sampler
-# makes the batches, and the net knows its weights.
+# skorch reads one parameter that no optimizer has. The user does not set the second kind: the
+# sampler makes the batches, and the net knows its weights.
 MORE = {"optimizer": {"param_groups"}}
 OURS = {
     "optimizer": {"params"},
@@ -20,14 +22,16 @@ OURS = {
 
 
 class NetParametersMixin:
-    """``module__*``, ``optimizer__*`` and the like, kept beside the parameters of the estimator.
+    """``module__*``, ``optimizer__*`` and the like, beside the parameters of the estimator.
 
-    They are what ``**net_params`` of the constructor caught. The constructor and `set_params`
-    accept any, as scikit-learn wants it; `fit` calls `check_net_params`.
+    The constructor catches them by ``**net_params`` and keeps them in `_net_params`. As in
+    scikit-learn, the constructor and `set_params` accept all names, and `fit` checks them.
     """
 
-    def get_params(self, deep=True):
-        """Get the parameters, those for the net (``module__*`` etc.) included.
+    _net_params: dict[str, Any]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, ``module__*`` and the like included.
 
         Parameters
         ----------
@@ -39,10 +43,10 @@ class NetParametersMixin:
         dict
             Names and values.
         """
-        return super().get_params(deep=deep) | self._net_params
+        return super().get_params(deep=deep) | self._net_params  # type: ignore[misc]
 
-    def set_params(self, **params):
-        """Set parameters; ``module__*`` etc. are accepted here and checked by `fit`.
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, ``module__*`` and the like included.
 
         Parameters
         ----------
@@ -54,19 +58,21 @@ class NetParametersMixin:
         self
             The estimator.
         """
-        own = super().get_params(deep=False)
-        super().set_params(**{name: value for name, value in params.items() if name in own})
+        own = super().get_params(deep=False)  # type: ignore[misc]
+        super().set_params(  # type: ignore[misc]
+            **{name: value for name, value in params.items() if name in own}
+        )
         others = {name: value for name, value in params.items() if name not in own}
         self._net_params = self._net_params | others
         return self
 
-    def params_of(self, prefix):
-        """Return the parameters of a prefix, without it; ready-made parts among them are copied.
+    def params_of(self, prefix: str) -> dict[str, Any]:
+        """Return the parameters with a prefix, without the prefix, as copies.
 
         Parameters
         ----------
         prefix : str
-            As ``"miner"``.
+            For example ``"miner"``.
 
         Returns
         -------
@@ -76,14 +82,16 @@ class NetParametersMixin:
         named = ((name.partition("__"), value) for name, value in self._net_params.items())
         return {rest: copy.deepcopy(v) for (first, _, rest), v in named if rest and first == prefix}
 
-    def check_net_params(self, *, module, head=None, criterion=None, optimizer=None):
-        """Refuse parameters that nothing takes, naming those that exist.
+    def check_net_params(
+        self, *, module: Any, head: Any = None, criterion: Any = None, optimizer: Any = None
+    ) -> None:
+        """Raise if a parameter is taken by nothing; the error names those that exist.
 
         Parameters
         ----------
         module, head, criterion, optimizer : class, callable, torch.nn.Module or None
-            What takes the parameters of these names; the criterion those of the loss, too. Those
-            of what is None are not looked at.
+            What takes the parameters of these names; the criterion also takes those of the loss.
+            Parameters for None are not checked.
 
         Raises
         ------
@@ -96,32 +104,27 @@ class NetParametersMixin:
         for name in self._net_params:
             prefix, _, rest = name.partition("__")
             if prefix not in PREFIXES or not rest:
+                own = sorted(super().get_params(deep=False))  # type: ignore[misc]
                 raise ValueError(
-                    f"{owner} has no parameter {name!r}{self._who_has(name)}. Its parameters are "
-                    f"{sorted(super().get_params(deep=False))}, and those that begin with "
-                    f"{[f'{prefix}__' for prefix in PREFIXES]}."
+                    f"{owner} has no parameter {name!r}. Its parameters are {own}, and those that "
+                    f"begin with {[f'{prefix}__' for prefix in PREFIXES]}."
                 )
             target = targets.get(prefix)
             if isinstance(target, torch.nn.Module):
                 raise ValueError(
-                    f"{name!r} is for a {prefix} that is a class, but a ready instance of "
-                    f"{type(target).__name__} was given: built anew with this parameter it would "
-                    "lose its weights. Give the class, or set the parameter on the instance."
+                    f"{name!r} needs a class to build the {prefix} from, but an instance of "
+                    f"{type(target).__name__} was given. If it were built anew it would lose its "
+                    "weights. Pass the class, or set the parameter on the instance."
                 )
             if target is not None:
                 valid, takes_any = accepted_names(target)
                 if not takes_any:
-                    valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
-                    self._check_known(name, valid)
+                    self._check_known(
+                        name, {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
+                    )
 
-    def _who_has(self, name):
-        """Say which more general learner has a parameter, if one has."""
-        bases = [base for base in type(self).__mro__[1:] if issubclass(base, NetParametersMixin)]
-        owners = [base.__name__ for base in bases if name in accepted_names(base)[0]]
-        return f", which {owners[0]} has" if owners else ""
-
-    def check_callback_params(self, names):
-        """Refuse parameters for callbacks that are not there.
+    def check_callback_params(self, names: Iterable[str]) -> None:
+        """Raise if a parameter is for a callback that does not exist.
 
         Parameters
         ----------
@@ -131,13 +134,13 @@ class NetParametersMixin:
         Raises
         ------
         ValueError
-            If a parameter is for another.
+            If a parameter is for another callback.
         """
         for name in self._net_params:
             if name.startswith("callbacks__"):
                 self._check_known(name, names)
 
-    def _check_known(self, name, valid):
+    def _check_known(self, name: str, valid: Iterable[str]) -> None:
         prefix, _, rest = name.partition("__")
         if rest.partition("__")[0] not in valid:
             raise ValueError(
@@ -146,7 +149,7 @@ class NetParametersMixin:
             )
 
 
-def accepted_names(target):
+def accepted_names(target: Callable[..., Any]) -> tuple[list[str], bool]:
     """Return the names of the keyword parameters of a class or function.
 
     Parameters
@@ -159,7 +162,7 @@ def accepted_names(target):
     names : list of str
         The names.
     takes_any : bool
-        Whether there is a ``**`` that takes others, too.
+        Whether a ``**`` takes all other names.
 
     Examples
     --------
@@ -173,7 +176,7 @@ def accepted_names(target):
     return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def required_names(target):
+def required_names(target: Callable[..., Any]) -> list[str]:
     """Return the names of the parameters of a class or function that have no default.
 
     Parameters
@@ -200,26 +203,26 @@ def required_names(target):
         given, _ = accepted_names(owner)
         names += [p.name for p in parameters if p.name in given and p.default is p.empty]
         if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            break  # otherwise what is required is told by the class that *args are passed to
+            break  # otherwise *args go to the next class, which names what is required
     return names
 
 
-def check_complete(name, target, given):
-    """Raise if a class or function is not given all the parameters that it asks for.
+def check_complete(name: str, target: Any, given: Iterable[str]) -> None:
+    """Raise if a class or function is not given all the parameters that it requires.
 
     Parameters
     ----------
     name : str
-        What the learner calls it.
+        The name of the parameter that holds the class or function.
     target : class, callable or torch.nn.Module
-        What is to be built; an instance is already.
+        What is to be built. An instance is built already.
     given : set of str
         The names of the parameters that it is given.
 
     Raises
     ------
     ValueError
-        If one is lacking.
+        If one is missing.
 
     Examples
     --------
@@ -232,22 +235,22 @@ def check_complete(name, target, given):
     """
     if isinstance(target, torch.nn.Module):
         return
-    if lacking := [one for one in required_names(target) if one not in given]:
-        told = f"{name}={getattr(target, '__name__', target)} is built with {lacking}. Give "
-        told += ", ".join(f"{name}__{one}" for one in lacking)
+    if missing := [one for one in required_names(target) if one not in given]:
+        message = f"{name}={getattr(target, '__name__', target)} is built with {missing}. Give "
+        message += ", ".join(f"{name}__{one}" for one in missing)
         if not inspect.isclass(target):
-            told += f"; if it is no function that returns the {name}, but the {name} itself, "
-            told += "give a torch.nn.Module that calls it"
-        raise ValueError(f"{told}.")
+            message += f"; if this function does not return the {name} but is the {name} itself, "
+            message += "pass a torch.nn.Module that calls it"
+        raise ValueError(f"{message}.")
 
 
-def own_params(part):
+def own_params(part: Any) -> dict[str, Any]:
     """Return the parameters that an instance was built with, as it keeps them.
 
     Parameters
     ----------
     part : object
-        An instance whose attributes are named as its parameters.
+        An instance whose attributes are named like its parameters.
 
     Returns
     -------
@@ -257,7 +260,7 @@ def own_params(part):
     Raises
     ------
     ValueError
-        If it does not keep them all, and so cannot be built anew.
+        If it does not keep all of them, so that it cannot be built anew.
 
     Examples
     --------
@@ -270,7 +273,7 @@ def own_params(part):
     lost = [name for name in names if not hasattr(part, name)]
     if takes_any or lost:
         raise ValueError(
-            f"A ready {type(part).__name__} does not tell all the parameters it was built with, so "
-            "it cannot be built anew with others. Give the class."
+            f"This {type(part).__name__} does not keep all the parameters it was built with, so it "
+            "cannot be built anew with others. Pass the class."
         )
     return {name: getattr(part, name) for name in names}

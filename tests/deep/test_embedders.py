@@ -86,7 +86,7 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(Learner, params, me
         (X, np.arange(150), "150 classes has a single sample.* Give at least one class two"),
         (X[:0], y[:0], "0 sample"),
         (X, None, "requires y"),
-        (X.reshape(150, 2, 2), y, "give a module"),
+        (X.reshape(150, 2, 2), y, "pass a module"),
     ],
 )
 @both

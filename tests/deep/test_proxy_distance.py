@@ -25,7 +25,7 @@ def scores(*found):
 
 
 def weights(learner):
-    return learner._map().module.state_dict()
+    return learner._distance_map().module.state_dict()
 
 
 @pytest.mark.parametrize(

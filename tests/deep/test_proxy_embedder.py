@@ -258,7 +258,7 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
 
     learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=Passing, **options).fit(X, y)
     assert learner.net_.criterion_.W.shape == (6, 3)
-    with pytest.raises(ValueError, match="does not tell all the parameters"):
+    with pytest.raises(ValueError, match="does not keep all the parameters"):
         DeepEmbedder(loss=Foreign(3, 4), loss__margin=3).fit(X, y)
 
 
@@ -266,7 +266,7 @@ def test_classes_that_come_and_go_are_not_mistaken_for_each_other():
     learner = DeepEmbedder(loss="arcface", random_state=0).partial_fit(X, y)
     before = learner.transform(X)
     with pytest.raises(
-        ValueError, match=r"numbers the classes of each call anew.* Take DeepProxyEmbedder"
+        ValueError, match=r"numbers the classes of each call anew.* Use DeepProxyEmbedder"
     ):
         learner.partial_fit(X[50:], y[50:])
     assert_array_equal(learner.transform(X), before)
@@ -364,7 +364,7 @@ def test_classes_may_be_announced():
 
 def test_a_loss_without_proxies_is_refused():
     for loss in ("triplet", TripletLoss, TripletLoss()):
-        with pytest.raises(ValueError, match=r"has no proxies.*'arcface'"):
+        with pytest.raises(ValueError, match=r"does not accept loss=.*'arcface'"):
             DeepProxyEmbedder(loss=loss).fit(X, y)
 
 

@@ -97,7 +97,7 @@ def test_search_for_a_miner():
         ({"miner": "hardest"}, "miner must be one of all, hard, .*uniform, or callable"),
         ({"miner": "angular", "miner__angel": 3}, "AngularMiner has no parameter 'angel'"),
         ({"miner": "angular", "miner__angle": 99}, "angle == 99, must be < 90"),
-        ({"miner": len, "miner__angle": 9}, "does not tell all the parameters|no parameter"),
+        ({"miner": len, "miner__angle": 9}, "does not keep all the parameters|no parameter"),
     ],
 )
 def test_bad_miners_are_refused(params, message):

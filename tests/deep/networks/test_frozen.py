@@ -221,10 +221,13 @@ def test_head_of_ones_own(backbone):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"freeze": "head"}, r"freeze='head' is unknown; give None or 'module'"),
-        ({"freeze": "module"}, "with module=None would freeze a network that has learned nothing"),
-        ({"head": Head}, r"\['head'\] were given, but there is no head"),
-        ({"head__n_hidden": 3}, r"\['head__n_hidden'\] were given, but there is no head"),
+        ({"freeze": "head"}, r"freeze='head' is unknown; choose None or 'module'"),
+        ({"freeze": "module"}, "with module=None would freeze random weights"),
+        ({"head": Head}, r"\['head'\] were given, but only freeze='module' has a head"),
+        (
+            {"head__n_hidden": 3},
+            r"\['head__n_hidden'\] were given, but only freeze='module' has a head",
+        ),
         ({"freeze": "module", "module": 3}, "module=3 is no network"),
         ({"freeze": "module", "module": Backbone, "head": 3}, "head=3 is no network"),
         (
@@ -237,7 +240,7 @@ def test_head_of_ones_own(backbone):
         ),
         (
             {"freeze": "module", "module": nn.Flatten(), "module__start_dim": 1},
-            "'module__start_dim' is for a module that is a class",
+            "'module__start_dim' needs a class to build the module from",
         ),
         (
             {"freeze": "module", "module": nn.Identity()},
@@ -246,7 +249,7 @@ def test_head_of_ones_own(backbone):
         (
             {"freeze": "module", "module": nn.Flatten(), "head": nn.Linear(64, 5)}
             | {"n_components": 4},
-            "n_components=4, but the module gives embeddings of width 5",
+            "n_components=4, but the module returns embeddings of width 5",
         ),
     ],
 )
@@ -366,7 +369,7 @@ def test_thawed_backbone_is_trained_with_its_head(backbone):
     assert (body.stem[0].weight != weight).any()
     assert (learner.transform(X) != first).any()
     assert_array_equal(backbone.stem[0].weight.detach(), weight)
-    with pytest.raises(ValueError, match="frozen backbone of the last fit, which had none"):
+    with pytest.raises(ValueError, match="frozen module of the last fit, which froze none"):
         learner.set_params(freeze="module").fit(X, y)
 
 

@@ -139,7 +139,7 @@ def test_every_loss_remembers_or_says_why_it_cannot(name):
     options = {**OPTIONS, "max_epochs": 2, "lr": 1e-4, "distance": "cosine"}
     learner = DeepEmbedder(SMALL, loss=name, memory_size=50, **options)
     if learns_from(name) != "labels":
-        with pytest.raises(ValueError, match=r"needs classes, by which .* have none"):
+        with pytest.raises(ValueError, match=r"needs class labels to compare .* have none"):
             learner.set_params(augment=torch.clone).fit(X, Y)
         return
     if hasattr(LOSSES[name], "logits"):  # proxies take the place of other points
@@ -185,14 +185,16 @@ def test_what_cannot_be_is_refused(params, message):
 def test_pairs_have_no_classes_to_remember():
     pairs = np.stack([X[:40], X[40:80]], axis=1)
     learner = DeepSiameseEmbedder(supervision="pairs", memory_size=20)
-    with pytest.raises(ValueError, match="memory_size=20 needs classes"):
+    with pytest.raises(ValueError, match="memory_size=20 needs class labels"):
         learner.fit(pairs, np.arange(40) % 2)
 
 
 def test_groups_apart_share_no_memory():
     learner = DeepTripletEmbedder(**OPTIONS, memory_size=20, group_batches="apart")
     learner.fit(X, Y)
-    with pytest.raises(ValueError, match="memory_size=20 with earlier batches, of any group"):
+    with pytest.raises(
+        ValueError, match="memory_size=20 compares them with earlier batches of any group"
+    ):
         learner.fit(X, Y, groups=np.arange(96) % 2)
     learner.set_params(group_batches="together").fit(X, Y, groups=np.arange(96) % 2)
 
@@ -518,7 +520,8 @@ def test_search_over_how_to_train():
 
 
 def test_proxies_need_no_memory():
-    assert "memory_size" not in DeepProxyEmbedder().get_params()
+    with pytest.raises(ValueError, match="memory_size=9 compares points with each other"):
+        DeepProxyEmbedder(memory_size=9, **OPTIONS).fit(X, Y)
     options = {**OPTIONS, "chunk_size": 5, "amp": True}
     learner = DeepProxyEmbedder(**options).fit(X, Y)
     assert learner.score(X, Y) > 0.6
