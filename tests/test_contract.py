@@ -300,8 +300,9 @@ def test_clusters_by_callable_are_those_of_the_embeddings(learner, fitted, clust
     radius = np.median(np.sort(embeddings_apart(Z), axis=1)[:, 6])
     make = {
         "DBSCAN": lambda metric: DBSCAN(eps=radius, min_samples=7, metric=metric),
+        # With min_samples=1 no two edges of the tree tie; rounding would decide between them.
         "HDBSCAN": lambda metric: HDBSCAN(
-            min_cluster_size=4, metric=metric, algorithm="brute", copy=True
+            min_cluster_size=4, min_samples=1, metric=metric, algorithm="brute", copy=True
         ),
         "OPTICS": lambda metric: OPTICS(min_samples=4, metric=metric, cluster_method="dbscan"),
         "AgglomerativeClustering": lambda metric: AgglomerativeClustering(
