@@ -1,32 +1,29 @@
 """Checks of the parameters of a deep learner, before anything is read or built."""
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_scalar
 from skorch.callbacks import Callback
 
 from skdml.deep.data.samplers import GROUP_BATCHES
+from skdml.deep.parameters import Settings
 from skdml.deep.scores import SCORINGS
-from skdml.deep.training.build import built_miner
 from skdml.distances import check_distance
-
-if TYPE_CHECKING:
-    from skdml.deep.base import DeepEmbedder
 
 LEAST = {"batch_size": 2, "n_per_class": 2, "max_epochs": 1, "memory_size": 0}
 FLAGS = ("normalize", "balance_classes", "early_stopping", "refit", "amp", "compile", "warm_start")
 COUNTS_OR_NONE = ("n_components", "chunk_size", "patience")
 
 
-def check_parameters(learner: "DeepEmbedder") -> None:
-    """Raise unless each parameter of a learner has a value that it may have.
+def check_settings(settings: Settings) -> None:
+    """Raise unless each parameter has a value that it may have.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner.
+    settings : Settings
+        The parameters of the learner.
 
     Raises
     ------
@@ -35,59 +32,58 @@ def check_parameters(learner: "DeepEmbedder") -> None:
     TypeError
         If a parameter is of another type.
     """
-    check_numbers(learner)
-    check_freeze(learner)
-    check_choices(learner)
-    check_callbacks(learner.callbacks)
-    if learner.augment is not None and not callable(learner.augment):
+    check_numbers(settings)
+    check_freeze(settings)
+    check_choices(settings)
+    check_callbacks(settings.callbacks)
+    if settings.augment is not None and not callable(settings.augment):
         raise ValueError(
-            f"augment={learner.augment!r} is no callable. Pass one that gets a batch of points and "
-            "returns as many of the same shape."
+            f"augment={settings.augment!r} is no callable. Pass one that gets a batch of points "
+            "and returns as many of the same shape."
         )
-    if not callable(learner.optimizer):
+    if not callable(settings.optimizer):
         raise ValueError(
-            f"optimizer={learner.optimizer!r} is no optimizer. Pass a class, like "
+            f"optimizer={settings.optimizer!r} is no optimizer. Pass a class, like "
             "torch.optim.AdamW."
         )
-    check_distance(learner.distance)
-    built_miner(learner)
+    check_distance(settings.distance)
 
 
-def check_numbers(learner: "DeepEmbedder") -> None:
+def check_numbers(settings: Settings) -> None:
     """Raise unless numbers and flags are in their ranges."""
     for name, least in LEAST.items():
-        check_scalar(learner._resolve(name), name, Integral, min_val=least)
+        check_scalar(getattr(settings, name), name, Integral, min_val=least)
     for name in FLAGS:
-        check_scalar(learner._resolve(name), name, (bool, np.bool_))
+        check_scalar(getattr(settings, name), name, (bool, np.bool_))
     for name in COUNTS_OR_NONE:
-        if getattr(learner, name) is not None:
-            check_scalar(getattr(learner, name), name, Integral, min_val=1)
-    check_scalar(learner.verbose, "verbose", Integral)
+        if getattr(settings, name) is not None:
+            check_scalar(getattr(settings, name), name, Integral, min_val=1)
+    check_scalar(settings.verbose, "verbose", Integral)
     for name, high in [("lr", None), ("proxy_lr", None), ("validation_fraction", 1)]:
-        value = getattr(learner, name)
+        value = getattr(settings, name)
         bounds = {"min_val": 0, "max_val": high, "include_boundaries": "neither"}
         check_scalar(value, name, Real, **bounds)
         if not np.isfinite(value):  # check_scalar lets NaN pass
             raise ValueError(f"{name} has to be a finite number; got {value}.")
-    if learner.margin is not None:
-        check_scalar(learner.margin, "margin", Real)
+    if settings.margin is not None:
+        check_scalar(settings.margin, "margin", Real)
 
 
-def check_choices(learner: "DeepEmbedder") -> None:
+def check_choices(settings: Settings) -> None:
     """Raise unless parameters that take one of several names have one of them."""
-    if learner.supervision not in learner._supervisions:
+    if settings.supervision not in settings.known_supervisions:
         raise ValueError(
-            f"supervision={learner.supervision!r} is unknown to {type(learner).__name__}; choose "
-            f"one of {list(learner._supervisions)}."
+            f"supervision={settings.supervision!r} is unknown to {settings.learner_name}; choose "
+            f"one of {list(settings.known_supervisions)}."
         )
-    if learner.group_batches not in GROUP_BATCHES:
+    if settings.group_batches not in GROUP_BATCHES:
         raise ValueError(
-            f"group_batches={learner.group_batches!r} is unknown; choose one of "
+            f"group_batches={settings.group_batches!r} is unknown; choose one of "
             f"{list(GROUP_BATCHES)}."
         )
-    if not callable(learner.scoring) and learner.scoring not in SCORINGS:
+    if not callable(settings.scoring) and settings.scoring not in SCORINGS:
         raise ValueError(
-            f"scoring={learner.scoring!r} is unknown; choose one of {sorted(SCORINGS)}, or pass a "
+            f"scoring={settings.scoring!r} is unknown; choose one of {sorted(SCORINGS)}, or pass a "
             "callable."
         )
 
@@ -106,23 +102,23 @@ def check_callbacks(callbacks: Any) -> None:
             )
 
 
-def check_freeze(learner: "DeepEmbedder") -> None:
+def check_freeze(settings: Settings) -> None:
     """Raise unless `freeze` goes with the parameters for the module and the head."""
-    if learner.freeze not in (None, "module"):
-        raise ValueError(f"freeze={learner.freeze!r} is unknown; choose None or 'module'.")
-    if learner.freeze is not None and learner.module is None:
+    if settings.freeze not in (None, "module"):
+        raise ValueError(f"freeze={settings.freeze!r} is unknown; choose None or 'module'.")
+    if settings.freeze is not None and settings.module is None:
         raise ValueError(
             "freeze='module' with module=None would freeze random weights. Pass the trained module "
             "that is to stay as it is."
         )
-    if learner.freeze is not None and learner.augment is not None:
+    if settings.freeze is not None and settings.augment is not None:
         raise ValueError(
             "augment changes the points in each epoch, but with freeze='module' each point passes "
             "through the module only once. Use only one of the two."
         )
-    for_head = ["head"] if learner.head is not None else []
-    for_head += [f"head__{name}" for name in learner.params_of("head")]
-    if learner.freeze is None and for_head and not learner.warm_start:
+    for_head = ["head"] if settings.head is not None else []
+    for_head += [f"head__{name}" for name in settings.params_of("head")]
+    if settings.freeze is None and for_head and not settings.warm_start:
         raise ValueError(
             f"{for_head} were given, but only freeze='module' has a head. Without it the module is "
             "trained."

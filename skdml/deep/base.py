@@ -14,12 +14,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep._checks import check_parameters
+from skdml.deep._checks import check_settings
 from skdml.deep.data.datasets import point_of
 from skdml.deep.data.reading import check_dimensions, check_feature_shape, read_training_data
 from skdml.deep.losses import LOSSES, learns_from
 from skdml.deep.networks.map import NetworkMap
-from skdml.deep.parameters import NetParametersMixin
+from skdml.deep.parameters import NetParametersMixin, Settings
 from skdml.deep.training.build import find_loss
 from skdml.deep.training.checkpoint import SaveCheckpoint
 from skdml.deep.training.fitting import Training, begin_training, report_interruption
@@ -377,13 +377,14 @@ default="euclidean"
             is dropped. A checkpoint stays, and the same fit goes on from it.
         """
         with unchanged_on_error(self):
-            check_parameters(self)
-            continued = self._map_of(self.net_) if self._continues() else None
-            previous = self._previous_network(continued)
-            data = self._read(X, y, groups, reset=previous is None)
-            with begin_training(self, data, previous=previous, resumable=True) as training:
+            settings = Settings.of(self)
+            check_settings(settings)
+            previous = self._previous(self._map_of(self.net_)) if self._continues() else {}
+            data = self._read(settings, X, y, groups, reset=not previous)
+            start = {"feature_shape": self.feature_shape_, "resumable": True, **previous}
+            with begin_training(settings, data, **start) as training:
                 training.hold_out()
-                training.run(self._resolve("max_epochs"))
+                training.run(settings.max_epochs)
                 self._keep(training)
                 if training.may_refit:
                     training = training.prepare_refit()
@@ -419,7 +420,8 @@ default="euclidean"
             The learner.
         """
         with unchanged_on_error(self):
-            check_parameters(self)
+            settings = Settings.of(self)
+            check_settings(settings)
             fitted = self.__sklearn_is_fitted__()
             if fitted and knows_classes(self.net_.criterion_):
                 raise ValueError(
@@ -427,8 +429,9 @@ default="euclidean"
                     f"{self.net_.criterion_} keeps one proxy for each number. Use "
                     "DeepProxyEmbedder, which remembers the classes."
                 )
-            data = self._read(X, y, groups, reset=not fitted)
-            with begin_training(self, data, net=self.net_ if fitted else None) as training:
+            data = self._read(settings, X, y, groups, reset=not fitted)
+            start = {"net": self.net_, "backbone": self.backbone_} if fitted else {}
+            with begin_training(settings, data, self.feature_shape_, **start) as training:
                 training.run_one_epoch()
             self._keep(training)
         return self
@@ -460,50 +463,43 @@ default="euclidean"
         check_is_fitted(self)
         return self._metric_of(self._map_of(self.net_))
 
-    def _resolve(self, name: str) -> Any:
-        """Return a parameter, or what None means in this class."""
-        value = getattr(self, name)
-        return self._defaults[name] if value is None else value
-
     def _continues(self) -> bool:
         """Whether `fit` begins with the network of the last fit."""
         return self.warm_start and self.__sklearn_is_fitted__()
 
-    def _previous_network(self, f: NetworkMap | None) -> torch.nn.Module | None:
-        """Return the network to train on, given the embedding to go on from, if there is one."""
-        if f is None:
-            return None
+    def _previous(self, f: NetworkMap) -> dict[str, Any]:
+        """Return the network and the backbone to train on, given the embedding of the last fit."""
         if self.backbone_ is not None and self.freeze is None:  # train both on together
-            return torch.nn.Sequential(self.backbone_.module, f.module)
+            return {"previous": torch.nn.Sequential(self.backbone_.module, f.module)}
         if self.backbone_ is None and self.freeze is not None:
             raise ValueError(
                 "With warm_start=True, freeze='module' needs the frozen module of the last fit, "
                 "which froze none. Pass the network that was learned, net_.module_, as module to a "
                 f"new {type(self).__name__}."
             )
-        return f.module
+        return {"previous": f.module, "backbone": self.backbone_}
 
-    def _read(self, X: Any, y: Any, groups: Any, *, reset: bool) -> Any:
+    def _read(self, settings: Settings, X: Any, y: Any, groups: Any, *, reset: bool) -> Any:
         """Return the training data; `reset` sets the attributes that describe points."""
-        kind = self._supervision_kind(y)
+        kind = self._supervision_kind(settings, y)
         return read_training_data(self, X, y, groups, kind=kind, reset=reset)
 
-    def _supervision_kind(self, y: Any) -> str:
+    def _supervision_kind(self, settings: Settings, y: Any) -> str:
         """Return what training learns from: "labels", "targets", "views", "pairs" or "triplets"."""
-        kind = self.supervision
+        kind = settings.supervision
         if kind == "labels":
-            given = self.params_of("criterion") | self.params_of("loss")
-            kind = learns_from(find_loss(self), **given)
-        if kind == "views" and self.augment is None:
+            given = settings.params_of("criterion") | settings.params_of("loss")
+            kind = learns_from(find_loss(settings), **given)
+        if kind == "views" and settings.augment is None:
             raise ValueError(
-                f"loss={self._resolve('loss')!r} compares two views of each point, but nothing "
-                "makes them. Pass augment, a callable that augments a batch of points."
+                f"loss={settings.loss!r} compares two views of each point, but nothing makes them. "
+                "Pass augment, a callable that augments a batch of points."
             )
         if kind == "labels" and y is None and self._may_lack_labels():
             kind = "views"
-        if self.memory_size and kind != "labels":
+        if settings.memory_size and kind != "labels":
             raise ValueError(
-                f"memory_size={self.memory_size} needs class labels to compare a batch with "
+                f"memory_size={settings.memory_size} needs class labels to compare a batch with "
                 f"earlier points, and {kind} have none. Set memory_size=0."
             )
         return kind

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -19,6 +20,9 @@ OURS = {
     "iterator_train": {"dataset", "batch_size", "shuffle", "sampler", "drop_last", "in_order"},
     "compile": {"model"},
 }
+
+# What settings hold besides the parameters.
+EXTRA = ("learner_name", "known_losses", "known_supervisions", "net_params")
 
 
 class NetParametersMixin:
@@ -66,6 +70,38 @@ class NetParametersMixin:
         self._net_params = self._net_params | others
         return self
 
+
+class Settings(SimpleNamespace):
+    """The parameters of a learner as one fit uses them; a default None is what it means.
+
+    Each parameter of the constructor is an attribute, and so are:
+
+    Attributes
+    ----------
+    learner_name : str
+        The class of the learner.
+    known_losses : tuple of str
+        The names of the losses of this package that the learner accepts.
+    known_supervisions : tuple of str
+        The values that `supervision` may have.
+    net_params : dict
+        ``module__*`` and the like.
+    """
+
+    @classmethod
+    def of(cls, learner: Any) -> Self:
+        """Return the settings of a learner."""
+        params = learner.get_params(deep=False)
+        own = {name: value for name, value in params.items() if name not in learner._net_params}
+        meant = {name: value for name, value in learner._defaults.items() if own[name] is None}
+        return cls(
+            **own | meant,
+            learner_name=type(learner).__name__,
+            known_losses=learner._losses,
+            known_supervisions=learner._supervisions,
+            net_params=learner._net_params,
+        )
+
     def params_of(self, prefix: str) -> dict[str, Any]:
         """Return the parameters with a prefix, without the prefix, as copies.
 
@@ -79,35 +115,31 @@ class NetParametersMixin:
         dict
             Names and values.
         """
-        named = ((name.partition("__"), value) for name, value in self._net_params.items())
+        named = ((name.partition("__"), value) for name, value in self.net_params.items())
         return {rest: copy.deepcopy(v) for (first, _, rest), v in named if rest and first == prefix}
 
-    def check_net_params(
-        self, *, module: Any, head: Any = None, criterion: Any = None, optimizer: Any = None
-    ) -> None:
+    def check_net_params(self, **targets: Any) -> None:
         """Raise if a parameter is taken by nothing; the error names those that exist.
 
         Parameters
         ----------
-        module, head, criterion, optimizer : class, callable, torch.nn.Module or None
-            What takes the parameters of these names; the criterion also takes those of the loss.
-            Parameters for None are not checked.
+        **targets : class, callable, torch.nn.Module or None
+            What takes the parameters of a prefix, under the name of the prefix. Parameters for
+            None, and those of prefixes that are not given, are not checked.
 
         Raises
         ------
         ValueError
             If there is an unknown parameter, or one for an instance that is built already.
         """
-        owner = type(self).__name__
-        targets = {"module": module, "head": head, "criterion": criterion, "loss": criterion}
-        targets |= {"optimizer": optimizer, "iterator_train": DataLoader, "compile": torch.compile}
-        for name in self._net_params:
+        targets |= {"iterator_train": DataLoader, "compile": torch.compile}
+        for name in self.net_params:
             prefix, _, rest = name.partition("__")
             if prefix not in PREFIXES or not rest:
-                own = sorted(super().get_params(deep=False))  # type: ignore[misc]
+                own = sorted(set(vars(self)) - set(EXTRA))
                 raise ValueError(
-                    f"{owner} has no parameter {name!r}. Its parameters are {own}, and those that "
-                    f"begin with {[f'{prefix}__' for prefix in PREFIXES]}."
+                    f"{self.learner_name} has no parameter {name!r}. Its parameters are {own}, and "
+                    f"those that begin with {[f'{prefix}__' for prefix in PREFIXES]}."
                 )
             target = targets.get(prefix)
             if isinstance(target, torch.nn.Module):
@@ -119,32 +151,28 @@ class NetParametersMixin:
             if target is not None:
                 valid, takes_any = accepted_names(target)
                 if not takes_any:
-                    self._check_known(
-                        name, {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
-                    )
+                    valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
+                    self.check_known(name, valid)
 
-    def check_callback_params(self, names: Iterable[str]) -> None:
-        """Raise if a parameter is for a callback that does not exist.
+    def check_known(self, name: str, valid: Iterable[str]) -> None:
+        """Raise if a parameter is not one of those of its prefix.
 
         Parameters
         ----------
-        names : list of str
-            The names of the callbacks.
+        name : str
+            The parameter, with its prefix.
+        valid : iterable of str
+            The names that follow the prefix.
 
         Raises
         ------
         ValueError
-            If a parameter is for another callback.
+            If it is another.
         """
-        for name in self._net_params:
-            if name.startswith("callbacks__"):
-                self._check_known(name, names)
-
-    def _check_known(self, name: str, valid: Iterable[str]) -> None:
         prefix, _, rest = name.partition("__")
         if rest.partition("__")[0] not in valid:
             raise ValueError(
-                f"{type(self).__name__} has no parameter {name!r}. Those that begin with "
+                f"{self.learner_name} has no parameter {name!r}. Those that begin with "
                 f"{prefix}__ are {sorted(f'{prefix}__{one}' for one in valid)}."
             )
 

@@ -13,11 +13,12 @@ from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from skdml.base import unchanged_on_error
-from skdml.deep._checks import check_parameters
+from skdml.deep._checks import check_settings
 from skdml.deep._statistics import places
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.losses import LOSSES
 from skdml.deep.networks.map import NetworkMap
+from skdml.deep.parameters import Settings
 from skdml.deep.training.build import find_loss
 from skdml.deep.training.fitting import Training, begin_training, report_interruption
 from skdml.deep.training.net import EmbeddingNet
@@ -120,22 +121,23 @@ feature_shape_, n_features_in_, feature_names_in_
             If Ctrl-C ends training, as in `DeepEmbedder.fit`.
         """
         with unchanged_on_error(self):
-            self._check()
-            continued = self._distance_map() if self._continues() else None
-            previous = self._previous_network(continued)
-            data = self._read(X, y, groups, reset=previous is None)
+            settings = Settings.of(self)
+            check_proxy_settings(settings)
+            previous = self._previous(self._distance_map()) if self._continues() else {}
+            data = self._read(settings, X, y, groups, reset=not previous)
             self.classes_ = np.unique(column_or_1d(y))  # data.targets are places in it
-            with begin_training(self, data, previous=previous, resumable=True) as training:
-                training.hold_out(whole_classes=self.refit)
+            start = {"feature_shape": self.feature_shape_, "resumable": True, **previous}
+            with begin_training(settings, data, **start) as training:
+                training.hold_out(whole_classes=settings.refit)
                 training.callbacks.insert(0, ("proxies", StartProxies(training)))
-                training.run(self._resolve("max_epochs"))
+                training.run(settings.max_epochs)
                 start_proxies_of_held_out_classes(training)
                 self._keep(training)
                 self.distance_network_ = None
                 if training.may_refit:
                     training = training.prepare_refit()
                     training.callbacks.insert(0, ("proxies", StartProxies(training)))
-                    training.run(self._resolve("max_epochs"))  # the classifier trains to the end
+                    training.run(settings.max_epochs)  # the classifier trains to the end
                     if training.has_reached(self.best_epoch_):
                         self._keep_net(training)
                         self.distance_network_ = self._map_with(training.best_weights)
@@ -173,13 +175,15 @@ feature_shape_, n_features_in_, feature_names_in_
             The learner.
         """
         with unchanged_on_error(self):
-            self._check()
+            settings = Settings.of(self)
+            check_proxy_settings(settings)
             fitted = self.__sklearn_is_fitted__()
-            data = self._read(X, y, groups, reset=not fitted)
+            data = self._read(settings, X, y, groups, reset=not fitted)
             known = self.classes_ if fitted else None
             self.classes_, data.targets = number_classes(y, known=known, more=classes)
             distance = self.distance_network_ if fitted else None
-            with begin_training(self, data, net=self.net_ if fitted else None) as training:
+            start = {"net": self.net_, "backbone": self.backbone_} if fitted else {}
+            with begin_training(settings, data, self.feature_shape_, **start) as training:
                 training.n_classes = len(self.classes_)
                 if fitted:
                     add_classes(training)
@@ -252,21 +256,6 @@ feature_shape_, n_features_in_, feature_names_in_
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def _check(self) -> None:
-        """Raise unless parameters have values that they may have here."""
-        check_parameters(self)
-        for name, needed in (("miner", ("all", None)), ("memory_size", (0,))):
-            if (value := getattr(self, name)) not in needed:
-                raise ValueError(
-                    f"{name}={value!r} compares points with each other, but DeepProxyEmbedder "
-                    f"compares them with proxies. Leave {name} at its default, or use DeepEmbedder."
-                )
-        if not hasattr(find_loss(self), "logits"):
-            raise ValueError(
-                f"loss={self.loss!r} has no proxies and cannot classify; choose one of "
-                f"{sorted(self._losses)}. DeepEmbedder accepts any loss."
-            )
-
     def _distance_map(self) -> NetworkMap:
         if self.distance_network_ is None:
             return self._map_of(self.net_)
@@ -277,6 +266,33 @@ feature_shape_, n_features_in_, feature_names_in_
         network = copy.deepcopy(self.net_.module_).eval()
         network.load_state_dict(weights)
         return self._map_of(self.net_).by(network)
+
+
+def check_proxy_settings(settings: Settings) -> None:
+    """Raise unless parameters have values that they may have here.
+
+    Parameters
+    ----------
+    settings : Settings
+        The parameters of the learner.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If one has not.
+    """
+    check_settings(settings)
+    for name, allowed in (("miner", ("all", None)), ("memory_size", (0,))):
+        if (value := getattr(settings, name)) not in allowed:
+            raise ValueError(
+                f"{name}={value!r} compares points with each other, but DeepProxyEmbedder compares "
+                f"them with proxies. Leave {name} at its default, or use DeepEmbedder."
+            )
+    if not hasattr(find_loss(settings), "logits"):
+        raise ValueError(
+            f"loss={settings.loss!r} has no proxies and cannot classify; choose one of "
+            f"{sorted(settings.known_losses)}. DeepEmbedder accepts any loss."
+        )
 
 
 class StartProxies(Callback):

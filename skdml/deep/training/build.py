@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.networks.initial import MAX_POINTS
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.parameters import (
+    Settings,
     accepted_names,
     check_complete,
     own_params,
@@ -36,7 +37,6 @@ from skdml.deep.training.memory import check_takes_references
 from skdml.deep.training.net import EmbeddingNet, Width
 
 if TYPE_CHECKING:
-    from skdml.deep.base import DeepEmbedder
     from skdml.deep.training.fitting import Training
 
 DEFAULT_WIDTH = 64
@@ -52,14 +52,30 @@ MARGINS = {
 }
 
 
+class Part(NamedTuple):
+    """A network or a loss, and the parameters that it is built with."""
+
+    target: Any  # a class, a function, or an instance that is built already
+    given: dict[str, Any]
+
+    @property
+    def is_built(self) -> bool:
+        """Whether it is an instance."""
+        return isinstance(self.target, torch.nn.Module)
+
+    def own(self) -> Any:
+        """Return what skorch may train: a copy of an instance, which is a parameter of the user."""
+        return copy.deepcopy(self.target) if self.is_built else self.target
+
+
 def build_net(training: "Training") -> EmbeddingNet:
     """Return an initialised net for a training.
 
     Parameters
     ----------
     training : Training
-        What to train: its learner gives the parameters, its data the shapes and the classes. The
-        network of an earlier fit, if there is one, is trained on.
+        What to train. Its settings are the parameters of the net, its data give shapes and classes.
+        The network of an earlier fit, if there is one, is trained on.
 
     Returns
     -------
@@ -69,71 +85,47 @@ def build_net(training: "Training") -> EmbeddingNet:
     Raises
     ------
     ValueError
-        If a parameter is unknown, lacking or out of range.
+        If a parameter is unknown, missing or out of range.
     """
-    learner, trained = training.learner, training.trained_part
-    network, network_given = choose_network(learner, trained, training.input_shape)
-    loss, loss_given = choose_loss(learner, training.n_classes, training.input_shape)
-    parts = {"module": learner.module, trained: network}
-    learner.check_net_params(**parts, criterion=loss, optimizer=learner.optimizer)
-    given = {f"module__{name}": value for name, value in network_given.items()}
-    given |= {f"criterion__{name}": value for name, value in loss_given.items()}
-    given |= skorch_params(learner, trained)
+    settings = training.settings
+    callbacks, given = list_callbacks(training), skorch_params(settings, training.trained_part)
+    network, loss = choose_network(training), choose_loss(training)
+    parts = {"module": settings.module, training.trained_part: network.target}
+    parts |= {"criterion": loss.target, "loss": loss.target, "optimizer": settings.optimizer}
+    settings.check_net_params(**parts)
     if training.previous is not None:  # it is built already
-        network = training.previous
+        network = Part(training.previous, {})
         given = {name: value for name, value in given.items() if not name.startswith("module__")}
-    check_complete(trained, network, names_after("module__", given))
-    check_complete("loss", loss, names_after("criterion__", given))
+    given = with_prefix("module__", network.given) | with_prefix("criterion__", loss.given) | given
+    check_complete(training.trained_part, network.target, names_after("module__", given))
+    check_complete("loss", loss.target, names_after("criterion__", given))
     net = EmbeddingNet(
-        copy_of_module(network),
-        copy_of_module(loss),
-        normalize=learner._resolve("normalize"),
-        miner=None if "miner" in loss_given else miner_for_net(learner),
+        network.own(),
+        loss.own(),
+        normalize=settings.normalize,
+        miner=None if "miner" in loss.given else miner_for_net(settings),
         supervision=training.data.kind,
-        optimizer=learner.optimizer,
-        lr=learner.lr,
-        proxy_lr=learner.proxy_lr,
-        memory_size=learner.memory_size,
-        chunk_size=learner.chunk_size,
-        amp=learner.amp,
-        compile=learner.compile,
-        max_epochs=learner._resolve("max_epochs"),
-        callbacks=list_callbacks(training),
+        optimizer=settings.optimizer,
+        lr=settings.lr,
+        proxy_lr=settings.proxy_lr,
+        memory_size=settings.memory_size,
+        chunk_size=settings.chunk_size,
+        amp=settings.amp,
+        compile=settings.compile,
+        max_epochs=settings.max_epochs,
+        callbacks=callbacks,
         train_split=None,
-        device=resolve_device(learner.device),
-        verbose=learner.verbose,
+        device=training.device,
+        verbose=settings.verbose,
         **given,
     ).initialize()
-    learner.check_callback_params(net.callback_names())
-    net.check_monitors()
-    show_points(net, training, new=not isinstance(network, torch.nn.Module))
+    prepare_net(net, training, new=not network.is_built)
     return net
 
 
-def skorch_params(learner: "DeepEmbedder", trained: str) -> dict[str, Any]:
-    """Return the net's own parameters under the names that skorch gives them.
-
-    Parameters
-    ----------
-    learner : DeepEmbedder
-        The learner.
-    trained : {"module", "head"}
-        The part that is trained; skorch calls it the module.
-
-    Returns
-    -------
-    dict
-        Names and values.
-    """
-    names = {trained: "module", "loss": "criterion", "criterion": "criterion"}
-    names |= {name: name for name in ("optimizer", "iterator_train", "callbacks", "compile")}
-    given = {
-        f"{name}__{rest}": value
-        for prefix, name in names.items()
-        for rest, value in learner.params_of(prefix).items()
-    }
-    given.setdefault("callbacks__print_log", EpochLog())
-    return given
+def with_prefix(prefix: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with a prefix before their names."""
+    return {prefix + name: value for name, value in params.items()}
 
 
 def names_after(prefix: str, params: dict[str, Any]) -> set[str]:
@@ -141,41 +133,56 @@ def names_after(prefix: str, params: dict[str, Any]) -> set[str]:
     return {name.removeprefix(prefix) for name in params if name.startswith(prefix)}
 
 
-def build_backbone(learner: "DeepEmbedder") -> FrozenNetwork | None:
-    """Return the frozen module of a learner, or None if it freezes nothing.
+def skorch_params(settings: Settings, trained_part: str) -> dict[str, Any]:
+    """Return the parameters of the net's parts under the names that skorch gives them.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner; it knows the shape of its points.
+    settings : Settings
+        The parameters of the learner.
+    trained_part : {"module", "head"}
+        The part that is trained; skorch calls it the module.
 
     Returns
     -------
-    FrozenNetwork or None
-        The frozen module.
+    dict
+        Names and values.
     """
-    if learner.freeze is None:
-        return None
-    learner.check_net_params(module=learner.module)
-    module, given = choose_network(learner, "module", learner.feature_shape_)
-    given.pop("n_components", None)  # the width of the embedding is that of the head
-    if not isinstance(module, torch.nn.Module):
-        given |= learner.params_of("module")
-        check_complete("module", module, set(given))
-        module = module(**given)
-    device, shape = resolve_device(learner.device), learner.feature_shape_
-    return FrozenNetwork(copy_of_module(module), device=device, feature_shape=shape)
+    names = {trained_part: "module", "loss": "criterion", "criterion": "criterion"}
+    names |= {name: name for name in ("optimizer", "iterator_train", "callbacks", "compile")}
+    given = {"callbacks__print_log": EpochLog()}
+    for prefix, name in names.items():
+        given |= with_prefix(f"{name}__", settings.params_of(prefix))
+    return given
 
 
-def choose_network(
-    learner: "DeepEmbedder", part: str, shape: tuple[int, ...]
-) -> tuple[Any, dict[str, Any]]:
-    """Return the network, its class or its function, and the shapes that are passed to it.
+def list_callbacks(training: "Training") -> list[Any]:
+    """Return the callbacks of a net: ours, and copies of the user's, which training changes."""
+    # Ours come first, so that the user's callbacks may watch what they record.
+    callbacks = [*training.callbacks]
+    for name in ("active_share", "spread"):
+        averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
+        callbacks.append((name, averaged))
+    callbacks += copy.deepcopy([*(training.settings.callbacks or ())])
+    callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
+    if training.checkpoint is not None:  # last, because it saves all others
+        save = SaveCheckpoint(training.checkpoint.path, training.seed)
+        callbacks.append(("state", save))
+    return callbacks
+
+
+def choose_network(training: "Training") -> Part:
+    """Return the network that is trained, with the shapes that it is built with."""
+    return network_of(training.settings, training.trained_part, training.input_shape)
+
+
+def network_of(settings: Settings, part: str, shape: tuple[int, ...]) -> Part:
+    """Return the module or the head of a learner, with the shapes that it is built with.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner.
+    settings : Settings
+        The parameters of the learner.
     part : {"module", "head"}
         The parameter that names the network.
     shape : tuple of int
@@ -183,17 +190,16 @@ def choose_network(
 
     Returns
     -------
-    network : class, callable or torch.nn.Module
-        The network.
-    given : dict
-        Of "n_features", "input_shape" and "n_components" those that it takes.
+    Part
+        The network. Of "n_features", "input_shape" and "n_components" it is given those that it
+        takes.
 
     Raises
     ------
     ValueError
         If there is no default network for points of this shape, or if the network is none.
     """
-    network = getattr(learner, part)
+    network = getattr(settings, part)
     widest = DEFAULT_WIDTH if part == "module" else np.inf
     if network is None:
         if len(shape) not in (1, 3):
@@ -206,82 +212,107 @@ def choose_network(
         else:
             network = ConvEmbedder
     if isinstance(network, torch.nn.Module):
-        return network, {}
+        return Part(network, {})
     if not callable(network):
         raise ValueError(
             f"{part}={network!r} is no network. Pass a torch.nn.Module, its class, or a function "
             "that returns one."
         )
-    width = learner.n_components or min(widest, int(np.prod(shape)))
+    width = settings.n_components or min(widest, int(np.prod(shape)))
     shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
     taken, _ = accepted_names(network)
-    return network, {name: value for name, value in shapes.items() if name in taken}
+    return Part(network, {name: value for name, value in shapes.items() if name in taken})
 
 
-def choose_loss(
-    learner: "DeepEmbedder", n_classes: int | None, input_shape: tuple[int, ...]
-) -> tuple[Any, dict[str, Any]]:
-    """Return the loss or its class, and the parameters of the learner that it takes.
+def build_backbone(
+    settings: Settings, feature_shape: tuple[int, ...], device: str
+) -> FrozenNetwork:
+    """Return the frozen module of a learner.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner.
-    n_classes : int or None
-        Number of classes; None where targets are graded.
-    input_shape : tuple of int
-        The shape of one point, as the trained network reads it.
+    settings : Settings
+        The parameters of the learner.
+    feature_shape : tuple of int
+        The shape of one point.
+    device : str
+        Where the module runs.
 
     Returns
     -------
-    loss : class, callable or torch.nn.Module
+    FrozenNetwork
+        The frozen module.
+    """
+    settings.check_net_params(module=settings.module)
+    module = network_of(settings, "module", feature_shape)
+    network = module.own()
+    if not module.is_built:
+        # The width of the embedding is that of the head.
+        given = {name: value for name, value in module.given.items() if name != "n_components"}
+        given |= settings.params_of("module")
+        check_complete("module", network, given)
+        network = network(**given)
+    return FrozenNetwork(network, device=device, feature_shape=feature_shape)
+
+
+def choose_loss(training: "Training") -> Part:
+    """Return the loss, with the parameters of the learner that it takes.
+
+    Parameters
+    ----------
+    training : Training
+        The training that asks for a loss.
+
+    Returns
+    -------
+    Part
         The loss.
-    given : dict
-        Its parameters.
 
     Raises
     ------
     ValueError
         If the loss is unknown, or does not take a parameter that was set.
     """
-    loss = find_loss(learner)
+    settings = training.settings
+    loss = find_loss(settings)
     if isinstance(loss, torch.nn.Module):
-        if learner.margin is not None:
+        if settings.margin is not None:
             raise ValueError(
-                f"margin={learner.margin} was given together with a {type(loss).__name__} instance,"
-                " which has its own margin. Set the margin on the instance, or pass its class."
+                f"margin={settings.margin} was given together with a {type(loss).__name__} "
+                "instance, which has its own margin. Set the margin on the instance, or pass its "
+                "class."
             )
-        changed = bool(learner.params_of("loss"))
-        return (type(loss), own_params(loss)) if changed else (loss, {})
+        changed = bool(settings.params_of("loss"))
+        return Part(type(loss), own_params(loss)) if changed else Part(loss, {})
     taken, _ = accepted_names(loss)
     # The loss builds a miner from its name, because it knows the distance.
-    miner = built_miner(learner) if learner.params_of("miner") else learner.miner
-    given = {"distance": learner.distance, "miner": miner}
-    if learner.margin is not None:
+    miner = built_miner(settings) if settings.params_of("miner") else settings.miner
+    given = {"distance": settings.distance, "miner": miner}
+    if settings.margin is not None:
         if "margin" not in taken:
             raise ValueError(
-                f"margin={learner.margin} was given, but the loss {learner._resolve('loss')!r} has "
-                "no margin. Its parameters are set by loss__*."
+                f"margin={settings.margin} was given, but the loss {settings.loss!r} has no margin."
+                " Its parameters are set by loss__*."
             )
-        given["margin"] = learner.margin
+        given["margin"] = settings.margin
     if loss is VICRegLoss:  # in units of networks whose points lie 1 apart at the start
         given["std"] = None
     given = {name: value for name, value in given.items() if name in taken}
-    width = Width(input_shape)
-    sizes = {"n_classes": n_classes, "n_components": width}
-    sizes |= {"num_classes": n_classes, "embedding_size": width}  # pytorch-metric-learning
+    width = Width(training.input_shape)
+    sizes = {"n_classes": training.n_classes, "n_components": width}
+    sizes |= {"num_classes": training.n_classes, "embedding_size": width}  # of other packages
     required = required_names(loss)
-    return loss, given | {name: value for name, value in sizes.items() if name in required}
+    return Part(loss, given | {name: size for name, size in sizes.items() if name in required})
 
 
-def find_loss(learner: "DeepEmbedder") -> Any:
+def find_loss(settings: Settings) -> Any:
     """Return the loss of a learner as a class, a function or an instance.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner. A loss of this package has to be one of the losses the learner accepts; any
-        other class, function or module is taken as it is.
+    settings : Settings
+        The parameters of the learner. A loss of this package has to be one of the losses that the
+        learner accepts; any other class, function or module is taken as it is.
 
     Returns
     -------
@@ -293,12 +324,12 @@ def find_loss(learner: "DeepEmbedder") -> Any:
     ValueError
         If the name is unknown, if the learner does not accept the loss, or if it is no loss.
     """
-    given, accepted = learner._resolve("loss"), learner._losses
+    given, accepted = settings.loss, settings.known_losses
     loss = LOSSES.get(given) if isinstance(given, str) else given
     kind = loss if inspect.isclass(loss) else type(loss)
     if kind in LOSSES.values() and kind not in [LOSSES[name] for name in accepted]:
         raise ValueError(
-            f"{type(learner).__name__} does not accept loss={given!r}; choose one of "
+            f"{settings.learner_name} does not accept loss={given!r}; choose one of "
             f"{sorted(accepted)}. DeepEmbedder accepts any loss."
         )
     if isinstance(given, str) and loss is None:
@@ -311,64 +342,19 @@ def find_loss(learner: "DeepEmbedder") -> Any:
     return loss
 
 
-def built_miner(learner: "DeepEmbedder") -> Callable[..., Any]:
+def built_miner(settings: Settings) -> Callable[..., Any]:
     """Return the miner of a learner, built with its ``miner__*`` parameters."""
-    return get_miner(learner.miner, learner.distance, **learner.params_of("miner"))
+    return get_miner(settings.miner, settings.distance, **settings.params_of("miner"))
 
 
-def miner_for_net(learner: "DeepEmbedder") -> Callable[..., Any] | None:
+def miner_for_net(settings: Settings) -> Callable[..., Any] | None:
     """Return the miner that the net runs for a loss that does not mine; None means no mining."""
-    miner = built_miner(learner)
+    miner = built_miner(settings)
     return None if isinstance(miner, AllTripletsMiner) else miner
 
 
-def list_callbacks(training: "Training") -> list[Any]:
-    """Return the callbacks of a net: ours, and copies of the user's, which training changes."""
-    # Ours come first, so that the user's callbacks may watch what they record.
-    callbacks = [*training.callbacks]
-    for name in ("active_share", "spread"):
-        averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
-        callbacks.append((name, averaged))
-    callbacks += copy.deepcopy([*(training.learner.callbacks or ())])
-    callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
-    if training.checkpoint is not None:  # last, because it saves all others
-        save = SaveCheckpoint(training.checkpoint.path, training.seed)
-        callbacks.append(("state", save))
-    return callbacks
-
-
-def resolve_device(device: str) -> str:
-    """Return the torch device for the parameter `device`.
-
-    Parameters
-    ----------
-    device : str
-        A torch device, or "auto": a GPU if there is one.
-
-    Returns
-    -------
-    str
-        The device.
-
-    Raises
-    ------
-    ValueError
-        If the device cannot be used.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here: {str(error).splitlines()[0]} Pass a torch "
-            "device, or 'auto'."
-        ) from error
-    return device
-
-
-def show_points(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
-    """Show training points to a network before training, and check what it returns.
+def prepare_net(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
+    """Show training points to a network, and check that network and loss fit the settings.
 
     Parameters
     ----------
@@ -383,9 +369,10 @@ def show_points(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
     Raises
     ------
     ValueError
-        If points are not finite, or network and loss do not fit the parameters.
+        If points are not finite, or if network and loss do not fit the settings.
     """
-    data = training.data
+    settings, data = training.settings, training.data
+    net.check_callbacks(settings)
     rows = np.sort(np.random.default_rng(training.seed).permutation(training.rows)[:MAX_POINTS])
     points = next(batches_of_points(data.points(rows), MAX_POINTS)).to(net.device)
     if not torch.isfinite(points).all():
@@ -398,29 +385,30 @@ def show_points(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
         known = {"y": data.targets if data.kind == "labels" else None, "groups": data.groups}
         known = {k: v[rows] for k, v in known.items() if k in taken and v is not None}
         net.module_.initialize_from(points, **known)
-    check_net(net, training)
-
-
-def check_net(net: EmbeddingNet, training: "Training") -> None:
-    """Raise unless the network and the loss fit the parameters of the learner."""
-    learner, width = training.learner, net.width(training.input_shape)
-    if learner.n_components not in (None, width):
+    width = net.width(training.input_shape)
+    if settings.n_components not in (None, width):
         previous = " of the last fit (warm_start=True)" if training.previous is not None else ""
         raise ValueError(
-            f"n_components={learner.n_components}, but the module{previous} returns embeddings of "
+            f"n_components={settings.n_components}, but the module{previous} returns embeddings of "
             f"width {width}."
         )
     net.check_call()
-    if learner._resolve("normalize"):
+    if settings.normalize:
         check_margin_in_range(net.criterion_, width)
-    if learner.memory_size:
-        if training.data.groups is not None and learner.group_batches == "apart":
-            raise ValueError(
-                "group_batches='apart' compares points of one group, and memory_size="
-                f"{learner.memory_size} compares them with earlier batches of any group. Use only "
-                "one of the two."
-            )
-        check_takes_references(net.compare, width, net.device)
+    if settings.memory_size:
+        check_memory(net, training, width)
+
+
+def check_memory(net: EmbeddingNet, training: "Training", width: int) -> None:
+    """Raise unless the loss can compare a batch with the embeddings of earlier batches."""
+    settings = training.settings
+    if training.data.groups is not None and settings.group_batches == "apart":
+        raise ValueError(
+            "group_batches='apart' compares points of one group, and memory_size="
+            f"{settings.memory_size} compares them with earlier batches of any group. Use only "
+            "one of the two."
+        )
+    check_takes_references(net.compare, width, net.device)
 
 
 def check_margin_in_range(loss: Any, width: int) -> None:
@@ -445,8 +433,3 @@ def check_margin_in_range(loss: Any, width: int) -> None:
                 f"{name}={getattr(loss, name):g} cannot be reached: with normalize=True two points "
                 f"are at most {largest[loss.distance]:.3g} apart ({loss.distance})."
             )
-
-
-def copy_of_module(part: Any) -> Any:
-    """Copy an instance, because training must not change a parameter of the learner."""
-    return copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part

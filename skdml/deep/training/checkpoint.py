@@ -4,15 +4,14 @@ import contextlib
 import os
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 
-if TYPE_CHECKING:
-    from skdml.deep.base import DeepEmbedder
+from skdml.deep.parameters import Settings
 
 # Parameters that change nothing of what is learned.
 IRRELEVANT = ("checkpoint", "verbose", "device")
@@ -49,21 +48,21 @@ class Checkpoint:
         self.refit_path.unlink(missing_ok=True)
 
 
-def find_checkpoint(learner: "DeepEmbedder", data: Any) -> Checkpoint | None:
-    """Return the checkpoint of this fit, or None if the learner has no folder for checkpoints.
+def find_checkpoint(settings: Settings, data: Any) -> Checkpoint:
+    """Return the checkpoint of this fit in the folder for checkpoints.
 
     The name of the file is a hash of the parameters and the data.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner that is fitted.
+    settings : Settings
+        The parameters of the learner.
     data : ArrayDataset or LabelledDataset
         The training data.
 
     Returns
     -------
-    Checkpoint or None
+    Checkpoint
         The checkpoint.
 
     Raises
@@ -71,20 +70,17 @@ def find_checkpoint(learner: "DeepEmbedder", data: Any) -> Checkpoint | None:
     ValueError
         If a parameter cannot be pickled.
     """
-    if learner.checkpoint is None:
-        return None
-    params = learner.get_params(deep=False)
-    params = {name: value for name, value in params.items() if name not in IRRELEVANT}
+    params = {name: value for name, value in vars(settings).items() if name not in IRRELEVANT}
     points = data.X if hasattr(data, "X") else len(data)
     try:
         labels = (data.targets, data.groups, data.classes)
-        name = joblib.hash((type(learner).__name__, params, points, *labels))
+        name = joblib.hash((params, points, *labels))
     except (pickle.PicklingError, AttributeError) as error:
         raise ValueError(
             "checkpoint names its file by a hash of all parameters, and one of them cannot be "
             f"pickled: {error.args[0]}. Define functions and classes at the top level of a module."
         ) from error
-    return Checkpoint(Path(learner.checkpoint) / f"{name}.fit")
+    return Checkpoint(Path(settings.checkpoint) / f"{name}.fit")
 
 
 class SaveCheckpoint(Callback):

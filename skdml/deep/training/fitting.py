@@ -4,7 +4,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from sklearn.utils import check_random_state
 from skdml.deep.data.augmentation import AugmentedDataset
 from skdml.deep.data.samplers import make_batches
 from skdml.deep.networks.frozen import FrozenNetwork
-from skdml.deep.training.build import build_backbone, build_net, resolve_device
+from skdml.deep.parameters import Settings
+from skdml.deep.training.build import build_backbone, build_net
 from skdml.deep.training.checkpoint import (
     Checkpoint,
     SaveCheckpoint,
@@ -24,21 +25,22 @@ from skdml.deep.training.held_out import hold_out
 from skdml.deep.training.net import DivergenceError, EmbeddingNet, InterruptedTraining
 from skdml.deep.training.stopping import KnownScores, RetrievalStopping, Snapshot
 
-if TYPE_CHECKING:
-    from skdml.deep.base import DeepEmbedder
-
 
 class Training:
-    """One training of a network for a learner.
+    """One training of a network.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        Gives the parameters. It is not changed.
+    settings : Settings
+        The parameters of the settings.
     data : ArrayDataset or LabelledDataset
         What the trained network reads: points, or the outputs of a frozen backbone.
+    feature_shape : tuple of int
+        The shape of one point, before any backbone.
     seed : int
         Decides initial weights, batches and what is held out.
+    device : str
+        Where training takes place.
     previous : torch.nn.Module or None, default=None
         The network of an earlier fit, to train on; None builds a new one.
     backbone : FrozenNetwork or None, default=None
@@ -52,8 +54,14 @@ class Training:
 
     Attributes
     ----------
+    trained_part : {"module", "head"}
+        The parameter that names the network that is trained.
+    input_shape : tuple of int
+        The shape of one point, as that network reads it.
     rows : ndarray of int
         The rows to train on; all until `hold_out` is called.
+    stopping : RetrievalStopping or None
+        The callback that scores what was held out; None if nothing was.
     n_classes : int or None
         Number of classes; None where targets are graded.
     net : EmbeddingNet or None
@@ -64,43 +72,36 @@ class Training:
 
     def __init__(
         self,
-        learner: "DeepEmbedder",
+        settings: Settings,
         data: Any,
-        seed: int,
         *,
+        feature_shape: tuple[int, ...],
+        seed: int,
+        device: str,
         previous: torch.nn.Module | None = None,
         backbone: FrozenNetwork | None = None,
         checkpoint: Checkpoint | None = None,
         callbacks: list[tuple[str, Any]] | None = None,
         first: "Training | None" = None,
     ):
-        self.learner = learner
+        self.settings = settings
         self.data = data
+        self.feature_shape = feature_shape
         self.seed = seed
+        self.device = device
         self.previous = previous
         self.backbone = backbone
         self.checkpoint = checkpoint
         self.callbacks = callbacks or []
         self.first = first
+        # skorch calls the trained part its module, whichever it is.
+        self.trained_part = "module" if backbone is None else "head"
+        self.input_shape = feature_shape if backbone is None else (backbone.n_outputs,)
+        self.stopping: RetrievalStopping | None = None
         self.rows = np.arange(len(data))
         self.n_classes = None if data.kind == "targets" else int(data.targets.max()) + 1
         self.net: EmbeddingNet | None = None
         self.interruption: DivergenceError | InterruptedTraining | None = None
-
-    @property
-    def trained_part(self) -> str:
-        """The parameter that names the trained network, "module" or "head"."""
-        return "module" if self.backbone is None else "head"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one point, as the trained network reads it."""
-        return self.learner.feature_shape_ if self.backbone is None else (self.backbone.n_outputs,)
-
-    @property
-    def stopping(self) -> RetrievalStopping | None:
-        """The callback that scores the held-out data; None if nothing is held out."""
-        return next((cb for _, cb in self.callbacks if isinstance(cb, RetrievalStopping)), None)
 
     @property
     def best_weights(self) -> dict[str, torch.Tensor]:
@@ -116,20 +117,21 @@ class Training:
         whole_classes : bool, default=True
             Whether whole classes may be held out. Otherwise rows of every class are.
         """
-        learner = self.learner
-        if not learner.early_stopping:
+        settings = self.settings
+        if not settings.early_stopping:
             return
         self.rows, score = hold_out(
             self.data,
-            learner.validation_fraction,
+            settings.validation_fraction,
             np.random.default_rng(self.seed),
-            distance=learner.distance,
-            scoring=learner.scoring,
+            distance=settings.distance,
+            scoring=settings.scoring,
             whole_classes=whole_classes,
-            augment=learner.augment,
+            augment=settings.augment,
         )
         if score is not None:
-            self.callbacks.append(("stopping", RetrievalStopping(score, learner.patience)))
+            self.stopping = RetrievalStopping(score, settings.patience)
+            self.callbacks.append(("stopping", self.stopping))
 
     def start(self) -> None:
         """Build the net, or read the net of a training that was killed."""
@@ -202,7 +204,7 @@ class Training:
     @property
     def may_refit(self) -> bool:
         """Whether a refit on all data follows."""
-        return self.learner.refit and self.stopping is not None and self.interruption is None
+        return self.settings.refit and self.stopping is not None and self.interruption is None
 
     def prepare_refit(self) -> "Training":
         """Return the training on all data that repeats this one, up to its best epoch."""
@@ -210,9 +212,11 @@ class Training:
         known = KnownScores(self.net.history, stopping.name)
         snapshot = Snapshot(stopping.best_epoch_, stopping.best_share_)
         return Training(
-            self.learner,
+            self.settings,
             self.data,
-            self.seed,
+            feature_shape=self.feature_shape,
+            seed=self.seed,
+            device=self.device,
             previous=self.previous,
             backbone=self.backbone,
             checkpoint=self.checkpoint and Checkpoint(self.checkpoint.refit_path),
@@ -239,31 +243,32 @@ class Training:
     def _resume(self, state: dict[str, Any]) -> EmbeddingNet:
         """Return the net of a training that was killed, ready for its next epoch."""
         net = state["net"]
-        net.verbose = self.learner.verbose
+        net.verbose = self.settings.verbose
         net.callback(SaveCheckpoint).path = self.checkpoint.path  # the folder may have moved
         set_generators(state["generators"], net.device)
-        if stopping := net.callback(RetrievalStopping):
-            stopping.score = self.stopping.score
+        if self.stopping is not None:
+            score, self.stopping = self.stopping.score, net.callback(RetrievalStopping)
+            self.stopping.score = score
         self.callbacks = [(name, net.callback(type(one))) for name, one in self.callbacks]
         return net
 
     def _augmented(self) -> Any:
         """Return the data as the network sees it while it trains."""
-        augment = self.learner.augment
+        augment = self.settings.augment
         if augment is None:
             return self.data
         return AugmentedDataset(self.data, augment, n_views=2 if self.data.kind == "views" else 1)
 
     def _batches(self) -> Any:
         """Return the batches of the epochs to come."""
-        learner = self.learner
+        settings = self.settings
         sampler = make_batches(
             self.data,
             self.rows,
-            learner.batch_size,
-            n_per_class=learner.n_per_class,
-            balanced=learner.balance_classes,
-            group_batches=learner.group_batches,
+            settings.batch_size,
+            n_per_class=settings.n_per_class,
+            balanced=settings.balance_classes,
+            group_batches=settings.group_batches,
             seed=self.seed,
         )
         sampler.epoch = len(self.net.history)
@@ -272,23 +277,29 @@ class Training:
 
 @contextlib.contextmanager
 def begin_training(
-    learner: "DeepEmbedder",
+    settings: Settings,
     data: Any,
+    feature_shape: tuple[int, ...],
     *,
     previous: torch.nn.Module | None = None,
+    backbone: FrozenNetwork | None = None,
     net: EmbeddingNet | None = None,
     resumable: bool = False,
 ) -> Iterator[Training]:
-    """Seed torch and give a training of a learner; afterwards torch's generators are as before.
+    """Seed torch and give a training; afterwards torch's generators are as before.
 
     Parameters
     ----------
-    learner : DeepEmbedder
-        The learner.
+    settings : Settings
+        The parameters of the learner.
     data : ArrayDataset or LabelledDataset
         The training data.
+    feature_shape : tuple of int
+        The shape of one point.
     previous : torch.nn.Module or None, default=None
         The network of an earlier fit, for a new net.
+    backbone : FrozenNetwork or None, default=None
+        The frozen module of an earlier fit.
     net : EmbeddingNet or None, default=None
         A fitted net, to train on with its optimizer.
     resumable : bool, default=False
@@ -299,23 +310,60 @@ def begin_training(
     Training
         The training, started only if a net was given.
     """
-    checkpoint = find_checkpoint(learner, data) if resumable else None
-    seed = check_random_state(learner.random_state).randint(2**31 - 1)
+    device = resolve_device(settings.device)
+    checkpoint = None
+    if resumable and settings.checkpoint is not None:
+        checkpoint = find_checkpoint(settings, data)
+    seed = check_random_state(settings.random_state).randint(2**31 - 1)
     if checkpoint is not None and checkpoint.state is not None:
         seed = checkpoint.state["seed"]  # without a random_state, the seed of the killed fit
-    device = torch.device(resolve_device(learner.device))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed)
-        if net is not None or (previous is not None and learner.freeze is not None):
-            backbone = learner.backbone_
-        else:
-            backbone = build_backbone(learner) if previous is None else None
-        data = data if backbone is None else backbone.read(data)
-        options = {"previous": previous, "backbone": backbone, "checkpoint": checkpoint}
-        training = Training(learner, data, seed, **options)
+        if settings.freeze is not None and previous is None and net is None:
+            backbone = build_backbone(settings, feature_shape, device)
+        training = Training(
+            settings,
+            data if backbone is None else backbone.read(data),
+            feature_shape=feature_shape,
+            seed=seed,
+            device=device,
+            previous=previous,
+            backbone=backbone,
+            checkpoint=checkpoint,
+        )
         if net is not None:
             training.start_from(net)
         yield training
+
+
+def resolve_device(device: str) -> str:
+    """Return the torch device for the parameter `device`.
+
+    Parameters
+    ----------
+    device : str
+        A torch device, or "auto": a GPU if there is one.
+
+    Returns
+    -------
+    str
+        The device.
+
+    Raises
+    ------
+    ValueError
+        If the device cannot be used.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here: {str(error).splitlines()[0]} Pass a torch "
+            "device, or 'auto'."
+        ) from error
+    return device
 
 
 def report_interruption(training: Training, epoch: int) -> None:

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -106,7 +107,8 @@ class EmbeddingNet(NeuralNet):
         all_named = list(named_parameters)
         of_loss = [parameter for _, parameter in all_named if id(parameter) not in of_network]
         named = [(name, parameter) for name, parameter in all_named if id(parameter) in of_network]
-        if not any(parameter.requires_grad for _, parameter in all_named):
+        trained = (parameter for part in self.trained_parts() for parameter in part.parameters())
+        if not any(parameter.requires_grad for parameter in trained):
             raise ValueError(
                 f"There is nothing to train: no parameter of {type(self.module_).__name__} or of "
                 f"{type(self.criterion_).__name__} asks for a gradient. For a network that is to "
@@ -313,9 +315,24 @@ class EmbeddingNet(NeuralNet):
         """Return the callback of a class, or None."""
         return next((cb for _, cb in self.callbacks_ if isinstance(cb, kind)), None)
 
-    def callback_names(self):
-        """Return the names of all callbacks, those that were set to None included."""
-        return [name for name, _ in self._uniquely_named_callbacks()]
+    def check_callbacks(self, settings):
+        """Raise if a parameter is for a callback that does not exist, or a callback cannot watch.
+
+        Parameters
+        ----------
+        settings : Settings
+            The parameters of the learner.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or a monitored score is unknown.
+        """
+        names = [name for name, _ in self._uniquely_named_callbacks()]  # those set to None as well
+        for name in settings.net_params:
+            if name.startswith("callbacks__"):
+                settings.check_known(name, names)
+        self.check_monitors()
 
     def check_monitors(self):
         """Raise if a callback watches a score that there is none of."""
@@ -554,14 +571,7 @@ def fastest_step(optimizer, parameters):
     return {"fused": True} if known and real and new else {}
 
 
-class Width:
-    """Stands for the width of the embedding, which is known once the network is built.
+class Width(NamedTuple):
+    """Stands for the width of the embedding, which is known once the network is built."""
 
-    Parameters
-    ----------
-    feature_shape : tuple of int
-        The shape of a point.
-    """
-
-    def __init__(self, feature_shape):
-        self.feature_shape = feature_shape
+    feature_shape: tuple[int, ...]

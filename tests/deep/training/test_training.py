@@ -1239,7 +1239,7 @@ def test_instance_of_our_network_can_be_given():
     net = ResidualEmbedder(6, 2, n_hidden=5)
     learner = DeepTripletEmbedder(net, **{k: QUICK[k] for k in ("max_epochs", "random_state")})
     assert learner.fit(MANY, MANY_Y).transform(MANY).shape == (120, 2)
-    with pytest.raises(ValueError, match="'module__n_hidden' needs a class to build the module from"):
+    with pytest.raises(ValueError, match="'module__n_hidden' needs a class to build"):
         learner.set_params(module__n_hidden=3).fit(MANY, MANY_Y)
 
 
