@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 
 from skdml import DMLMJ
 from skdml.linear._differences import neighbor_pairs
-from skdml.linear.dmlmj import jeffrey_axes, local_differences
+from skdml.linear.dmlmj import jeffrey_axes, local_covariances
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 X, Y = make_blobs([30, 20, 3, 1], n_features=5, random_state=0, cluster_std=4.0)
@@ -47,7 +47,7 @@ def test_pairs_are_those_of_the_nearest_neighbours(k, m):
 
 def test_means_are_those_of_the_definition():
     pairs = neighbor_pairs(X, Y, 5, 5)
-    for got, expected in zip(local_differences(X, *pairs), literal_pairs(X, Y, 5, 5), strict=True):
+    for got, expected in zip(local_covariances(X, *pairs), literal_pairs(X, Y, 5, 5), strict=True):
         assert_allclose(got, literal_mean(X, expected), rtol=1e-10)
 
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
 from skdml import GMML, KISSME, RCA
-from skdml.linear.kissme import kissme
+from skdml.linear.kissme import likelihood_ratio_map
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 LEARNERS = [KISSME(), GMML()]
@@ -75,14 +75,14 @@ def test_with_different_pairs_all_further_apart_it_is_the_papers(rng):
     A, B = rng.normal(size=(2, 6, 4))
     S = A.T @ A
     D = S + B.T @ B
-    L = kissme(S, D, np.ones(4), 0, 1)
+    L = likelihood_ratio_map(S, D, np.ones(4), 0, 1)
     assert_allclose(L.T @ L, np.linalg.inv(S) - np.linalg.inv(D), atol=1e-8)
 
 
 def test_projection_leaves_a_matrix_without_negative_eigenvalues(rng):
     A, B = rng.normal(size=(2, 6, 4))
     S, D = A.T @ A, B.T @ B
-    L = kissme(S, D, np.ones(4), 0, 1)
+    L = likelihood_ratio_map(S, D, np.ones(4), 0, 1)
     values, axes = eigh(D, S)
     assert values.min() < 1 < values.max()
     kept = values > 1
@@ -219,7 +219,7 @@ def test_parameters_out_of_range_are_refused(parameters):
 
 def test_nothing_left_is_told(rng):
     X = np.concatenate([IRIS[:50], IRIS[:50]])
-    with pytest.raises(ValueError, match=r"choose contrast < 1"):
+    with pytest.raises(ValueError, match=r"Choose contrast < 1"):
         KISSME(contrast=1).fit(X, np.repeat([0, 1], 50))
 
 
