@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdml import DMLEig
 from skdml.constraints import draw_pairs
-from skdml.linear.dmleig import different_pairs, dml_eig_loss, soft_minimum, whitening
+from skdml.linear.dmleig import scale_different_pairs, dml_eig_loss, soft_minimum, whitening
 
 X, Y = load_wine(return_X_y=True)
 X = StandardScaler().fit_transform(X)
@@ -21,7 +21,7 @@ def problem():
     rng = np.random.RandomState(0)
     first, second, same = draw_pairs(np.arange(12) % 3, 20, rng)
     points = rng.normal(size=(12, 3))
-    return points, *different_pairs(points, first[~same], second[~same]), rng.normal(size=(2, 3))
+    return points, *scale_different_pairs(points, first[~same], second[~same]), rng.normal(size=(2, 3))
 
 
 def literal_loss(L, points, first, second, mu, shrinkage):
@@ -35,18 +35,18 @@ def literal_loss(L, points, first, second, mu, shrinkage):
 
 @pytest.mark.parametrize(("mu", "shrinkage"), [(0.1, 0.5), (1.0, 0.0), (0.01, 0.9)])
 def test_objective_is_that_of_the_docstring(problem, mu, shrinkage):
-    _, pairs, even, L = problem
+    _, pairs, baseline, L = problem
     graph = pairs.graph
     expected = literal_loss(L, pairs.X, graph.first, graph.second, mu, shrinkage)
-    assert_allclose(dml_eig_loss(L, pairs, even, mu, shrinkage)[0], expected, rtol=1e-10)
+    assert_allclose(dml_eig_loss(L, pairs, baseline, mu, shrinkage)[0], expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("mu", "shrinkage"), [(0.1, 0.5), (1.0, 0.0)])
 def test_gradient(problem, mu, shrinkage):
-    _, pairs, even, L = problem
+    _, pairs, baseline, L = problem
 
     def loss(flat):
-        return dml_eig_loss(flat.reshape(2, 3), pairs, even, mu, shrinkage)
+        return dml_eig_loss(flat.reshape(2, 3), pairs, baseline, mu, shrinkage)
 
     gradient = loss(L.ravel())[1]
     error = check_grad(lambda x: loss(x)[0], lambda x: loss(x)[1].ravel(), L.ravel())
@@ -65,15 +65,15 @@ def test_soft_minimum_lies_between_the_least_and_the_mean():
     assert_allclose(weight, slopes, rtol=1e-5)
 
 
-def test_different_pairs_are_in_units_of_their_mean(problem):
-    points, pairs, even, _ = problem
+def test_scale_different_pairs_are_in_units_of_their_mean(problem):
+    points, pairs, baseline, _ = problem
     graph = pairs.graph
     square = [
         ((points[i] - points[j]) ** 2).sum() for i, j in zip(graph.first, graph.second, strict=True)
     ]
     assert_allclose(pairs.graph.squared_distances(pairs.X) / 3, np.divide(square, np.mean(square)))
-    assert_allclose(even.mean(), 1)
-    assert_allclose(pairs(np.eye(3))[0] / 3, even)
+    assert_allclose(baseline.mean(), 1)
+    assert_allclose(pairs(np.eye(3))[0] / 3, baseline)
 
 
 def test_whitening_is_the_inverse_root_up_to_the_ridge():
@@ -95,7 +95,7 @@ def test_solution_is_the_maximum(shrinkage):
     inverse = np.linalg.inv(A)
     S = inverse.T @ learner.get_mahalanobis_matrix() @ inverse
     assert_allclose(np.trace(S), 1)
-    pairs, _ = different_pairs(X @ A.T, first[~same], second[~same])
+    pairs, _ = scale_different_pairs(X @ A.T, first[~same], second[~same])
     Z = pairs.X[pairs.graph.first] - pairs.X[pairs.graph.second]
     value, weight = soft_minimum(np.einsum("ij,jk,ik->i", Z, S, Z), 0.1)
     assert_allclose(value, -learner.loss_curve_[-1])
