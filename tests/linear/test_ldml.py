@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from skdml import LDML
 from skdml.constraints import draw_pairs
 from skdml.linear._pairs import PairDistances
-from skdml.linear.ldml import ldml_objective, likeliest_bias
+from skdml.linear.ldml import ldml_objective, most_likely_bias
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 POINTS = IRIS[::10, :3] - IRIS[::10, :3].mean(axis=0)
@@ -104,14 +104,14 @@ def test_bias_parts_same_from_different():
 
 def test_bias_is_the_likeliest_of_the_distances(rng):
     squared, same = rng.exponential(size=50), rng.random(50) < 0.3
-    b = likeliest_bias(squared, same)
+    b = most_likely_bias(squared, same)
     least, before, after = (
         literal_objective(np.eye(1), at, np.sqrt(squared)[:, None, None] * [[1], [0]], same, 1)
         for at in (b, b - 1e-3, b + 1e-3)
     )
     assert least < min(before, after)
     # One pair of a kind, far beyond those of the other.
-    assert np.isfinite(likeliest_bias(np.array([0.0, 1e6, 1e6]), np.array([False, True, True])))
+    assert np.isfinite(most_likely_bias(np.array([0.0, 1e6, 1e6]), np.array([False, True, True])))
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -119,7 +119,7 @@ def test_bias_is_that_of_the_distance_that_has_a_share_of_the_prior(share):
     learner = LDML(random_state=0, prior_share=share).fit(IRIS, SPECIES)
     first, second, same = draw_pairs(SPECIES, 1500, np.random.RandomState(0))
     squared = learner.get_metric().paired(IRIS[first], IRIS[second]) ** 2
-    assert learner.bias_ == pytest.approx(likeliest_bias(squared, same), rel=1e-6)
+    assert learner.bias_ == pytest.approx(most_likely_bias(squared, same), rel=1e-6)
     assert ((squared < learner.bias_) == same).mean() > 0.75
 
 

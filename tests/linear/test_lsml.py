@@ -207,5 +207,5 @@ def test_what_is_out_of_range_is_refused(parameters, weights, message):
 
 
 def test_weights_are_refused_with_labels():
-    with pytest.raises(ValueError, match="weights are for quadruplets that are given"):
+    with pytest.raises(ValueError, match='weights need supervision="quadruplets"'):
         LSML().fit(IRIS, SPECIES, weights=np.ones(150))
