@@ -8,7 +8,7 @@ from sklearn.datasets import load_iris
 
 from skdml import MMC
 from skdml.linear._pairs import PairDistances, distinct_neighbor_pairs
-from skdml.linear.mmc import diagonal_of, mmc_objective
+from skdml.linear.mmc import restrict_to_diagonal, mmc_objective
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 POINTS = IRIS[::10, :3] - IRIS[::10, :3].mean(axis=0)
@@ -67,7 +67,7 @@ def test_gradient_is_that_of_the_objective(rng, diagonal):
         return mmc_objective(A, pairs, SAME, 1.7, 0.6)
 
     def parts(a):
-        value, gradient = diagonal_of(of_matrix)(a) if diagonal else of_matrix(a.reshape(3, 3))
+        value, gradient = restrict_to_diagonal(of_matrix)(a) if diagonal else of_matrix(a.reshape(3, 3))
         return value, gradient.ravel()
 
     for _ in range(3):
@@ -222,7 +222,7 @@ def test_float32_stays_and_learns_the_same():
         ({"n_components": 4}, "from 1 to 3"),
         ({"n_neighbors": 0}, "n_neighbors == 0, must be >= 1"),
         ({"supervision": "triplets"}, "unknown to MMC"),
-        ({"diagonal": True, "prior": "covariance"}, "prior has to be diagonal, too"),
+        ({"diagonal": True, "prior": "covariance"}, "needs a diagonal prior"),
     ],
 )
 def test_parameters_out_of_range_are_refused(parameters, message):
