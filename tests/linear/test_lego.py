@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdml import LEGO
 from skdml.constraints import draw_pairs
-from skdml.linear.lego import exact_step, learn
+from skdml.linear.lego import exact_step, update_in_place
 
 X, Y = load_wine(return_X_y=True)
 X = StandardScaler().fit_transform(X)
@@ -52,7 +52,10 @@ def test_step_minimises_divergence_and_loss(alike):
         return divergence + eta / unit**2 / 2 * (z @ M @ z - target) ** 2
 
     after = np.array(A, order="F")
-    assert learn(after, np.zeros((3, 3), order="F"), z[None], [alike], [unit], 0, 0.5, eta) == 1
+    assert (
+        update_in_place(after, np.zeros((3, 3), order="F"), z[None], [alike], [unit], 0, 0.5, eta)
+        == 1
+    )
     assert_allclose(after, after.T, rtol=1e-12)
     for _ in range(20):  # no direction leads down
         step = rng.normal(size=(3, 3))
