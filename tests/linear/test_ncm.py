@@ -22,8 +22,8 @@ both = pytest.mark.parametrize("kind", [NCMML, NCMC])
 def small_problem(seed=0):
     rng = np.random.RandomState(seed)
     points, codes = rng.normal(size=(12, 4)), np.arange(12) % 3
-    centroids, owners = rng.normal(size=(6, 4)), np.array([0, 0, 0, 1, 2, 2])
-    return rng.normal(size=(2, 4)), points, codes, centroids, owners, rng.rand(12)
+    centroids, centroid_codes = rng.normal(size=(6, 4)), np.array([0, 0, 0, 1, 2, 2])
+    return rng.normal(size=(2, 4)), points, codes, centroids, centroid_codes, rng.rand(12)
 
 
 def literal_posterior(L, x, centroids):
@@ -32,11 +32,11 @@ def literal_posterior(L, x, centroids):
     return p / p.sum()
 
 
-def literal_loss(L, points, codes, centroids, owners, weight):
+def literal_loss(L, points, codes, centroids, centroid_codes, weight):
     total = 0.0
     for x, code, w in zip(points, codes, weight, strict=True):
         p = literal_posterior(L, x, centroids)
-        of_class = sum(p[j] for j in range(len(centroids)) if owners[j] == code)
+        of_class = sum(p[j] for j in range(len(centroids)) if centroid_codes[j] == code)
         total -= w * np.log(of_class)
     return total / sum(weight)
 
@@ -45,8 +45,8 @@ def objective_of(learner, L, X, y):
     """The objective in the docstring, by loops, for L in the unit of X."""
     points, scale = centre_and_scale(X)
     centroids = (learner.centroids_ - X.mean(axis=0)) / scale
-    owners = getattr(learner, "centroid_classes_", learner.classes_)
-    loss = literal_loss(L * scale, points, y, centroids, owners, np.ones(len(X)))
+    centroid_codes = getattr(learner, "centroid_classes_", learner.classes_)
+    loss = literal_loss(L * scale, points, y, centroids, centroid_codes, np.ones(len(X)))
     away = L * scale - np.eye(*L.shape) * len(L) ** 0.25
     return loss + learner.alpha / (2 * len(X)) * (away**2).sum()
 
@@ -83,9 +83,9 @@ def test_gradient_is_that_of_finite_differences(seed):
 
 def test_gradient_of_the_ridge():
     L, start = np.arange(6.0).reshape(2, 3), np.ones((2, 3))
-    value, gradient = ncm.penalised(L, start, 0.3)
+    value, gradient = ncm.ridge_penalty(L, start, 0.3)
     assert value == pytest.approx(0.15 * sum((v - 1) ** 2 for v in range(6)))
-    numeric = approx_fprime(L.ravel(), lambda f: ncm.penalised(f.reshape(2, 3), start, 0.3)[0])
+    numeric = approx_fprime(L.ravel(), lambda f: ncm.ridge_penalty(f.reshape(2, 3), start, 0.3)[0])
     assert_allclose(gradient.ravel(), numeric, atol=1e-6)
 
 
@@ -187,7 +187,7 @@ def test_start_has_the_spread_of_independent_components(sparse):
     points = 5 + np.random.RandomState(0).normal(size=(2000, 6)) * [1, 2, 3, 4, 5, 6]
     L = np.diag(1 / np.arange(1.0, 7))[:4]
     given = csr_matrix(points) if sparse else points
-    Z = points @ ncm.to_softmax(L, given, np.ones(2000)).T
+    Z = points @ ncm.scale_for_softmax(L, given, np.ones(2000)).T
     squared = ((Z[::2] - Z[1::2]) ** 2).sum(axis=1)
     assert squared.mean() == pytest.approx(2 * 4**0.5, 0.05)
     assert squared.std() == pytest.approx(2 * 2**0.5, 0.1)
