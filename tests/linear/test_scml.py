@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from skdml import SCML
 from skdml.constraints import draw_triplets, neighbor_triplets
 from skdml.linear.scml import (
-    Comparisons,
+    TripletPairs,
     local_discriminants,
-    prepare,
+    reduce_and_scale,
     scml_loss,
     smooth_hinge,
     triplet_directions,
@@ -45,21 +45,23 @@ def problem():
 
 def test_objective_is_that_of_the_paper(problem):
     points, basis, triplets, w = problem
-    value, _ = scml_loss(w, points, basis, Comparisons(triplets, 15), 0.1)
+    value, _ = scml_loss(w, points, basis, TripletPairs(triplets, 15), 0.1)
     assert_allclose(value, literal_loss(w, points, basis, triplets, 0.1), rtol=1e-12)
 
 
 def test_gradient(problem):
     points, basis, triplets, w = problem
-    comparisons = Comparisons(triplets, 15)
+    triplet_pairs = TripletPairs(triplets, 15)
     step, slopes = 1e-6, []
     for i in range(6):
         ends = [
-            scml_loss(w + sign * step * np.eye(6)[i], points, basis, comparisons, 0.1)[0]
+            scml_loss(w + sign * step * np.eye(6)[i], points, basis, triplet_pairs, 0.1)[0]
             for sign in (-1, 1)
         ]
         slopes.append((ends[1] - ends[0]) / (2 * step))
-    assert_allclose(scml_loss(w, points, basis, comparisons, 0.1)[1], slopes, rtol=1e-6, atol=1e-9)
+    assert_allclose(
+        scml_loss(w, points, basis, triplet_pairs, 0.1)[1], slopes, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_hinge():
@@ -70,20 +72,20 @@ def test_hinge():
 
 def test_comparisons_list_each_pair_once():
     triplets = np.array([[0, 1, 2], [0, 1, 3], [1, 0, 2], [0, 2, 3]])
-    comparisons = Comparisons(triplets, 4)
-    graph = comparisons.graph
+    triplet_pairs = TripletPairs(triplets, 4)
+    graph = triplet_pairs.graph
     pairs = list(zip(graph.first.tolist(), graph.second.tolist(), strict=True))
     assert pairs == [(0, 1), (0, 2), (0, 3), (1, 2)]
-    assert [pairs[i] for i in comparisons.near] == [(0, 1), (0, 1), (0, 1), (0, 2)]
-    assert [pairs[i] for i in comparisons.far] == [(0, 2), (0, 3), (1, 2), (0, 3)]
+    assert [pairs[i] for i in triplet_pairs.positive_pair] == [(0, 1), (0, 1), (0, 1), (0, 2)]
+    assert [pairs[i] for i in triplet_pairs.negative_pair] == [(0, 2), (0, 3), (1, 2), (0, 3)]
 
 
 def test_solution_meets_the_conditions_of_a_minimum():
     learner = SCML(n_basis=30, beta=1e-3, tol=1e-12, random_state=0).fit(X, Y)
     triplets = neighbor_triplets(X, Y, 3, 10)
-    points, _, unit = prepare(X, triplets)
+    points, _, unit = reduce_and_scale(X, triplets)
     w = learner.weights_ * unit**2
-    value, gradient = scml_loss(w, points, learner.basis_, Comparisons(triplets, len(X)), 1e-3)
+    value, gradient = scml_loss(w, points, learner.basis_, TripletPairs(triplets, len(X)), 1e-3)
     assert_allclose(value, learner.loss_curve_[-1])
     assert (w >= 0).all()
     assert_allclose(gradient[w > 0], 0, atol=1e-5)
@@ -103,7 +105,7 @@ def test_attributes():
 
 def test_unit_is_the_distance_of_anchors_and_negatives():
     triplets = neighbor_triplets(X, Y, 3, 10)
-    points, axes, unit = prepare(X, triplets)
+    points, axes, unit = reduce_and_scale(X, triplets)
     square = [((points[a] - points[n]) ** 2).sum() for a, _, n in triplets]
     assert_allclose(np.mean(square), 1)
     assert_array_equal(axes, np.eye(13))
@@ -114,7 +116,7 @@ def test_few_rows_are_taken_to_their_span():
     rng = np.random.RandomState(0)
     wide, codes = rng.normal(size=(12, 30)), np.arange(12) % 2
     triplets = neighbor_triplets(wide, codes, 3, 10)
-    points, axes, unit = prepare(wide, triplets)
+    points, axes, unit = reduce_and_scale(wide, triplets)
     assert points.shape == (12, 12)
     assert_allclose(points @ axes * unit, wide - wide.mean(axis=0), atol=1e-10)
     assert_allclose(axes @ axes.T, np.eye(12), atol=1e-12)
@@ -224,7 +226,7 @@ def test_bad_parameters(name, value):
 
 
 def test_lda_needs_labels():
-    with pytest.raises(ValueError, match="with labels"):
+    with pytest.raises(ValueError, match="only with labels"):
         SCML(basis="lda", supervision="triplets").fit(X[:9].reshape(3, 3, 13))
 
 
