@@ -13,12 +13,12 @@ from skdml import SDML
 from skdml.constraints import draw_pairs
 from skdml.linear.base import Pairs
 from skdml.linear.sdml import (
-    balanced,
+    balance_pairs,
     duality_gap,
-    in_their_unit,
-    minimise,
-    objective,
-    scatters,
+    minimise_objective,
+    pair_scatters,
+    scale_to_unit_variance,
+    sdml_objective,
 )
 
 X, Y = load_wine(return_X_y=True)
@@ -38,7 +38,7 @@ def spd(rng, d):
 
 def test_scatters_are_the_mean_outer_products_in_units_of_their_mean():
     pairs = some_pairs(np.random.RandomState(0), shift=100.0)
-    same, different, scale = in_their_unit(*scatters(pairs))
+    same, different, scale = scale_to_unit_variance(*pair_scatters(pairs))
     sums, count = np.zeros((2, 3, 3)), np.zeros(2)
     for i, j, alike in zip(pairs.first, pairs.second, pairs.same, strict=True):
         z = pairs.X[i] - pairs.X[j]
@@ -59,8 +59,8 @@ def test_objective_is_that_of_the_paper():
     for i in range(3):
         for j in range(3):
             value += P[i, j] * M[j, i] + (0.3 * abs(M[i, j]) if i != j else 0)
-    assert_allclose(objective(M, P, 0.3), value)
-    assert objective(np.diag([1.0, -1.0, -1.0]), P, 0.3) == np.inf
+    assert_allclose(sdml_objective(M, P, 0.3), value)
+    assert sdml_objective(np.diag([1.0, -1.0, -1.0]), P, 0.3) == np.inf
 
 
 def test_gradient_of_the_smooth_part():
@@ -73,7 +73,7 @@ def test_gradient_of_the_smooth_part():
     def gradient(m):
         return (P - np.linalg.inv(symmetric(m))).ravel()
 
-    error = check_grad(lambda m: objective(symmetric(m), P, 0), gradient, M.ravel())
+    error = check_grad(lambda m: sdml_objective(symmetric(m), P, 0), gradient, M.ravel())
     assert error < 1e-6 * np.linalg.norm(gradient(M.ravel()))
 
 
@@ -83,16 +83,16 @@ def test_solver_finds_what_the_graphical_lasso_of_scikit_learn_finds(sparsity_pa
     state = np.random.get_state()  # noqa: NPY002, scikit-learn moves it
     _, expected = graphical_lasso(P, sparsity_param, tol=1e-10, enet_tol=1e-12)
     np.random.set_state(state)  # noqa: NPY002
-    M, curve = minimise(P, sparsity_param, max_iter=1000, tol=1e-12)
+    M, curve = minimise_objective(P, sparsity_param, max_iter=1000, tol=1e-12)
     assert_allclose(M, expected, atol=1e-6)
     assert_array_equal(M == 0, abs(expected) < 1e-12)
     assert (np.diff(curve) <= 1e-10).all()
-    assert_allclose(curve[-1], objective(M, P, sparsity_param))
+    assert_allclose(curve[-1], sdml_objective(M, P, sparsity_param))
 
 
 def test_optimality_conditions():
     P = spd(np.random.RandomState(3), 5)
-    M, _ = minimise(P, 0.05, max_iter=5000, tol=1e-14)
+    M, _ = minimise_objective(P, 0.05, max_iter=5000, tol=1e-14)
     pull = np.linalg.inv(M) - P  # = sparsity_param * sign(M) off the diagonal, 0 on it
     off = ~np.eye(5, dtype=bool)
     assert_allclose(pull.diagonal(), 0, atol=1e-6)
@@ -104,20 +104,20 @@ def test_optimality_conditions():
 def test_gap_bounds_how_far_the_minimum_is():
     rng = np.random.RandomState(4)
     P = spd(rng, 4)
-    M, curve = minimise(P, 0.1, max_iter=5000, tol=1e-13)
+    M, curve = minimise_objective(P, 0.1, max_iter=5000, tol=1e-13)
     for _ in range(20):
         other = M + 0.1 * spd(rng, 4)
         gap = duality_gap(other, np.linalg.inv(other), P, 0.1)
-        assert gap >= objective(other, P, 0.1) - curve[-1] - 1e-10
+        assert gap >= sdml_objective(other, P, 0.1) - curve[-1] - 1e-10
 
 
 def test_balance_is_kept_where_it_does_no_harm_and_else_lowered_to_half_the_prior():
     rng = np.random.RandomState(5)
     prior, scatter = spd(rng, 4), spd(rng, 4)
-    P, balance = balanced(prior, scatter, 3.0)
+    P, balance = balance_pairs(prior, scatter, 3.0)
     assert balance == 3.0
     assert_allclose(P, prior + 3 * scatter)
-    P, balance = balanced(prior, -scatter, 50.0)
+    P, balance = balance_pairs(prior, -scatter, 50.0)
     assert 0 < balance < 50
     assert_allclose(np.linalg.eigvalsh(P - prior / 2)[0], 0, atol=1e-12)
     assert_allclose(P, prior - balance * scatter)
@@ -136,7 +136,7 @@ def test_fit_minimises_the_objective_of_the_docstring():
     np.random.set_state(state)  # noqa: NPY002
     M = learner.get_mahalanobis_matrix() * unit
     assert_allclose(M, expected, atol=1e-5)
-    assert_allclose(learner.loss_curve_[-1], objective(M, P, 0.01))
+    assert_allclose(learner.loss_curve_[-1], sdml_objective(M, P, 0.01))
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
 
 
