@@ -19,8 +19,8 @@ EMBEDDING_TYPES = ("weighted", "orthonormalized")
 
 def margin_matrix(
     X: NDArray[np.floating],
-    same: tuple[NDArray[np.intp], NDArray[np.intp]],
-    different: tuple[NDArray[np.intp], NDArray[np.intp]],
+    same: tuple[NDArray[np.integer], NDArray[np.integer]],
+    different: tuple[NDArray[np.integer], NDArray[np.integer]],
 ) -> NDArray[np.floating]:
     """Scatterness minus compactness, S - C.
 

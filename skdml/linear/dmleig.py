@@ -44,7 +44,7 @@ def whitening(scatter: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def scale_different_pairs(
-    points: NDArray[np.floating], first: NDArray[np.intp], second: NDArray[np.intp]
+    points: NDArray[np.floating], first: NDArray[np.integer], second: NDArray[np.integer]
 ) -> tuple[PairDistances, NDArray[np.floating]]:
     """Scale points so that the mean squared distance of the pairs is 1 under S = I / n_features.
 

@@ -15,8 +15,8 @@ from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_com
 
 def local_covariances(
     X: NDArray[np.floating],
-    same: tuple[NDArray[np.intp], NDArray[np.intp]],
-    different: tuple[NDArray[np.intp], NDArray[np.intp]],
+    same: tuple[NDArray[np.integer], NDArray[np.integer]],
+    different: tuple[NDArray[np.integer], NDArray[np.integer]],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Mean of (x - y)(x - y)ᵀ over same pairs, Σ_S, and over different pairs, Σ_D.
 

@@ -60,9 +60,8 @@ def lsml_objective(
     squared, gradient_of = pairs(A)
     loss, *slopes = residual_loss(*np.split(squared, 2))
     divergence, gradient = log_det_divergence(A)
-    return divergence + weight @ loss, gradient + gradient_of(
-        np.tile(weight, 2) * np.hstack(slopes)
-    )
+    pull = gradient_of(np.tile(weight, 2) * np.hstack(slopes))
+    return divergence + float(weight @ loss), gradient + pull
 
 
 class LSML(LinearMetricLearner):

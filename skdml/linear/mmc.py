@@ -293,8 +293,8 @@ class MMC(LinearMetricLearner):
     ) -> tuple[
         NDArray[np.floating],
         NDArray[np.floating] | None,
-        NDArray[np.intp],
-        NDArray[np.intp],
+        NDArray[np.integer],
+        NDArray[np.integer],
         NDArray[np.bool_],
     ]:
         """Check pairs, or take pairs of neighbours from classes.

@@ -55,9 +55,9 @@ def log_posterior(
 def negative_log_likelihood(
     L: NDArray[np.floating],
     X: NDArray[np.floating],
-    codes: NDArray[np.intp],
+    codes: NDArray[np.integer],
     centroids: NDArray[np.floating],
-    centroid_codes: NDArray[np.intp],
+    centroid_codes: NDArray[np.integer],
     weight: NDArray[np.floating],
 ) -> tuple[float, NDArray[np.floating]]:
     """Mean of -ln p(y | x), where p(c | x) is the sum of p(j | x) over the centroids of class c.
@@ -152,7 +152,7 @@ def scale_for_softmax(
 
 
 def cluster_means(
-    X: NDArray[np.floating], clusters: NDArray[np.intp], weight: NDArray[np.floating]
+    X: NDArray[np.floating], clusters: NDArray[np.integer], weight: NDArray[np.floating]
 ) -> NDArray[np.floating]:
     """Weighted mean of the rows of each cluster.
 
@@ -177,11 +177,11 @@ def cluster_means(
 
 def split_classes(
     X: NDArray[np.floating],
-    codes: NDArray[np.intp],
+    codes: NDArray[np.integer],
     weight: NDArray[np.floating],
     n_centroids: int,
     rng: np.random.RandomState,
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Split each class into clusters by k-means.
 
     Parameters
@@ -262,10 +262,10 @@ class _CentroidClassifier(ClassifierMixin, LinearMetricLearner):
     def _cluster(
         self,
         points: NDArray[np.floating],
-        codes: NDArray[np.intp],
+        codes: NDArray[np.integer],
         weight: NDArray[np.floating],
         rng: np.random.RandomState,
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Cluster of each point, and class of each cluster; here each class is one cluster."""
         return codes, np.arange(codes.max() + 1)
 
@@ -273,9 +273,9 @@ class _CentroidClassifier(ClassifierMixin, LinearMetricLearner):
         self,
         start: NDArray[np.floating],
         points: NDArray[np.floating],
-        codes: NDArray[np.intp],
+        codes: NDArray[np.integer],
         centroids: NDArray[np.floating],
-        centroid_codes: NDArray[np.intp],
+        centroid_codes: NDArray[np.integer],
         weight: NDArray[np.floating],
     ) -> NDArray[np.floating]:
         """Find L; store the loss curve."""
@@ -640,8 +640,8 @@ class NCMC(_CentroidClassifier):
     def _cluster(
         self,
         points: NDArray[np.floating],
-        codes: NDArray[np.intp],
+        codes: NDArray[np.integer],
         weight: NDArray[np.floating],
         rng: np.random.RandomState,
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         return split_classes(points, codes, weight, self.n_centroids, rng)

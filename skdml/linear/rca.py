@@ -50,7 +50,7 @@ def rca_map(
     return L if embedding_type == "plain" else root(L @ covariance @ L.T) @ L
 
 
-def check_chunks(y: NDArray[Any]) -> NDArray[np.int64]:
+def check_chunks(y: NDArray[Any]) -> NDArray[np.integer]:
     """Check that the chunk of each row is an integer.
 
     Parameters

@@ -45,7 +45,7 @@ class TripletPairs:
         For each triplet, the index of its pair (anchor, positive), and of (anchor, negative).
     """
 
-    def __init__(self, triplets: NDArray[np.intp], n_points: int) -> None:
+    def __init__(self, triplets: NDArray[np.integer], n_points: int) -> None:
         pairs = np.concatenate([triplets[:, [0, 1]], triplets[:, [0, 2]]])
         keys = pairs.min(axis=1) * n_points + pairs.max(axis=1)
         keys, index = np.unique(keys, return_inverse=True)
@@ -99,7 +99,7 @@ def scml_loss(
 
 
 def reduce_and_scale(
-    X: NDArray[np.floating], triplets: NDArray[np.intp]
+    X: NDArray[np.floating], triplets: NDArray[np.integer]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
     """Map points to the span of their rows, and scale anchors to a distance of 1 from negatives.
 
@@ -141,15 +141,15 @@ def region_centres(
 
 
 def nearest_rows(
-    X: NDArray[np.floating], rows: NDArray[np.intp], centres: NDArray[np.floating]
-) -> NDArray[np.intp]:
+    X: NDArray[np.floating], rows: NDArray[np.integer], centres: NDArray[np.floating]
+) -> NDArray[np.integer]:
     """Find the `rows` of X nearest to each centre: as many as the largest region, or all."""
     return rows[kneighbors(X[rows], centres, min(max(_SCALES), len(rows)))[1]]
 
 
 def local_discriminants(
     X: NDArray[np.floating],
-    codes: NDArray[np.intp],
+    codes: NDArray[np.integer],
     n_basis: int,
     rng: np.random.RandomState,
 ) -> NDArray[np.floating]:
@@ -186,7 +186,7 @@ def local_discriminants(
 
 def triplet_directions(
     X: NDArray[np.floating],
-    triplets: NDArray[np.intp],
+    triplets: NDArray[np.integer],
     n_basis: int,
     rng: np.random.RandomState,
 ) -> NDArray[np.floating]:
@@ -450,7 +450,7 @@ class SCML(LinearMetricLearner):
 
     def _read(
         self, X: ArrayLike, y: ArrayLike | None, rng: np.random.RandomState
-    ) -> tuple[NDArray[np.floating], NDArray[np.intp] | None, NDArray[np.intp]]:
+    ) -> tuple[NDArray[np.floating], NDArray[np.integer] | None, NDArray[np.integer]]:
         """Check points, classes (None without labels) and triplets of shape (n_triplets, 3)."""
         if self.supervision == "triplets":
             points, triplets = self._read_triplets(X, y)
@@ -467,8 +467,8 @@ class SCML(LinearMetricLearner):
         self,
         points: NDArray[np.floating],
         axes: NDArray[np.floating],
-        codes: NDArray[np.intp] | None,
-        triplets: NDArray[np.intp],
+        codes: NDArray[np.integer] | None,
+        triplets: NDArray[np.integer],
         rng: np.random.RandomState,
     ) -> NDArray[np.floating]:
         """Find the b_i, or check those that were given."""
