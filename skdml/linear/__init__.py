@@ -1,4 +1,7 @@
-"""Learned distances with a linear f: d(x, y) = |L x - L y|, with M = LᵀL a Mahalanobis matrix."""
+"""Learners of a linear map f(x) = L x.
+
+The learned distance is d(x, y) = |L x - L y|, a Mahalanobis distance with the matrix M = LᵀL.
+"""
 
 from skdml.linear.anmm import ANMM
 from skdml.linear.base import LinearMap, LinearMetricLearner

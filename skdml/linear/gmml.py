@@ -1,8 +1,9 @@
-"""Geometric mean metric learning: between the inverse of what is near and what is far apart."""
+"""Geometric mean metric learning."""
 
 from numbers import Real
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from skdml.linear._differences import DifferenceLearner
@@ -10,7 +11,9 @@ from skdml.linear._eigen import inverse_root
 from skdml.linear._psd import root
 
 
-def geodesic(S, D, t, n_samples):
+def geodesic(
+    S: NDArray[np.floating], D: NDArray[np.floating], t: float, n_samples: int
+) -> NDArray[np.floating]:
     """S⁻¹ #_t D, the point at t on the geodesic from S⁻¹ (t = 0) to D (t = 1).
 
     Parameters
@@ -18,9 +21,9 @@ def geodesic(S, D, t, n_samples):
     S, D : ndarray of shape (n_features, n_features)
         Symmetric positive definite matrices.
     t : float
-        In [0, 1].
+        Position on the geodesic, in [0, 1].
     n_samples : int
-        How many rows they were estimated from.
+        Number of rows that S and D were estimated from.
 
     Returns
     -------
@@ -35,46 +38,55 @@ def geodesic(S, D, t, n_samples):
     array([[2., 0.],
            [0., 1.]])
     """
-    # Any root L of S⁻¹ will do in place of S^-½, since a turn of it drops out.
+    # Any root L of S⁻¹ can replace S^-½: the two differ by a rotation, which cancels.
     L = inverse_root(S, n_samples, "reg > 0")
-    back = np.linalg.pinv(L)
-    values, axes = eigh(back.T @ D @ back)
+    L_inverse = np.linalg.pinv(L)
+    values, axes = eigh(L_inverse.T @ D @ L_inverse)
     half = (axes * np.maximum(values, 0) ** (t / 2)).T @ L
     return half.T @ half
+
+
+def regularise(matrix: NDArray[np.floating], reg: float) -> NDArray[np.floating]:
+    """Mix a matrix with the multiple of I that has the same trace; `reg` is the share of I."""
+    return (1 - reg) * matrix + reg * matrix.diagonal().mean() * np.eye(len(matrix))
 
 
 class GMML(DifferenceLearner):
     """Geometric mean metric learning.
 
-    With S and D the mean of (x - y)(x - y)ᵀ over pairs of one class and of two, M makes pairs of
-    one class near by itself, and pairs of two classes near by its inverse [1]_::
+    Let S be the mean of (x - y)(x - y)ᵀ over same pairs, and D the mean over different pairs. GMML
+    makes same pairs near under M and different pairs near under the inverse of M [1]_::
 
         min over M > 0 of  tr(M S) + tr(M⁻¹ D)
 
-    The minimum, the M with M S M = D, is the midpoint of the geodesic between S⁻¹ and D. The point
-    at t in [0, 1] on it is S⁻¹ #_t D = S^-½ (S^½ D S^½)^t S^-½. From labels, all pairs are used,
-    by counts, means and the pooled scatter of the classes: exactly where all classes are equally
-    large, and as if each had the pooled covariance otherwise.
+    The minimum satisfies M S M = D. It is the midpoint of the geodesic from S⁻¹ to D. The point at
+    t in [0, 1] on this geodesic is S⁻¹ #_t D = S^-½ (S^½ D S^½)^t S^-½.
+
+    With class labels, all pairs are used. They are not listed: S and D follow from the counts,
+    the means and the pooled scatter of the classes. This is exact if all classes have the same
+    size. Otherwise every class is treated as having the pooled covariance.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of rows of L: the leading axes of M. None for n_features.
+        Number of rows of L, from 1 to n_features. The leading axes of M are kept. None keeps all.
     supervision : {"labels", "pairs"}, default="labels"
-        What `fit` is given: points and their classes, or pairs of points and whether each is of
-        one class.
+        What `fit` reads. "labels": points and class labels. "pairs": pairs of points, each
+        labelled same or different.
     t : float, default=0.25
-        In [0, 1]. 0 leaves the Mahalanobis distance within classes. Where S and D are alike, 0.5
-        gives Euclid's distance, and more the opposite of Mahalanobis': what varies most counts
-        most.
+        Position on the geodesic, in [0, 1]. 0 gives the Mahalanobis distance within classes. 0.5
+        gives the minimum of the objective, which is Euclidean distance if S and D are
+        proportional. Above 0.5, directions with a large variance get more weight. Increase it if
+        the directions of largest variance separate the classes.
     reg : float, default=0.01
-        In [0, 1]. Share in S and in D of the prior, a multiple of I of the same trace. 1 is
-        Euclid's distance.
+        Share of the prior in S and in D, in [0, 1]. The prior is the multiple of I with the same
+        trace. 1 gives Euclidean distance. Increase it if there are few rows for the number of
+        columns.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L, the root of M; in the dtype of X if that is a float dtype, else float64.
+        L with LᵀL = M. It has the dtype of X if that is float32 or float64, otherwise float64.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -82,14 +94,17 @@ class GMML(DifferenceLearner):
 
     See Also
     --------
-    KISSME : A difference of S⁻¹ and D⁻¹ in place of a mean.
-    RCA : S⁻¹ alone.
+    KISSME : Uses the difference of S⁻¹ and D⁻¹ instead of a mean.
+    RCA : Uses S⁻¹ alone.
 
     Notes
     -----
-    M depends on the units of the columns, since S⁻¹ and D do so in opposite ways: standardise
-    columns of different kinds. A singular S, possible with ``reg=0`` only, gives a pseudo-inverse
-    and a UserWarning. Cost: O(n d² + d³) time, O(n_classes d + d²) memory between batches.
+    M depends on the units of the columns, because S⁻¹ and D depend on them in opposite ways.
+    Standardise columns of different kinds. If S is singular, its pseudo-inverse is used and a
+    UserWarning is raised. This can happen with ``reg=0`` only.
+
+    With n points and d features, a fit takes O(n d² + d³) time. Between batches it keeps
+    O(n_classes d + d²) numbers in memory.
 
     References
     ----------
@@ -108,20 +123,28 @@ class GMML(DifferenceLearner):
     0.96
     """
 
-    def __init__(self, n_components=None, *, supervision="labels", t=0.25, reg=0.01):
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        supervision: str = "labels",
+        t: float = 0.25,
+        reg: float = 0.01,
+    ) -> None:
         self.n_components = n_components
         self.supervision = supervision
         self.t = t
         self.reg = reg
 
-    def _check_parameters(self):
-        in_unit = (Real, False, 0, 1, "both")
-        self._check_ranges(t=in_unit, reg=in_unit)
+    def _check_parameters(self) -> None:
+        share = (Real, False, 0, 1, "both")
+        self._check_ranges(t=share, reg=share)
 
-    def _components(self, same, different, covariance):
-        S, D = (_with_prior(second, self.reg) for second in (same, different))
+    def _components(
+        self,
+        same: NDArray[np.floating],
+        different: NDArray[np.floating],
+        covariance: NDArray[np.floating],
+    ) -> NDArray[np.floating]:
+        S, D = (regularise(matrix, self.reg) for matrix in (same, different))
         return root(geodesic(S, D, self.t, len(S)), self.n_components)
-
-
-def _with_prior(second, reg):
-    return (1 - reg) * second + reg * second.diagonal().mean() * np.eye(len(second))

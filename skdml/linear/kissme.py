@@ -1,37 +1,44 @@
-"""KISSME: keep it simple and straightforward, a likelihood ratio of two Gaussians."""
+"""KISSME (keep it simple and straightforward metric): a likelihood ratio of two Gaussians."""
 
 from numbers import Real
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skdml.linear._differences import DifferenceLearner
 from skdml.linear._eigen import leading_by_spread, relative_axes, shrink, with_standardised
 
 
-def kissme(same, different, variance, shrinkage, contrast):
-    """L with LᵀL = Σ_S⁻¹ - contrast Σ_D⁻¹, both shrunk, without what would make d² negative.
+def likelihood_ratio_map(
+    same: NDArray[np.floating],
+    different: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    shrinkage: float,
+    contrast: float,
+) -> NDArray[np.floating]:
+    """L with LᵀL = Σ_S⁻¹ - contrast Σ_D⁻¹, with both matrices shrunk and negative parts removed.
 
     Parameters
     ----------
     same, different : ndarray of shape (n_features, n_features)
-        Mean of (x - y)(x - y)ᵀ over pairs of either kind: Σ_S and Σ_D.
+        Mean of (x - y)(x - y)ᵀ over same pairs, Σ_S, and over different pairs, Σ_D.
     variance : ndarray of shape (n_features,)
-        Variance of each column, its squared unit.
+        Variance of each column.
     shrinkage : float
         Share of a diagonal matrix in both.
     contrast : float
-        In [0, 1].
+        Factor of Σ_D⁻¹, in [0, 1].
 
     Returns
     -------
     ndarray of shape (rank of Σ_S, n_features)
-        L. Its rows are the axes v of Σ_D v = λ Σ_S v by decreasing λ, of length vᵀ Σ_S v =
+        L. Its rows are the axes v of Σ_D v = λ Σ_S v by decreasing λ, with vᵀ Σ_S v =
         1 - contrast / max(λ, 1).
     """
     S, D = shrink(same, variance, shrinkage), shrink(different, variance, shrinkage)
     values, axes = relative_axes(D, S, len(S))
-    # In these axes Σ_S is I and Σ_D is diag(values). Where the different are no further apart than
-    # the same, the paper's weight would be negative; they count as equally far apart there.
+    # In these axes Σ_S is I and Σ_D is diag(values). If different pairs are nearer than same pairs
+    # along an axis, the paper's weight can be negative. Here they count as equally far apart.
     weight = 1 - contrast / np.maximum(values, 1)
     return axes * np.sqrt(weight)[:, None]
 
@@ -39,42 +46,49 @@ def kissme(same, different, variance, shrinkage, contrast):
 class KISSME(DifferenceLearner):
     """Keep it simple and straightforward metric learning.
 
-    Differences of two points are taken for Gaussian with mean 0, those of pairs of one class with
-    covariance Σ_S and those of two classes with Σ_D. d² is, but for a constant, the logarithm of
-    how much more likely a difference is between two classes than within one [1]_::
+    The differences x - y are modelled as Gaussian with mean 0. Their covariance is Σ_S for same
+    pairs and Σ_D for different pairs. With ``contrast=1``, d² is, up to a constant, twice the
+    logarithm of a likelihood ratio: how much more likely the difference is for a different pair
+    than for a same pair [1]_::
 
         M = Σ_S⁻¹ - contrast Σ_D⁻¹
 
-    projected to the positive semi-definite matrices, with a share of Euclid's. From labels, all
-    pairs are used, by counts, means and the pooled scatter of the classes: exactly where all
-    classes are equally large, and as if each had the pooled covariance otherwise.
+    M is projected onto the positive semi-definite matrices and then mixed with Euclidean distance.
+
+    With class labels, all pairs are used. They are not listed: Σ_S and Σ_D follow from the counts,
+    the means and the pooled scatter of the classes. This is exact if all classes have the same
+    size. Otherwise every class is treated as having the pooled covariance.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of rows of L: the axes along which L x varies most; with ``prior_share=0`` those
-        along which Σ_D is largest as compared with Σ_S. None for n_features.
+        Number of rows of L, from 1 to n_features. The axes along which L x varies most are kept.
+        With ``prior_share=0`` these are the axes along which Σ_D is largest relative to Σ_S. None
+        keeps all.
     supervision : {"labels", "pairs"}, default="labels"
-        What `fit` is given: points and their classes, or pairs of points and whether each is of
-        one class.
+        What `fit` reads. "labels": points and class labels. "pairs": pairs of points, each
+        labelled same or different.
     shrinkage : float, default=0.3
-        In [0, 1]. Share of a diagonal matrix in Σ_S and in Σ_D, namely of the variances of the
-        columns times the mean quotient of the diagonal and those. 0 is the paper's M, and 1
-        divides each column by its standard deviation.
+        Share of a diagonal matrix in Σ_S and in Σ_D, in [0, 1]. The diagonal matrix holds the
+        variances of the columns, scaled to the size of Σ_S or Σ_D. 0 gives the M of the paper. 1
+        divides each column by its standard deviation. Increase it if there are few rows for the
+        number of columns.
     contrast : float, default=0.9
-        In [0, 1]. 1 is the paper's M: blind to directions along which no class means differ, of
-        which n_classes - 1 are all there are, if all classes have one covariance. 0 leaves
-        the Mahalanobis distance within classes. In between, such directions keep the weight
+        Factor of Σ_D⁻¹, in [0, 1]. 1 gives the M of the paper. If all classes have the same
+        covariance, that M is 0 along every direction in which the class means do not differ, and
+        at most n_classes - 1 directions remain. 0 gives the Mahalanobis distance within classes.
+        In between, directions in which the class means do not differ keep the weight
         1 - contrast.
     prior_share : float, default=0.25
-        In [0, 1]. Share of Euclid's distance on columns of unit variance in M: 0 is the paper's
-        M, 1 divides each column by its standard deviation. Along axes that tell no classes apart
-        by their means M has next to no weight, and what neighbours know of them would be lost.
+        Share of Euclidean distance on columns of unit variance in M, in [0, 1]. 0 gives the M of
+        the paper. 1 divides each column by its standard deviation. M has almost no weight along
+        directions in which the class means do not differ. Increase `prior_share` if near
+        neighbours along such directions are still informative.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L, with LᵀL = M; in the dtype of X if that is a float dtype, else float64.
+        L with LᵀL = M. It has the dtype of X if that is float32 or float64, otherwise float64.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -82,14 +96,20 @@ class KISSME(DifferenceLearner):
 
     See Also
     --------
-    RCA : Σ_S⁻¹ alone.
-    GMML : A mean of Σ_S⁻¹ and Σ_D in place of a difference of inverses.
+    RCA : Uses Σ_S⁻¹ alone.
+    GMML : Uses a mean of Σ_S⁻¹ and Σ_D instead of a difference of inverses.
 
     Notes
     -----
-    The projection is made where Σ_S is I, so that M does not depend on the basis of X. A singular
-    Σ_S, possible with ``shrinkage=0`` only, gives a pseudo-inverse and a UserWarning. Cost:
-    O(n d²) time, O(n_classes d + d²) memory between batches.
+    The projection is made in a basis in which Σ_S is I. M therefore does not depend on the basis
+    of X. If Σ_S is singular, its pseudo-inverse is used and a UserWarning is raised. This can
+    happen with ``shrinkage=0`` only.
+
+    The diagonal matrix of `shrinkage` is c diag(variance), with c the mean over the columns of
+    the diagonal of Σ_S (or Σ_D) divided by the variance.
+
+    With n points and d features, a fit takes O(n d²) time. Between batches it keeps
+    O(n_classes d + d²) numbers in memory.
 
     References
     ----------
@@ -110,29 +130,35 @@ class KISSME(DifferenceLearner):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        supervision="labels",
-        shrinkage=0.3,
-        contrast=0.9,
-        prior_share=0.25,
-    ):
+        supervision: str = "labels",
+        shrinkage: float = 0.3,
+        contrast: float = 0.9,
+        prior_share: float = 0.25,
+    ) -> None:
         self.n_components = n_components
         self.supervision = supervision
         self.shrinkage = shrinkage
         self.contrast = contrast
         self.prior_share = prior_share
 
-    def _check_parameters(self):
-        in_unit = (Real, False, 0, 1, "both")
-        self._check_ranges(shrinkage=in_unit, contrast=in_unit, prior_share=in_unit)
+    def _check_parameters(self) -> None:
+        share = (Real, False, 0, 1, "both")
+        self._check_ranges(shrinkage=share, contrast=share, prior_share=share)
 
-    def _components(self, same, different, covariance):
-        L = kissme(same, different, covariance.diagonal(), self.shrinkage, self.contrast)
+    def _components(
+        self,
+        same: NDArray[np.floating],
+        different: NDArray[np.floating],
+        covariance: NDArray[np.floating],
+    ) -> NDArray[np.floating]:
+        variance = covariance.diagonal()
+        L = likelihood_ratio_map(same, different, variance, self.shrinkage, self.contrast)
         if not L.any():
             raise ValueError(
-                "Along no direction are the different further apart than the same, so that with "
-                f"contrast={self.contrast} no distance is left; choose contrast < 1."
+                f"contrast={self.contrast} leaves no distance: along no direction are different "
+                "pairs farther apart than same pairs. Choose contrast < 1."
             )
         L = with_standardised(L, covariance, self.prior_share)
         return leading_by_spread(L, covariance, self.n_components)

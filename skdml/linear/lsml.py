@@ -1,8 +1,10 @@
 """Metric learning from relative comparisons by minimising squared residuals."""
 
 from numbers import Real
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
 from skdml.base import unchanged_on_error
@@ -12,8 +14,10 @@ from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
 
-def residual_loss(near, far):
-    """H(d(a, b) - d(c, d)) with H(x) = max(0, x)², and its slopes.
+def residual_loss(
+    near: NDArray[np.floating], far: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """H(d(a, b) - d(c, d)) with H(x) = max(0, x)², and its derivatives.
 
     Parameters
     ----------
@@ -23,16 +27,19 @@ def residual_loss(near, far):
     Returns
     -------
     loss, slope_near, slope_far : ndarray of shape (n_quadruplets,)
-        The loss, convex in both, and its derivatives by each.
+        The loss, which is convex in both squared distances, and its derivative with respect to
+        each of them.
     """
     d_near, d_far = np.sqrt(near), np.sqrt(far)
     excess = np.maximum(d_near - d_far, 0)
-    positive = np.finfo(np.float64).tiny  # a distance of 0 has no excess, and no slope
+    positive = np.finfo(np.float64).tiny  # avoids 0 / 0: a distance of 0 gets the slope 0
     return excess**2, excess / np.maximum(d_near, positive), -excess / np.maximum(d_far, positive)
 
 
-def lsml_objective(A, pairs, weight):
-    """D(AᵀA, I) + Σ weight H(d(a, b) - d(c, d)), on points mapped by the prior's root.
+def lsml_objective(
+    A: NDArray[np.floating], pairs: PairDistances, weight: NDArray[np.floating]
+) -> tuple[float, NDArray[np.floating]]:
+    """D(AᵀA, I) + Σ weight H(d(a, b) - d(c, d)), for points mapped by the root of the prior.
 
     Parameters
     ----------
@@ -41,69 +48,74 @@ def lsml_objective(A, pairs, weight):
     pairs : PairDistances
         The pairs (a, b) of all quadruplets, then the pairs (c, d).
     weight : ndarray of shape (n_quadruplets,)
-        Of each quadruplet.
+        Weight of each quadruplet.
 
     Returns
     -------
     value : float
-        At least 0.
+        The objective, >= 0.
     gradient : ndarray of shape (n_features, n_features)
-        By A.
+        Gradient of the value with respect to A.
     """
     squared, gradient_of = pairs(A)
     loss, *slopes = residual_loss(*np.split(squared, 2))
     divergence, gradient = log_det_divergence(A)
-    return divergence + weight @ loss, gradient + gradient_of(
-        np.tile(weight, 2) * np.hstack(slopes)
-    )
+    pull = gradient_of(np.tile(weight, 2) * np.hstack(slopes))
+    return divergence + float(weight @ loss), gradient + pull
 
 
 class LSML(LinearMetricLearner):
-    """Metric learning from relative comparisons: one distance less than another.
+    """Metric learning from relative comparisons: one distance is less than another.
 
-    LSML [1]_ learns from quadruplets (a, b, c, d) that say d(a, b) < d(c, d). It minimises
+    LSML [1]_ learns from quadruplets (a, b, c, d) with d(a, b) < d(c, d). It minimises
 
         D(M, M₀) + Σ wᵢ max(0, d(aᵢ, bᵢ) - d(cᵢ, dᵢ))²
-        with D(M, M₀) = tr(M M₀⁻¹) - ln det(M M₀⁻¹) - n_features,
+        with D(M, M₀) = tr(M M₀⁻¹) - ln det(M M₀⁻¹) - n_features.
 
-    the squares of what the comparisons are broken by, and the LogDet divergence from a prior M₀.
-    That is convex and smooth in M, and is minimised by L-BFGS; M stays positive definite.
+    The first term is the LogDet divergence from a prior M₀. The second term sums the squared
+    violations of the comparisons. The problem is convex and smooth in M and is solved by L-BFGS.
+    M stays positive definite.
 
     Parameters
     ----------
     n_components : int, default=None
-        Keep the so many leading axes of M. None keeps all n_features. Of sparse X, so many
-        principal axes are taken first, and M is sought within them.
+        Number of rows of L, from 1 to n_features. The leading axes of M are kept. None keeps all.
+        Sparse points are first mapped to this many principal axes, and M is learned in that
+        space.
     gamma : float, default=0.3
-        How much the comparisons count against the prior, > 0: wᵢ is ``gamma * n_points`` over the
-        number of quadruplets, n_points being the number of distinct points in them: more
-        quadruplets of the same points tell little that is new.
+        Weight of the comparisons relative to the prior, > 0. The weight wᵢ is ``gamma * n_points``
+        divided by the number of quadruplets, with n_points the number of distinct points in them.
+        The total weight thus does not grow with more quadruplets of the same points. Increase it
+        if the prior is poor or there are many points.
     prior : {"identity", "covariance"} or array-like of shape (n_features, n_features), \
             default="identity"
-        M₀: the identity, in a unit in which the mean square distance of points is 2; the inverse
-        of their covariance (its pseudo-inverse where it is singular: M is then blind where it
-        is); or a positive definite matrix.
+        M₀. "identity": the identity, for points scaled to a mean squared distance of 2.
+        "covariance": the inverse of the covariance of the points. If the covariance is singular,
+        its pseudo-inverse is used and M ignores the directions without variance. An array has to
+        be positive definite. Choose "covariance" if the columns have different units.
     supervision : {"labels", "quadruplets"}, default="labels"
-        What `fit` is given: points and their classes, from which quadruplets are drawn with a, b
-        of one class and c, d of two, or quadruplets.
+        What `fit` reads. "labels": points and class labels, from which quadruplets are drawn; a
+        and b belong to one class, c and d to two. "quadruplets": quadruplets of points.
     n_constraints : int, default=None
-        How many quadruplets to draw from labels. None draws 1000, or as many as M has entries
-        that may differ, n_features (n_features + 1) / 2, where those are more; ten for each row at
-        most. More were no better for k-NN (benchmarks/accuracy.py), only slower.
+        With labels, the number of quadruplets to draw, at least 1. None draws as many as M has
+        free entries, n_features (n_features + 1) / 2, but at least 1000 and at most ten per row.
+        More quadruplets make a fit slower and did not improve k-NN (benchmarks/accuracy.py).
     max_iter : int, default=1000
-        Iterations at most.
+        Maximum number of iterations, at least 1. Increase it after a ConvergenceWarning.
     tol : float, default=1e-4
-        Relative tolerance: iteration ends when the objective falls by less than this share of its
-        value at the start, or its gradient is this share of what it was.
+        Relative tolerance, >= 0. Iteration stops if the objective falls by less than this share
+        of its initial value. It also stops if the gradient falls to this share of its initial
+        size. Increase it for a faster fit.
     random_state : int, RandomState instance or None, default=None
-        Decides the quadruplets drawn.
+        Seed of the generator that draws the quadruplets. Pass an int for repeatable results.
     verbose : int, default=0
         1 prints a line for each iteration.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L with LᵀL = M: the axes of M, by decreasing eigenvalue. float32 if X is, else float64.
+        L with LᵀL = M. The rows are the axes of M, by decreasing eigenvalue. float32 if X is
+        float32, otherwise float64.
     n_iter_ : int
         Number of iterations.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
@@ -115,14 +127,14 @@ class LSML(LinearMetricLearner):
 
     See Also
     --------
-    ITML : The same prior; distances are held to bounds instead of to each other.
+    ITML : The same prior, with bounds on the distances instead of comparisons.
 
     Notes
     -----
-    There is no `init`: the minimum is the same from any start, and the search begins at the prior.
-    Quadruplets with c equal to d are left out: no M puts these apart. An evaluation takes
-    O(n_points n_features² + n_quadruplets n_features) time and O(n_points n_features +
-    n_quadruplets) memory.
+    There is no `init`: every start leads to the same minimum, and the search starts at the prior.
+    Quadruplets with equal c and d are left out, because no M separates these two points. One
+    evaluation of the objective takes O(n_points n_features² + n_quadruplets n_features) time and
+    O(n_points n_features + n_quadruplets) memory.
 
     References
     ----------
@@ -146,17 +158,17 @@ class LSML(LinearMetricLearner):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        gamma=0.3,
-        prior="identity",
-        supervision="labels",
-        n_constraints=None,
-        max_iter=1000,
-        tol=1e-4,
-        random_state=None,
-        verbose=0,
-    ):
+        gamma: float = 0.3,
+        prior: str | ArrayLike = "identity",
+        supervision: str = "labels",
+        n_constraints: int | None = None,
+        max_iter: int = 1000,
+        tol: float = 1e-4,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.gamma = gamma
         self.prior = prior
@@ -167,19 +179,21 @@ class LSML(LinearMetricLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, *, weights=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, weights: ArrayLike | None = None
+    ) -> Self:
         """Learn the distance.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features), or array-like of shape \
                 (n_quadruplets, 4, n_features)
-            Points, or with ``supervision="quadruplets"`` quadruplets of points.
+            Points; quadruplets of points with ``supervision="quadruplets"``.
         y : array-like of shape (n_samples,), default=None
-            Class labels of any kind. Not read with ``supervision="quadruplets"``.
+            Class labels of any kind. Ignored with ``supervision="quadruplets"``.
         weights : array-like of shape (n_quadruplets,), default=None
-            How much each quadruplet counts, on average 1: they are divided by their mean. Only
-            with ``supervision="quadruplets"``.
+            Weight of each quadruplet, >= 0. The weights are divided by their mean. None gives all
+            quadruplets the same weight. Only with ``supervision="quadruplets"``.
 
         Returns
         -------
@@ -189,18 +203,25 @@ class LSML(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not of that shape or not finite, if all labels are of one class, if no class
-            has two samples, if `weights` are none, or if a parameter is out of range.
+            If X is not finite or has another shape; if all labels belong to one class; if no
+            class has two samples; if `weights` are invalid; or if a parameter is out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit needs more than `max_iter` iterations.
         """
         with unchanged_on_error(self):
             self._check_ranges(gamma=(Real, False, 0, None, "neither"))
-            X, rows = self._read_quadruplets(X, y)
-            n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-            weight = self._read_weights(weights, len(rows))
-            points, L0, a, b, c, d = map_by_prior(self.prior, n_components, X, *rows.T)
+            given, rows = self._read_quadruplets(X, y)
+            n_components = check_n_components(self.n_components, given.shape[1], "n_features")
+            weight = self._read_quadruplet_weights(weights, len(rows))
+
+            points, L0, a, b, c, d = map_by_prior(self.prior, n_components, given, *rows.T)
             apart = told_apart(points, c, d)
-            weight = self.gamma * len(points) / len(rows) * weight[apart]
             pairs = PairDistances(points, *(np.r_[i[apart], j[apart]] for i, j in ((a, c), (b, d))))
+            weight = self.gamma * len(points) / len(rows) * weight[apart]
+
             A, self.loss_curve_, self.n_iter_ = minimize_lbfgs(
                 lambda A: lsml_objective(A, pairs, weight),
                 np.eye(len(L0)),
@@ -209,26 +230,28 @@ class LSML(LinearMetricLearner):
                 name="LSML",
                 verbose=self.verbose,
             )
-            self.components_ = leading_components(A @ L0, n_components).astype(X.dtype)
+            self.components_ = leading_components(A @ L0, n_components).astype(given.dtype)
             return self
 
-    def _n_constraints(self, n_samples):
+    def _n_constraints(self, n_samples: int) -> int:
         n_entries = self.n_features_in_ * (self.n_features_in_ + 1) // 2
         return self.n_constraints or min(10 * n_samples, max(1000, n_entries))
 
-    def _read_weights(self, weights, n_quadruplets):
-        """Check the weights of quadruplets, and bring them to a mean of 1."""
+    def _read_quadruplet_weights(
+        self, weights: ArrayLike | None, n_quadruplets: int
+    ) -> NDArray[np.floating]:
+        """Check the weights of the quadruplets and scale them to a mean of 1."""
         if weights is None:
             return np.ones(n_quadruplets)
         if self.supervision != "quadruplets":
             raise ValueError(
-                f"weights are for quadruplets that are given: supervision is {self.supervision!r}, "
-                'not "quadruplets".'
+                f'weights need supervision="quadruplets"; supervision is {self.supervision!r}. '
+                "Leave weights out, or fit on quadruplets."
             )
-        weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="weights")
-        if weights.shape != (n_quadruplets,) or weights.min() < 0 or not weights.any():
+        checked = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="weights")
+        if checked.shape != (n_quadruplets,) or checked.min() < 0 or not checked.any():
             raise ValueError(
-                f"weights needs one number >= 0 for each of the {n_quadruplets} quadruplets, not "
-                f"all 0; got shape {weights.shape}."
+                f"weights must hold one number >= 0 for each of the {n_quadruplets} quadruplets, "
+                f"not all 0; got shape {checked.shape} and minimum {checked.min():.3g}."
             )
-        return weights / weights.mean()
+        return checked / checked.mean()

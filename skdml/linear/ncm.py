@@ -1,9 +1,11 @@
-"""Nearest class mean metric learning, with one mean or several centroids a class."""
+"""Nearest class mean metric learning, with one mean or several centroids per class."""
 
 import warnings
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax, logsumexp
 from sklearn.base import ClassifierMixin
@@ -21,12 +23,14 @@ from skdml.linear._neighbors import distinct_rows
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, centre_and_scale
 
-# Entries of the blocks of probabilities: 32 MiB of float64.
+# Entries in a block of probabilities: 32 MiB of float64.
 _BLOCK = 2**22
 
 
-def log_posterior(L, X, centroids):
-    """Log-probability that a centroid is the one of a point: ln p(j | x) ~ -|L (x - m_j)|² / 2.
+def log_posterior(
+    L: NDArray[np.floating], X: NDArray[np.floating], centroids: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Log-probability of each centroid for each point: ln p(j | x) ~ -|L (x - m_j)|² / 2.
 
     Parameters
     ----------
@@ -35,20 +39,27 @@ def log_posterior(L, X, centroids):
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Points.
     centroids : ndarray of shape (n_centroids, n_features)
-        m.
+        The centroids m.
 
     Returns
     -------
     ndarray of shape (n_samples, n_centroids)
-        In the dtype of X.
+        ln p(j | x), in the dtype of X.
     """
     U = centroids @ L.T
-    # |L x|² is the same for all centroids and cancels: what is left is linear in x.
+    # |L x|² is the same for all centroids and cancels. The rest is linear in x.
     slope, offset = (U @ L).astype(X.dtype), np.einsum("ij,ij->i", U, U) / 2
     return log_softmax(safe_sparse_dot(X, slope.T) - offset.astype(X.dtype), axis=1)
 
 
-def negative_log_likelihood(L, X, codes, centroids, owners, weight):
+def negative_log_likelihood(
+    L: NDArray[np.floating],
+    X: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    centroids: NDArray[np.floating],
+    centroid_codes: NDArray[np.integer],
+    weight: NDArray[np.floating],
+) -> tuple[float, NDArray[np.floating]]:
     """Mean of -ln p(y | x), where p(c | x) is the sum of p(j | x) over the centroids of class c.
 
     Parameters
@@ -58,28 +69,29 @@ def negative_log_likelihood(L, X, codes, centroids, owners, weight):
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Points.
     codes : ndarray of int, shape (n_samples,)
-        Their classes.
+        Class of each point.
     centroids : ndarray of shape (n_centroids, n_features)
-        m, float64.
-    owners : ndarray of int, shape (n_centroids,)
-        The class of each centroid.
+        The centroids m, float64.
+    centroid_codes : ndarray of int, shape (n_centroids,)
+        Class of each centroid.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows.
+        Weight of each row.
 
     Returns
     -------
     value : float
         The mean.
     gradient : ndarray of shape (n_components, n_features)
-        Its gradient, float64. Let a_ij be w_i (p(j | x_i) - p(j | x_i, y_i)) over the sum of the
-        weights; it is -L sum_ij a_ij (x_i - m_j)(x_i - m_j)ᵀ. As the a_ij of a row add up to 0
-        that takes but AᵀX, and no matrix of n_features².
+        Gradient of the value with respect to L, float64. Let a_ij be
+        w_i (p(j | x_i) - p(j | x_i, y_i)) divided by the sum of the weights. The gradient is
+        -L sum_ij a_ij (x_i - m_j)(x_i - m_j)ᵀ. The a_ij of a row sum to 0, so AᵀX suffices to
+        compute it, without a matrix of n_features² entries.
     """
     total, value = weight.sum(dtype=np.float64), 0.0
     pull, mass = np.zeros_like(centroids), np.zeros(len(centroids))  # AᵀX and Aᵀ1
     for rows in gen_batches(X.shape[0], max(1, _BLOCK // len(centroids))):
         log_p = log_posterior(L, X[rows], centroids)
-        own = np.where(owners == codes[rows, None], log_p, -np.inf)
+        own = np.where(centroid_codes == codes[rows, None], log_p, -np.inf)
         log_likelihood = logsumexp(own, axis=1, keepdims=True)
         A = np.exp(log_p) - np.exp(own - log_likelihood)
         A *= weight[rows, None] / X.dtype.type(total)
@@ -90,32 +102,36 @@ def negative_log_likelihood(L, X, codes, centroids, owners, weight):
     return value, (L @ pull.T) @ centroids + U.T @ (pull - mass[:, None] * centroids)
 
 
-def penalised(L, start, alpha):
-    """Ridge alpha / 2 |L - L0|², by its value and its gradient.
+def ridge_penalty(
+    L: NDArray[np.floating], start: NDArray[np.floating], alpha: float
+) -> tuple[float, NDArray[np.floating]]:
+    """Ridge penalty alpha / 2 |L - L0|² and its gradient.
 
     Parameters
     ----------
     L, start : ndarray of shape (n_components, n_features)
         The map, and L0.
     alpha : float
-        How strong it is.
+        Strength of the penalty.
 
     Returns
     -------
     value : float
-        The ridge.
+        The penalty.
     gradient : ndarray of shape (n_components, n_features)
-        Its gradient.
+        Gradient of the penalty with respect to L.
     """
     step = L - start
     return alpha / 2 * float((step * step).sum()), alpha * step
 
 
-def to_softmax(L, X, weight):
+def scale_for_softmax(
+    L: NDArray[np.floating], X: NDArray[np.floating], weight: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Scale a map so that a softmax of its squared distances is neither flat nor hard.
 
-    The mean square distance becomes 2 sqrt(n_components). If the components are independent, the
-    square distance then varies by 2 sqrt(2), however many there are.
+    The mean squared distance becomes 2 sqrt(n_components). If the components are independent, the
+    standard deviation of the squared distance is then 2 sqrt(2) for any number of components.
 
     Parameters
     ----------
@@ -124,7 +140,7 @@ def to_softmax(L, X, weight):
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Points.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows.
+        Weight of each row.
 
     Returns
     -------
@@ -135,7 +151,9 @@ def to_softmax(L, X, weight):
     return L * (len(L) ** 0.25 / spread)
 
 
-def means(X, clusters, weight):
+def cluster_means(
+    X: NDArray[np.floating], clusters: NDArray[np.integer], weight: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Weighted mean of the rows of each cluster.
 
     Parameters
@@ -143,9 +161,9 @@ def means(X, clusters, weight):
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Rows.
     clusters : ndarray of int, shape (n_samples,)
-        The cluster of each row; each has one.
+        Cluster of each row. No cluster is empty.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows, > 0.
+        Weight of each row, > 0.
 
     Returns
     -------
@@ -157,80 +175,120 @@ def means(X, clusters, weight):
     return np.asarray(safe_sparse_dot(member, X.astype(np.float64), dense_output=True))
 
 
-def split_classes(X, codes, weight, n_centroids, rng):
-    """Cut each class into clusters by k-means.
+def split_classes(
+    X: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    weight: NDArray[np.floating],
+    n_centroids: int,
+    rng: np.random.RandomState,
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Split each class into clusters by k-means.
 
     Parameters
     ----------
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Points.
     codes : ndarray of int, shape (n_samples,)
-        Their classes.
+        Class of each point.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows, > 0.
+        Weight of each row, > 0.
     n_centroids : int
-        Clusters in a class; fewer where it has no more distinct points.
+        Number of clusters per class. A class with fewer distinct points gets fewer clusters.
     rng : RandomState
-        Draws where k-means begins.
+        Draws the start of k-means.
 
     Returns
     -------
     clusters : ndarray of int, shape (n_samples,)
-        The cluster of each point.
-    owners : ndarray of int, shape (n_clusters,)
-        The class of each cluster, rising.
+        Cluster of each point.
+    centroid_codes : ndarray of int, shape (n_clusters,)
+        Class of each cluster, in ascending order.
     """
-    clusters, owners = np.empty(len(codes), dtype=np.intp), []
+    clusters = np.empty(len(codes), dtype=np.intp)
+    centroid_codes: list[int] = []
     for code in range(codes.max() + 1):
         rows = np.flatnonzero(codes == code)
         kmeans = KMeans(min(n_centroids, len(rows)), n_init=3, random_state=rng)
-        # Threads would add in any order, and leave the bits of the sums to chance. That there are
-        # fewer distinct points than clusters, which k-means warns of, is nothing wrong here.
+        # One thread: several would add in any order, and the sums would not repeat bit for bit.
+        # The ConvergenceWarning of k-means about fewer distinct points than clusters is expected.
         with one_thread("openmp"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             labels = kmeans.fit(X[rows], sample_weight=weight[rows]).labels_
         found, labels = np.unique(labels, return_inverse=True)
-        clusters[rows] = labels + len(owners)
-        owners += [code] * len(found)
-    return clusters, np.array(owners)
+        clusters[rows] = labels + len(centroid_codes)
+        centroid_codes += [code] * len(found)
+    return clusters, np.array(centroid_codes)
 
 
-class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
+class _CentroidClassifier(ClassifierMixin, LinearMetricLearner):
     """A softmax over centroids in the learned distance, fitted by maximum likelihood."""
 
     _sparse = True
 
-    def _fit(self, X, y, sample_weight, **ranges):
+    # Parameters of both learners.
+    alpha: float
+    max_iter: int
+    tol: float
+    random_state: int | np.random.RandomState | None
+    verbose: int
+
+    def _fit(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None, **ranges: Any
+    ) -> Self:
         with unchanged_on_error(self):
             self._check_ranges(alpha=(Real, False, 0, None, "left"), **ranges)
-            X, codes, classes = self._read_labelled(X, y)
-            # Rows in an order of their own, equal ones merged: k-means then draws the same, whether
-            # a row is there twice or counts twice.
-            X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
+            given, codes, classes = self._read_labelled(X, y)
+            # Sort the rows and merge equal ones. k-means then draws the same centroids for a row
+            # that occurs twice and a row of weight 2.
+            given, codes, weight = distinct_rows(
+                given, codes, self._read_weight(sample_weight, given)
+            )
             codes, classes = encode_labels(classes[codes])
-            rng = check_random_state(self.random_state)
-            points, scale = centre_and_scale(X, weight)
-            clusters, owners = self._cluster(points, codes, weight, rng)
-            start = self._start(points, codes, scale, rng, weight)
-            solution = self._solve(points, codes, clusters, owners, weight, start)
-            return self._store(solution, scale, means(X, clusters, weight), owners, classes, X)
 
-    def _cluster(self, points, codes, weight, rng):
+            rng = check_random_state(self.random_state)
+            points, scale = centre_and_scale(given, weight)
+            clusters, centroid_codes = self._cluster(points, codes, weight, rng)
+            start = start_components(self, points, codes, scale, rng, weight)
+            if starts_anew(self):
+                start = scale_for_softmax(start, points, weight)
+
+            centroids = cluster_means(points, clusters, weight)
+            L = self._minimise(start, points, codes, centroids, centroid_codes, weight)
+            self.components_ = (L / scale).astype(given.dtype)
+            self.centroids_ = cluster_means(given, clusters, weight).astype(given.dtype)
+            self.classes_, self._centroid_codes = classes, centroid_codes
+            return self
+
+    def _cluster(
+        self,
+        points: NDArray[np.floating],
+        codes: NDArray[np.integer],
+        weight: NDArray[np.floating],
+        rng: np.random.RandomState,
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Cluster of each point, and class of each cluster; here each class is one cluster."""
         return codes, np.arange(codes.max() + 1)
 
-    def _start(self, points, codes, scale, rng, weight):
-        start = start_components(self, points, codes, scale, rng, weight)
-        return to_softmax(start, points, weight) if starts_anew(self) else start
+    def _minimise(
+        self,
+        start: NDArray[np.floating],
+        points: NDArray[np.floating],
+        codes: NDArray[np.integer],
+        centroids: NDArray[np.floating],
+        centroid_codes: NDArray[np.integer],
+        weight: NDArray[np.floating],
+    ) -> NDArray[np.floating]:
+        """Find L; store the loss curve."""
+        alpha = self.alpha / float(weight.sum())
 
-    def _solve(self, points, codes, clusters, owners, weight, start):
-        centroids, alpha = means(points, clusters, weight), self.alpha / float(weight.sum())
+        def objective(L: NDArray[np.floating]) -> tuple[float, NDArray[np.floating]]:
+            value, gradient = negative_log_likelihood(
+                L, points, codes, centroids, centroid_codes, weight
+            )
+            penalty, slope = ridge_penalty(L, start, alpha)
+            return value + penalty, gradient + slope
 
-        def objective(L):
-            value, gradient = negative_log_likelihood(L, points, codes, centroids, owners, weight)
-            ridge, slope = penalised(L, start, alpha)
-            return value + ridge, gradient + slope
-
-        return minimize_lbfgs(
+        L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(
             objective,
             start,
             max_iter=self.max_iter,
@@ -238,16 +296,9 @@ class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
             name=type(self).__name__,
             verbose=self.verbose,
         )
+        return L
 
-    def _store(self, solution, scale, centroids, owners, classes, X):
-        L, self.loss_curve_, self.n_iter_ = solution
-        self.components_ = (L / scale).astype(X.dtype)
-        self.centroids_ = centroids.astype(X.dtype)
-        self.classes_ = classes
-        self._owners = owners
-        return self
-
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
         """Probability of each class.
 
         Parameters
@@ -258,16 +309,16 @@ class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            p(c | x), in the order of `classes_`, in the dtype of `transform`.
+            p(c | x), in the order of `classes_` and in the dtype of `transform`.
         """
         Z = self.transform(X)
         U = self.centroids_ @ self.components_.T
         middle = U.mean(axis=0)  # far from the origin the products would lose digits
         log_p = log_posterior(np.eye(len(middle)), Z - middle.astype(Z.dtype), U - middle)
-        first = np.searchsorted(self._owners, np.arange(len(self.classes_)))
+        first = np.searchsorted(self._centroid_codes, np.arange(len(self.classes_)))
         return np.add.reduceat(np.exp(log_p), first, axis=1)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Most probable class.
 
         Parameters
@@ -278,46 +329,51 @@ class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
         Returns
         -------
         ndarray of shape (n_samples,)
-            Labels.
+            Class labels.
         """
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
-class NCMML(_CentroidSoftmax):
-    """Nearest class mean metric learning: each point is to lie nearest to the mean of its class.
+class NCMML(_CentroidClassifier):
+    """Nearest class mean metric learning: each point is close to the mean of its class.
 
-    L maximises the likelihood of the classes, with p(c | x) ~ exp(-|L (x - m_c)|² / 2) and m_c the
-    mean of class c (the multi-class logistic model of Mensink et al. [1]_), and a Gaussian prior
-    around its start:
+    The class probabilities are p(c | x) ~ exp(-|L (x - m_c)|² / 2), with m_c the mean of class c.
+    This is the multi-class logistic model of Mensink et al. [1]_. L maximises the likelihood of the
+    classes. Unlike the paper, a Gaussian prior is centred at the start L0:
 
         min_L  -1/n sum_i ln p(y_i | x_i) + alpha / (2 n) |L - L0|²
 
-    on points brought to a mean square distance of 2 (L is given for the points as they came). It
-    is a classifier, too: `predict` names the class of the nearest mean. A class that is added
-    later needs but its mean, no other L.
+    The objective uses points scaled to a mean squared distance of 2; `components_` is L for the
+    original points. The learner is also a classifier: `predict` returns the class of the nearest
+    mean. A new class needs only its mean, and L stays the same.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of rows of L, in [1, n_features]. None stands for n_features.
+        Number of rows of L, from 1 to n_features. None means n_features. Fewer components make
+        `transform` shorter; two give a planar embedding.
     alpha : float, default=1.0
-        Strength of the prior, >= 0. Where a linear function parts the classes, as it always can
-        with more features than rows, L has no end without it.
+        Strength of the prior, >= 0. Without it, L grows without bound if a linear function
+        separates the classes. This is always possible with more features than rows. Increase it
+        if there are few rows.
     init : {"auto", "pca", "lda", "identity", "random"} or ndarray of shape \
             (n_components, n_features), default="auto"
-        L0, where the search begins and the prior has its peak. "auto" is "lda" if n_components is
-        less than the number of classes, else "pca" if it is less than n_features and n_samples,
-        else "identity". All but an array are scaled to a mean square distance of
-        2 sqrt(n_components), so that the softmax is neither flat nor hard.
+        L0: the start of the search and the centre of the prior. "auto" is "lda" if n_components is
+        less than the number of classes. Otherwise it is "pca" if n_components is less than
+        n_features and n_samples, and "identity" if not. A named start is scaled to a mean squared
+        distance of 2 sqrt(n_components), so that the softmax is neither flat nor hard. An array
+        is used as it is. Give an array if a good map is known.
     max_iter : int, default=200
-        Iterations of L-BFGS at most.
+        Maximum number of iterations of L-BFGS, at least 1. Increase it after a
+        ConvergenceWarning.
     tol : float, default=1e-5
-        Relative tolerance on the objective and on its gradient.
+        Relative tolerance on the objective and on its gradient, >= 0. Increase it for a faster
+        fit.
     warm_start : bool, default=False
-        Whether to begin with the L of the earlier fit, which is then L0.
+        Whether to start from the L of the earlier fit, which then replaces L0.
     random_state : int, RandomState instance or None, default=None
-        Decides ``init="random"``.
+        Seed of ``init="random"``. Pass an int for repeatable results.
     verbose : int, default=0
         1 prints a line for each iteration.
 
@@ -340,15 +396,15 @@ class NCMML(_CentroidSoftmax):
 
     See Also
     --------
-    NCMC : Several centroids a class.
-    sklearn.neighbors.NearestCentroid : The nearest mean in the plain distance.
+    NCMC : Several centroids per class.
+    sklearn.neighbors.NearestCentroid : The nearest mean in Euclidean distance.
 
     Notes
     -----
-    An iteration takes O(n_samples n_classes n_features) time; memory is O(n_samples n_features)
-    and at most 32 MiB for each array of probabilities. The loss is convex in M = LᵀL, so that
-    without the prior a square L has no minimum but the global one. It depends on M by what M does
-    to the differences of class means.
+    An iteration takes O(n_samples n_classes n_features) time. Memory is O(n_samples n_features),
+    plus at most 32 MiB for each array of probabilities. The likelihood is concave in M = LᵀL.
+    Without the prior, a square L therefore has only global minima. The likelihood depends on M
+    only through the products of M with the differences of class means.
 
     References
     ----------
@@ -371,16 +427,16 @@ class NCMML(_CentroidSoftmax):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        alpha=1.0,
-        init="auto",
-        max_iter=200,
-        tol=1e-5,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float = 1.0,
+        init: str | ArrayLike = "auto",
+        max_iter: int = 200,
+        tol: float = 1e-5,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.init = init
@@ -390,7 +446,12 @@ class NCMML(_CentroidSoftmax):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -398,9 +459,10 @@ class NCMML(_CentroidSoftmax):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Points.
         y : array-like of shape (n_samples,)
-            Class labels, of any kind.
+            Class labels of any kind.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, >= 0: 2 counts a row twice, 0 leaves it out.
+            Weight of each row, >= 0. A row of weight 2 counts as two rows, a row
+            of weight 0 is left out. None gives every row the weight 1.
 
         Returns
         -------
@@ -410,53 +472,60 @@ class NCMML(_CentroidSoftmax):
         Raises
         ------
         ValueError
-            If X is not 2-D or not finite, if y is missing, continuous or of one class, or if a
-            parameter or a weight is out of range.
+            If X is not 2-D or not finite; if y is missing, is continuous or has a single class;
+            or if a parameter or a weight is out of range.
 
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` iterations did not suffice.
+            If the fit needs more than `max_iter` iterations.
         """
         return self._fit(X, y, sample_weight)
 
 
-class NCMC(_CentroidSoftmax):
-    """Nearest class multiple centroids: each point is to lie near a centroid of its class.
+class NCMC(_CentroidClassifier):
+    """Nearest class multiple centroids: each point is close to a centroid of its class.
 
-    As `NCMML`, but a class has several centroids m_j, found by k-means among its points, so that
-    it may be made of several groups (Mensink et al. [1]_):
+    NCMC is like :class:`NCMML`, but a class has several centroids m_j. They are found by k-means
+    among the points of the class, so a class may consist of several groups (Mensink et al. [1]_).
+    Unlike the paper, a Gaussian prior is centred at the start L0:
 
         min_L  -1/n sum_i ln sum_(j of class y_i) p(j | x_i) + alpha / (2 n) |L - L0|²
 
-    with p(j | x) ~ exp(-|L (x - m_j)|² / 2), on points brought to a mean square distance of 2 (L
-    is given for the points as they came). `predict` names the class whose centroids have most of
-    the probability.
+    with p(j | x) ~ exp(-|L (x - m_j)|² / 2). The objective uses points scaled to a mean squared
+    distance of 2; `components_` is L for the original points. `predict` returns the class whose
+    centroids have the largest total probability.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of rows of L, in [1, n_features]. None stands for n_features.
+        Number of rows of L, from 1 to n_features. None means n_features. Fewer components make
+        `transform` shorter; two give a planar embedding.
     n_centroids : int, default=3
-        Centroids of a class, >= 1; fewer where it has no more distinct points.
+        Number of centroids per class, at least 1. A class with fewer distinct points gets fewer.
+        Increase it if classes consist of several groups.
     alpha : float, default=2.0
-        Strength of the prior, >= 0. Where a linear function parts the classes, as it always can
-        with more features than rows, L has no end without it. It is twice that of `NCMML`, as
-        the centroids are themselves fitted to the points that L brings near them.
+        Strength of the prior, >= 0. Without it, L grows without bound if a linear function
+        separates the classes. This is always possible with more features than rows. The default
+        is twice that of `NCMML`, because the centroids are themselves fitted to the points that L
+        brings near them. Increase it if there are few rows.
     init : {"auto", "pca", "lda", "identity", "random"} or ndarray of shape \
             (n_components, n_features), default="auto"
-        L0, where the search begins and the prior has its peak. "auto" is "lda" if n_components is
-        less than the number of classes, else "pca" if it is less than n_features and n_samples,
-        else "identity". All but an array are scaled to a mean square distance of
-        2 sqrt(n_components), so that the softmax is neither flat nor hard.
+        L0: the start of the search and the centre of the prior. "auto" is "lda" if n_components is
+        less than the number of classes. Otherwise it is "pca" if n_components is less than
+        n_features and n_samples, and "identity" if not. A named start is scaled to a mean squared
+        distance of 2 sqrt(n_components), so that the softmax is neither flat nor hard. An array
+        is used as it is. Give an array if a good map is known.
     max_iter : int, default=200
-        Iterations of L-BFGS at most.
+        Maximum number of iterations of L-BFGS, at least 1. Increase it after a
+        ConvergenceWarning.
     tol : float, default=1e-5
-        Relative tolerance on the objective and on its gradient.
+        Relative tolerance on the objective and on its gradient, >= 0. Increase it for a faster
+        fit.
     warm_start : bool, default=False
-        Whether to begin with the L of the earlier fit, which is then L0.
+        Whether to start from the L of the earlier fit, which then replaces L0.
     random_state : int, RandomState instance or None, default=None
-        Decides where k-means begins, and ``init="random"``.
+        Seed of k-means and of ``init="random"``. Pass an int for repeatable results.
     verbose : int, default=0
         1 prints a line for each iteration.
 
@@ -465,9 +534,9 @@ class NCMC(_CentroidSoftmax):
     components_ : ndarray of shape (n_components, n_features)
         L, in the dtype of X.
     centroids_ : ndarray of shape (n_all_centroids, n_features)
-        The centroids m, those of the first class first.
+        The centroids m, sorted by class.
     centroid_classes_ : ndarray of shape (n_all_centroids,)
-        The class label of each centroid.
+        Class label of each centroid.
     classes_ : ndarray of shape (n_classes,)
         The class labels, sorted.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
@@ -481,13 +550,13 @@ class NCMC(_CentroidSoftmax):
 
     See Also
     --------
-    NCMML : One mean a class.
+    NCMML : One mean per class.
 
     Notes
     -----
-    An iteration takes O(n_samples n_centroids n_classes n_features) time; memory is
-    O(n_samples n_features) and at most 32 MiB for each array of probabilities. The centroids stay
-    as k-means finds them in the plain distance.
+    An iteration takes O(n_samples n_centroids n_classes n_features) time. Memory is
+    O(n_samples n_features), plus at most 32 MiB for each array of probabilities. k-means uses
+    Euclidean distance, and the centroids do not change afterwards.
 
     References
     ----------
@@ -509,17 +578,17 @@ class NCMC(_CentroidSoftmax):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        n_centroids=3,
-        alpha=2.0,
-        init="auto",
-        max_iter=200,
-        tol=1e-5,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        n_centroids: int = 3,
+        alpha: float = 2.0,
+        init: str | ArrayLike = "auto",
+        max_iter: int = 200,
+        tol: float = 1e-5,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.n_centroids = n_centroids
         self.alpha = alpha
@@ -530,7 +599,12 @@ class NCMC(_CentroidSoftmax):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -538,9 +612,10 @@ class NCMC(_CentroidSoftmax):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Points.
         y : array-like of shape (n_samples,)
-            Class labels, of any kind.
+            Class labels of any kind.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, >= 0: 2 counts a row twice, in k-means, too; 0 leaves it out.
+            Weight of each row, >= 0. A row of weight 2 counts as two rows, in
+            k-means, too. A row of weight 0 is left out. None gives every row the weight 1.
 
         Returns
         -------
@@ -550,17 +625,23 @@ class NCMC(_CentroidSoftmax):
         Raises
         ------
         ValueError
-            If X is not 2-D or not finite, if y is missing, continuous or of one class, or if a
-            parameter or a weight is out of range.
+            If X is not 2-D or not finite; if y is missing, is continuous or has a single class;
+            or if a parameter or a weight is out of range.
 
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` iterations did not suffice.
+            If the fit needs more than `max_iter` iterations.
         """
         self._fit(X, y, sample_weight, n_centroids=(Integral, False, 1, None, "left"))
-        self.centroid_classes_ = self.classes_[self._owners]
+        self.centroid_classes_ = self.classes_[self._centroid_codes]
         return self
 
-    def _cluster(self, points, codes, weight, rng):
+    def _cluster(
+        self,
+        points: NDArray[np.floating],
+        codes: NDArray[np.integer],
+        weight: NDArray[np.floating],
+        rng: np.random.RandomState,
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         return split_classes(points, codes, weight, self.n_centroids, rng)

@@ -1,4 +1,4 @@
-"""ANMM against margins written out, and the objectives its axes maximise."""
+"""ANMM: its margins equal plain loops, and its axes maximise their objectives."""
 
 import numpy as np
 import pytest
@@ -20,24 +20,24 @@ def rng():
     return np.random.default_rng(0)
 
 
-def literal_margin(X, y, k, m, L):
-    """Sum over rows of the mean squared distance to strangers less that to mates, under L."""
+def reference_margin(X, y, k, m, L):
+    """Sum of the margins under L, with neighbours found by sorting all distances."""
     total = 0.0
     for i in range(len(X)):
         order = sorted(range(len(X)), key=lambda j: np.linalg.norm(X[i] - X[j]))
-        mates = [j for j in order if y[j] == y[i] and j != i][:k]
-        strangers = [j for j in order if y[j] != y[i]][:m]
-        for sign, rows in ((1, strangers), (-1, mates)):
+        same_class = [j for j in order if y[j] == y[i] and j != i][:k]
+        other_class = [j for j in order if y[j] != y[i]][:m]
+        for sign, rows in ((1, other_class), (-1, same_class)):
             if rows:
                 total += sign * np.mean([np.sum((L @ (X[i] - X[j])) ** 2) for j in rows])
     return total
 
 
 @pytest.mark.parametrize(("k", "m"), [(5, 5), (2, 4), (40, 60)])
-def test_matrix_sums_the_margins(k, m, rng):
+def test_margin_matrix_sums_the_margins(k, m, rng):
     margin = margin_matrix(X, *neighbor_pairs(X, Y, k, m))
     for L in (np.eye(5), rng.normal(size=(2, 5))):
-        expected = literal_margin(X, Y, k, m, L)
+        expected = reference_margin(X, Y, k, m, L)
         assert np.trace(L @ margin @ L.T) == pytest.approx(expected, rel=1e-9)
 
 
@@ -53,14 +53,14 @@ def test_orthonormal_axes_are_the_leading_eigenvectors(rng):
         assert np.trace(other @ margin @ other.T) < values[:2].sum()
 
 
-def test_orthonormal_axes_by_default_are_those_that_add_to_the_objective():
+def test_orthonormal_axes_default_to_those_with_a_positive_margin():
     values = np.array([5.0, 1.0, -1.0, -7.0])
     assert_array_equal(margin_axes(np.diag(values), None, "orthonormalized"), np.eye(2, 4))
     assert_array_equal(margin_axes(-np.eye(3), None, "orthonormalized").shape, (1, 3))
     assert_array_equal(margin_axes(np.diag(values), 3, "orthonormalized"), np.eye(3, 4))
 
 
-def test_weighted_matrix_is_the_maximum_of_its_objective(rng):
+def test_weighted_matrix_maximises_its_objective(rng):
     margin = margin_matrix(X, *neighbor_pairs(X, Y, 5, 5))
     tau = abs(np.linalg.eigvalsh(margin)).max()
 
@@ -74,18 +74,18 @@ def test_weighted_matrix_is_the_maximum_of_its_objective(rng):
         assert objective(M + step + step.T) < objective(M)
 
 
-def test_leading_components():
+def test_n_components_keeps_the_leading_rows():
     L = ANMM().fit(X, Y).components_
     assert_array_equal(ANMM(2).fit(X, Y).components_, L[:2])
     assert (np.diff((L**2).sum(axis=1)) < 0).all()
 
 
-def test_no_margin_at_all_leaves_euclids_distance():
+def test_zero_margin_gives_euclidean_distance():
     L = margin_axes(np.zeros((3, 3)), None, "weighted")
     assert_allclose(L.T @ L, np.eye(3))
 
 
-def test_order_of_rows_makes_no_difference_whatever_ties_there_are(rng):
+def test_order_of_rows_does_not_matter_even_with_ties(rng):
     learner = ANMM().fit(IRIS, SPECIES)
     order = rng.permutation(150)
     again = ANMM().fit(IRIS[order], SPECIES[order])
@@ -94,7 +94,7 @@ def test_order_of_rows_makes_no_difference_whatever_ties_there_are(rng):
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
 @pytest.mark.parametrize("embedding_type", ["weighted", "orthonormalized"])
-def test_unit_of_the_points_is_that_of_d(embedding_type, scale):
+def test_distance_is_in_the_unit_of_the_points(embedding_type, scale):
     learner = ANMM(embedding_type=embedding_type)
     expected = learner.fit(X, Y).get_metric()(X)
     assert_allclose(learner.fit(X * scale, Y).get_metric()(X * scale), expected * scale, rtol=1e-8)
@@ -111,7 +111,7 @@ def test_unit_of_the_points_is_that_of_d(embedding_type, scale):
         ({"n_components": 5}, SPECIES, "n_components=5 has to be None or an int from 1 to 4"),
     ],
 )
-def test_bad_input_is_named_and_leaves_nothing_behind(parameters, y, message):
+def test_invalid_input_raises_and_leaves_the_learner_unfitted(parameters, y, message):
     learner = ANMM(**parameters)
     with pytest.raises(ValueError, match=message):
         learner.fit(IRIS, y)

@@ -1,4 +1,4 @@
-"""DML-eig: its objective against a literal one, its solution against the bound of Frank-Wolfe."""
+"""DML-eig: its objective equals plain loops, and its solution reaches the Frank-Wolfe bound."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdml import DMLEig
 from skdml.constraints import draw_pairs
-from skdml.linear.dmleig import different_pairs, dml_eig_loss, soft_minimum, whitening
+from skdml.linear.dmleig import dml_eig_loss, scale_different_pairs, soft_minimum, whitening
 
 X, Y = load_wine(return_X_y=True)
 X = StandardScaler().fit_transform(X)
@@ -21,10 +21,14 @@ def problem():
     rng = np.random.RandomState(0)
     first, second, same = draw_pairs(np.arange(12) % 3, 20, rng)
     points = rng.normal(size=(12, 3))
-    return points, *different_pairs(points, first[~same], second[~same]), rng.normal(size=(2, 3))
+    return (
+        points,
+        *scale_different_pairs(points, first[~same], second[~same]),
+        rng.normal(size=(2, 3)),
+    )
 
 
-def literal_loss(L, points, first, second, mu, shrinkage):
+def reference_loss(L, points, first, second, mu, shrinkage):
     S = (1 - shrinkage) * L.T @ L / np.trace(L.T @ L) + shrinkage * np.eye(3) / 3
     total = 0.0
     for i, j in zip(first, second, strict=True):
@@ -34,26 +38,26 @@ def literal_loss(L, points, first, second, mu, shrinkage):
 
 
 @pytest.mark.parametrize(("mu", "shrinkage"), [(0.1, 0.5), (1.0, 0.0), (0.01, 0.9)])
-def test_objective_is_that_of_the_docstring(problem, mu, shrinkage):
-    _, pairs, even, L = problem
+def test_objective_equals_the_formula_of_the_docstring(problem, mu, shrinkage):
+    _, pairs, baseline, L = problem
     graph = pairs.graph
-    expected = literal_loss(L, pairs.X, graph.first, graph.second, mu, shrinkage)
-    assert_allclose(dml_eig_loss(L, pairs, even, mu, shrinkage)[0], expected, rtol=1e-10)
+    expected = reference_loss(L, pairs.X, graph.first, graph.second, mu, shrinkage)
+    assert_allclose(dml_eig_loss(L, pairs, baseline, mu, shrinkage)[0], expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("mu", "shrinkage"), [(0.1, 0.5), (1.0, 0.0)])
-def test_gradient(problem, mu, shrinkage):
-    _, pairs, even, L = problem
+def test_gradient_equals_finite_differences(problem, mu, shrinkage):
+    _, pairs, baseline, L = problem
 
     def loss(flat):
-        return dml_eig_loss(flat.reshape(2, 3), pairs, even, mu, shrinkage)
+        return dml_eig_loss(flat.reshape(2, 3), pairs, baseline, mu, shrinkage)
 
     gradient = loss(L.ravel())[1]
     error = check_grad(lambda x: loss(x)[0], lambda x: loss(x)[1].ravel(), L.ravel())
     assert error < 1e-6 * np.linalg.norm(gradient)
 
 
-def test_soft_minimum_lies_between_the_least_and_the_mean():
+def test_soft_minimum_is_between_the_minimum_and_the_mean():
     values = np.array([3.0, 1.0, 2.0])
     assert_allclose(soft_minimum(values, 1e6)[0], 2, rtol=1e-5)
     assert_allclose(soft_minimum(values, 1e-3)[0], 1, atol=2e-3)
@@ -65,15 +69,15 @@ def test_soft_minimum_lies_between_the_least_and_the_mean():
     assert_allclose(weight, slopes, rtol=1e-5)
 
 
-def test_different_pairs_are_in_units_of_their_mean(problem):
-    points, pairs, even, _ = problem
+def test_scale_different_pairs_are_in_units_of_their_mean(problem):
+    points, pairs, baseline, _ = problem
     graph = pairs.graph
     square = [
         ((points[i] - points[j]) ** 2).sum() for i, j in zip(graph.first, graph.second, strict=True)
     ]
     assert_allclose(pairs.graph.squared_distances(pairs.X) / 3, np.divide(square, np.mean(square)))
-    assert_allclose(even.mean(), 1)
-    assert_allclose(pairs(np.eye(3))[0] / 3, even)
+    assert_allclose(baseline.mean(), 1)
+    assert_allclose(pairs(np.eye(3))[0] / 3, baseline)
 
 
 def test_whitening_is_the_inverse_root_up_to_the_ridge():
@@ -84,9 +88,9 @@ def test_whitening_is_the_inverse_root_up_to_the_ridge():
     assert_allclose(whitening(np.zeros((2, 2))), np.eye(2))
 
 
-# No S has an objective above f(S) + max eigenvalue of the gradient - <gradient, S>: f is concave.
+# f is concave, so f(S) + largest eigenvalue of the gradient - <gradient, S> bounds its maximum.
 @pytest.mark.parametrize("shrinkage", [0.0, 0.5])
-def test_solution_is_the_maximum(shrinkage):
+def test_duality_gap_of_the_solution_is_small(shrinkage):
     options = {"tol": 1e-12, "max_iter": 5000, "prior_share": 0}
     learner = DMLEig(shrinkage=shrinkage, random_state=0, **options).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
@@ -95,7 +99,7 @@ def test_solution_is_the_maximum(shrinkage):
     inverse = np.linalg.inv(A)
     S = inverse.T @ learner.get_mahalanobis_matrix() @ inverse
     assert_allclose(np.trace(S), 1)
-    pairs, _ = different_pairs(X @ A.T, first[~same], second[~same])
+    pairs, _ = scale_different_pairs(X @ A.T, first[~same], second[~same])
     Z = pairs.X[pairs.graph.first] - pairs.X[pairs.graph.second]
     value, weight = soft_minimum(np.einsum("ij,jk,ik->i", Z, S, Z), 0.1)
     assert_allclose(value, -learner.loss_curve_[-1])
@@ -105,14 +109,14 @@ def test_solution_is_the_maximum(shrinkage):
     assert 0 <= gap + 1e-9 < 1e-3 * value
 
 
-def test_loss_curve_falls():
+def test_loss_curve_never_rises():
     learner = DMLEig(random_state=0).fit(X, Y)
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
     assert learner.n_iter_ > 1
 
 
-def test_same_pairs_are_a_mean_square_of_one_apart():
+def test_same_pairs_have_a_mean_squared_distance_of_one():
     learner = DMLEig(random_state=0, prior_share=0).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
     Z = X[first[same]] - X[second[same]]
@@ -121,7 +125,7 @@ def test_same_pairs_are_a_mean_square_of_one_apart():
     assert_allclose((learner.get_mahalanobis_matrix() * scatter).sum(), 1)
 
 
-def test_all_shrinkage_whitens_the_same_pairs():
+def test_shrinkage_of_one_whitens_the_same_pairs():
     learner = DMLEig(shrinkage=1.0, prior_share=0, random_state=0).fit(X, Y)
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(0))
     Z = X[first[same]] - X[second[same]]
@@ -129,7 +133,7 @@ def test_all_shrinkage_whitens_the_same_pairs():
     assert_allclose(learner.get_mahalanobis_matrix(), A.T @ A / 13, atol=1e-12)
 
 
-def test_pairs_and_labels_are_the_same():
+def test_labels_equal_the_pairs_drawn_from_them():
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(3))
     pairs = np.stack([X[first], X[second]], axis=1)
     by_labels = DMLEig(random_state=3, prior_share=0).fit(X, Y).get_mahalanobis_matrix()
@@ -138,7 +142,7 @@ def test_pairs_and_labels_are_the_same():
         assert_allclose(by_pairs, by_labels, rtol=1e-9, atol=1e-12)
 
 
-def test_same_distance_in_any_unit():
+def test_distance_does_not_depend_on_the_unit():
     Z = DMLEig(random_state=0).fit_transform(X, Y)
     for unit in (1e-6, 1e6):
         scaled = DMLEig(random_state=0).fit_transform(unit * X, Y)
@@ -159,7 +163,7 @@ def test_equal_points_give_a_finite_map():
     assert np.isfinite(learner.components_).all()
 
 
-def test_too_few_iterations_are_told():
+def test_too_few_iterations_warn():
     with pytest.warns(ConvergenceWarning, match="DMLEig did not converge in max_iter=1"):
         DMLEig(max_iter=1, random_state=0).fit(X, Y)
 
@@ -177,7 +181,7 @@ def test_too_few_iterations_are_told():
         ("supervision", "triplets"),
     ],
 )
-def test_bad_parameters(name, value):
+def test_invalid_parameters_raise(name, value):
     learner = DMLEig(**{name: value})
     with pytest.raises(ValueError, match=name):
         learner.fit(X, Y)

@@ -1,4 +1,4 @@
-"""GMML against its defining equation; what it shares with KISSME is tested there."""
+"""GMML: its matrix satisfies the defining equation. See also the tests shared with KISSME."""
 
 import numpy as np
 import pytest
@@ -24,20 +24,20 @@ def matrices(rng):
     return A.T @ A, B.T @ B
 
 
-def literal_geodesic(S, D, t):
+def reference_geodesic(S, D, t):
     half = fractional_matrix_power(S, 0.5)
     inner = fractional_matrix_power(half @ D @ half, t)
     return np.linalg.inv(half) @ inner @ np.linalg.inv(half)
 
 
 @pytest.mark.parametrize("t", [0, 0.25, 0.5, 0.9, 1])
-def test_geodesic_is_that_of_the_definition(t, matrices):
+def test_geodesic_equals_the_definition(t, matrices):
     M = geodesic(*matrices, t, 9)
-    expected = literal_geodesic(*matrices, t)
+    expected = reference_geodesic(*matrices, t)
     assert_allclose(M, expected, atol=1e-8 * abs(expected).max())
 
 
-def test_ends_and_midpoint(matrices):
+def test_ends_and_midpoint_of_the_geodesic(matrices):
     S, D = matrices
     assert_allclose(geodesic(S, D, 0, 9) @ S, np.eye(5), atol=1e-8)
     assert_allclose(geodesic(S, D, 1, 9), D, atol=1e-8)
@@ -58,7 +58,7 @@ def test_midpoint_minimises_the_objective(matrices, rng):
 
 
 @pytest.mark.parametrize(("t", "reg"), [(0.25, 0.01), (0.5, 0), (0.7, 0.3)])
-def test_matrix_is_the_point_on_the_geodesic_of_all_pairs(t, reg):
+def test_labels_equal_the_geodesic_of_all_pairs(t, reg):
     same, different = [], []
     for i in range(150):
         for j in range(i):
@@ -67,11 +67,11 @@ def test_matrix_is_the_point_on_the_geodesic_of_all_pairs(t, reg):
     S, D = (np.mean([np.outer(x, x) for x in pairs], axis=0) for pairs in (same, different))
     S, D = ((1 - reg) * C + reg * np.trace(C) / 4 * np.eye(4) for C in (S, D))
     M = GMML(t=t, reg=reg).fit(IRIS, SPECIES).get_mahalanobis_matrix()
-    expected = literal_geodesic(S, D, t)
+    expected = reference_geodesic(S, D, t)
     assert_allclose(M, expected, atol=1e-8 * abs(expected).max())
 
 
-def test_t_0_leaves_the_distance_within_classes():
+def test_t_0_gives_the_mahalanobis_distance_within_classes():
     M = GMML(t=0, reg=0).fit(IRIS, SPECIES).get_mahalanobis_matrix()
     expected = (
         KISSME(contrast=0, shrinkage=0, prior_share=0).fit(IRIS, SPECIES).get_mahalanobis_matrix()
@@ -79,18 +79,18 @@ def test_t_0_leaves_the_distance_within_classes():
     assert_allclose(M, expected, rtol=1e-8)
 
 
-def test_reg_1_is_euclids_distance():
+def test_reg_1_gives_euclidean_distance():
     M = GMML(reg=1).fit(IRIS, SPECIES).get_mahalanobis_matrix()
     assert_allclose(M / M[0, 0], np.eye(4), atol=1e-10)
 
 
-def test_a_turn_of_the_points_turns_the_axes():
+def test_rotation_of_the_points_does_not_change_the_distance():
     turn = PCA(svd_solver="full").fit(IRIS).components_
     expected = GMML().fit(IRIS, SPECIES).get_metric()(IRIS)
     assert_allclose(GMML().fit(IRIS @ turn.T, SPECIES).get_metric()(IRIS @ turn.T), expected)
 
 
 @pytest.mark.parametrize("parameters", [{"t": -0.1}, {"t": 2}, {"reg": 1.1}])
-def test_parameters_out_of_range_are_refused(parameters):
+def test_invalid_parameters_raise(parameters):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))} == "):
         GMML(**parameters).fit(IRIS, SPECIES)

@@ -1,4 +1,4 @@
-"""ITML against the cyclic projections of its paper, and what it promises beyond them."""
+"""ITML: its minimum equals that of the cyclic projections of the paper."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def rng():
 
 
 def cyclic_projections(pairs, same, bounds, gamma, prior, sweeps):
-    """Algorithm 1 of the paper, line by line; alpha so that d² meets the slack it moves."""
+    """Algorithm 1 of the paper, line by line; alpha makes d² equal to the updated slack."""
     M, xi = prior.copy(), np.where(same, *np.square(bounds))
     dual = np.zeros(len(pairs))
     for _ in range(sweeps):
@@ -40,17 +40,17 @@ def cyclic_projections(pairs, same, bounds, gamma, prior, sweeps):
     return M
 
 
-def literal_objective(M, pairs, same, bounds, weight):
+def reference_objective(M, pairs, same, bounds, weight):
     d = len(M)
     total = np.trace(M) - np.log(np.linalg.det(M)) - d
-    for (x, y), alike in zip(pairs, same, strict=True):
-        squared, bound = (x - y) @ M @ (x - y), bounds[0 if alike else 1] ** 2
-        xi = squared if (squared > bound if alike else squared < bound) else bound
+    for (x, y), is_same in zip(pairs, same, strict=True):
+        squared, bound = (x - y) @ M @ (x - y), bounds[0 if is_same else 1] ** 2
+        xi = squared if (squared > bound if is_same else squared < bound) else bound
         total += weight * (xi / bound - np.log(xi / bound) - 1)
     return total
 
 
-def as_in_the_paper(gamma, **options):
+def learner_of_the_paper(gamma, **options):
     """ITML with c = gamma, in the unit of the points."""
     share = gamma * len(PAIRS) / len(POINTS)
     return ITML(gamma=share, supervision="pairs", bounds=(1.0, 2.0), tol=0, **options)
@@ -59,14 +59,14 @@ def as_in_the_paper(gamma, **options):
 # The objective
 
 
-def test_objective_is_that_of_the_paper(rng):
+def test_objective_equals_the_formula_of_the_paper(rng):
     A = np.eye(3) + 0.3 * rng.normal(size=(3, 3))
     pairs = PairDistances(POINTS, FIRST, SECOND)
     value, _ = itml_objective(A, pairs, SAME, np.where(SAME, 1.0, 4.0), 0.7)
-    assert value == pytest.approx(literal_objective(A.T @ A, PAIRS, SAME, (1, 2), 0.7), rel=1e-12)
+    assert value == pytest.approx(reference_objective(A.T @ A, PAIRS, SAME, (1, 2), 0.7), rel=1e-12)
 
 
-def test_gradient_is_that_of_the_objective(rng):
+def test_gradient_equals_finite_differences(rng):
     pairs = PairDistances(POINTS, FIRST, SECOND)
     bound = np.where(SAME, 1.0, 4.0)
 
@@ -80,7 +80,7 @@ def test_gradient_is_that_of_the_objective(rng):
         assert error < 1e-6 * np.linalg.norm(parts(a)[1])
 
 
-def test_slack_is_the_cheapest_that_makes_the_constraint_hold():
+def test_slack_is_the_cheapest_that_satisfies_the_constraint():
     xi = np.linspace(1e-3, 9, 200_001)
     cost = xi / 2 - np.log(xi / 2) - 1
     for squared in (0.1, 1.9, 2.0, 2.5, 7.0):
@@ -89,7 +89,7 @@ def test_slack_is_the_cheapest_that_makes_the_constraint_hold():
             assert loss[0] == pytest.approx(cost[feasible].min(), abs=1e-3)
 
 
-def test_divergence_is_that_of_the_definition_and_survives_a_singular_matrix(rng):
+def test_divergence_equals_the_definition_and_is_finite_for_a_singular_matrix(rng):
     A = rng.normal(size=(4, 4))
     M = A.T @ A
     expected = np.trace(M) - np.linalg.slogdet(M)[1] - 4
@@ -104,13 +104,13 @@ def test_divergence_is_that_of_the_definition_and_survives_a_singular_matrix(rng
 
 
 @pytest.mark.parametrize("gamma", [0.1, 1.0])
-def test_minimum_is_where_cyclic_projections_end(gamma):
-    learner = as_in_the_paper(gamma, prior=np.eye(3)).fit(PAIRS, SAME)
+def test_minimum_equals_the_limit_of_cyclic_projections(gamma):
+    learner = learner_of_the_paper(gamma, prior=np.eye(3)).fit(PAIRS, SAME)
     M = cyclic_projections(PAIRS, SAME, (1.0, 2.0), gamma, np.eye(3), sweeps=80)
     assert_allclose(learner.get_mahalanobis_matrix(), M, atol=2e-5 * M.max())
 
 
-def test_minimum_is_that_of_metric_learn():
+def test_minimum_equals_that_of_metric_learn():
     # metric_learn 0.7.0 with scikit-learn 1.5.2: ITML(gamma=1.0, max_iter=100000, tol=1e-12)
     # .fit(PAIRS, SAME as 1 and -1, bounds=[1.0, 4.0]); its bounds are squared distances.
     M = [
@@ -118,13 +118,13 @@ def test_minimum_is_that_of_metric_learn():
         [-0.22766111, 0.703383, -0.54011524],
         [-0.34682274, -0.54011524, 1.97380688],
     ]
-    learner = as_in_the_paper(1.0, prior=np.eye(3)).fit(PAIRS, SAME)
+    learner = learner_of_the_paper(1.0, prior=np.eye(3)).fit(PAIRS, SAME)
     assert_allclose(learner.get_mahalanobis_matrix(), M, atol=1e-5)
 
 
 @pytest.mark.parametrize("prior", ["identity", "covariance", np.diag([2.0, 1.0, 0.5]) + 0.1])
-def test_gradient_by_m_is_zero_at_the_minimum(prior):
-    learner = as_in_the_paper(1.0, prior=prior).fit(PAIRS, SAME)
+def test_gradient_with_respect_to_m_is_zero_at_the_minimum(prior):
+    learner = learner_of_the_paper(1.0, prior=prior).fit(PAIRS, SAME)
     M = learner.get_mahalanobis_matrix()
     if isinstance(prior, str):
         variance = np.cov(POINTS.T, bias=True)
@@ -132,37 +132,41 @@ def test_gradient_by_m_is_zero_at_the_minimum(prior):
             prior
         ]
     gradient = np.linalg.inv(prior) - np.linalg.inv(M)
-    for (x, y), alike in zip(PAIRS, SAME, strict=True):
-        squared, bound = (x - y) @ M @ (x - y), 1.0 if alike else 4.0
-        if squared > bound if alike else squared < bound:
+    for (x, y), is_same in zip(PAIRS, SAME, strict=True):
+        squared, bound = (x - y) @ M @ (x - y), 1.0 if is_same else 4.0
+        if squared > bound if is_same else squared < bound:
             gradient += (1 / bound - 1 / squared) * np.outer(x - y, x - y)
     assert abs(gradient).max() < 1e-4 * abs(np.linalg.inv(M)).max()
 
 
-def test_loss_falls_to_the_least_from_the_prior():
+def test_loss_curve_falls_from_the_prior():
     learner = ITML(random_state=0).fit(IRIS, SPECIES)
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert learner.loss_curve_[-1] < 0.9 * learner.loss_curve_[0]
 
 
-def test_little_gamma_keeps_the_prior_and_much_the_bounds():
+def test_small_gamma_keeps_the_prior_and_large_gamma_the_bounds():
     prior = np.eye(3)
-    shy = as_in_the_paper(1e-9, prior=prior).fit(PAIRS, SAME)
-    assert_allclose(shy.get_mahalanobis_matrix(), prior, atol=1e-6)
+    small = learner_of_the_paper(1e-9, prior=prior).fit(PAIRS, SAME)
+    assert_allclose(small.get_mahalanobis_matrix(), prior, atol=1e-6)
 
-    def broken(learner):
+    def violation(learner):
         d = learner.pair_distance(PAIRS)
         return np.maximum(d[SAME] - 1, 0).mean() + np.maximum(2 - d[~SAME], 0).mean()
 
-    bold = as_in_the_paper(100.0, prior=prior).fit(PAIRS, SAME)
-    assert broken(bold) < broken(as_in_the_paper(1.0, prior=prior).fit(PAIRS, SAME)) < broken(shy)
+    large = learner_of_the_paper(100.0, prior=prior).fit(PAIRS, SAME)
+    assert (
+        violation(large)
+        < violation(learner_of_the_paper(1.0, prior=prior).fit(PAIRS, SAME))
+        < violation(small)
+    )
 
 
-# What is learned from
+# Pairs, bounds and priors
 
 
-def test_pairs_drawn_from_labels_are_learned_from_as_pairs_given():
+def test_labels_equal_the_pairs_drawn_from_them():
     by_labels = ITML(random_state=0, n_constraints=300, prior_share=0).fit(IRIS, SPECIES)
     first, second, same = draw_pairs(SPECIES, 300, np.random.RandomState(0))
     pairs = np.stack([IRIS[second], IRIS[first]], axis=1)[::-1]
@@ -170,33 +174,33 @@ def test_pairs_drawn_from_labels_are_learned_from_as_pairs_given():
     assert_allclose(by_pairs.components_, by_labels.components_, rtol=1e-7, atol=1e-9)
 
 
-def test_bounds_are_percentiles_of_the_distances_under_the_prior():
+def test_default_bounds_are_percentiles_of_the_distances_under_the_prior():
     learner = ITML(supervision="pairs", prior=np.eye(3)).fit(PAIRS, SAME)
     squared = np.square(PAIRS[:, 0] - PAIRS[:, 1]).sum(axis=1)
     assert_allclose(learner.bounds_, np.sqrt(np.percentile(squared, [5, 95])))
-    assert as_in_the_paper(1.0).fit(PAIRS, SAME).bounds_ == (1.0, 2.0)
+    assert learner_of_the_paper(1.0).fit(PAIRS, SAME).bounds_ == (1.0, 2.0)
 
 
 def test_pairs_of_equal_points_are_left_out():
     equal = np.repeat(PAIRS[:5, :1], 2, axis=1)
-    learner = as_in_the_paper(1.0, prior=np.eye(3)).fit(PAIRS, SAME)
+    learner = learner_of_the_paper(1.0, prior=np.eye(3)).fit(PAIRS, SAME)
     more = np.concatenate([PAIRS, equal])
-    again = as_in_the_paper(1.0, prior=np.eye(3)).fit(more, np.append(SAME, [False] * 5))
+    again = learner_of_the_paper(1.0, prior=np.eye(3)).fit(more, np.append(SAME, [False] * 5))
     assert_allclose(again.components_, learner.components_, rtol=1e-6)
     with pytest.raises(ValueError, match="all 5 pairs are equal"):
-        as_in_the_paper(1.0).fit(equal, [0, 1, 0, 1, 0])
+        learner_of_the_paper(1.0).fit(equal, [0, 1, 0, 1, 0])
     points = np.array([[1.0], [1 + 1e-15], [2.0]])
     assert told_apart(points, np.array([0, 0]), np.array([1, 2])).tolist() == [False, True]
 
 
-def test_unit_of_the_points_does_not_matter():
+def test_distance_does_not_depend_on_the_unit():
     d = ITML(random_state=0).fit(IRIS, SPECIES).transform(IRIS)
     for unit in (1e-6, 1e6):
         other = ITML(random_state=0).fit(unit * IRIS, SPECIES).transform(unit * IRIS)
         assert_allclose(other, d, rtol=1e-5, atol=1e-6 * abs(d).max())
 
 
-def test_covariance_prior_is_the_same_in_any_basis_and_blind_where_it_is_singular(rng):
+def test_covariance_prior_is_invariant_to_the_basis_and_ignores_constant_columns(rng):
     learner = ITML(prior="covariance", random_state=0, tol=1e-12).fit(IRIS, SPECIES)
     B = rng.normal(size=(4, 4))
     other = ITML(prior="covariance", random_state=0, tol=1e-12).fit(IRIS @ B, SPECIES)
@@ -218,7 +222,7 @@ def test_n_components_keeps_the_leading_axes():
     assert_allclose(part.get_mahalanobis_matrix(), expected, rtol=1e-7, atol=1e-9)
 
 
-def test_float32_stays_and_learns_the_same():
+def test_float32_is_kept_and_gives_nearly_the_same_map():
     single = ITML(random_state=0).fit(IRIS.astype(np.float32), SPECIES)
     double = ITML(random_state=0).fit(IRIS, SPECIES)
     assert single.components_.dtype == np.float32
@@ -240,12 +244,12 @@ def test_float32_stays_and_learns_the_same():
         ({"max_iter": 0}, "max_iter == 0, must be >= 1"),
     ],
 )
-def test_parameters_out_of_range_are_refused(parameters, message):
+def test_invalid_parameters_raise(parameters, message):
     with pytest.raises(ValueError, match=message):
         ITML(**{"supervision": "pairs"} | parameters).fit(PAIRS, SAME)
 
 
-# The shared pieces
+# Shared functions
 
 
 def test_pair_distances_and_their_gradient(rng):
@@ -261,7 +265,7 @@ def test_pair_distances_and_their_gradient(rng):
     assert_allclose(gradient_of(weight), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_constrained_points_are_the_distinct_ones_in_use():
+def test_constrained_points_are_the_distinct_points_in_use():
     X = np.array([[3.0], [1.0], [9.0], [3.0], [2.0]])
     points, first, second = constrained_points(X, np.array([0, 3]), np.array([1, 4]))
     assert_array_equal(points, [[1], [2], [3]])
@@ -269,7 +273,7 @@ def test_constrained_points_are_the_distinct_ones_in_use():
     assert_array_equal(points[second], X[[1, 4]])
 
 
-def test_leading_components_keep_every_distance(rng):
+def test_leading_components_keep_all_distances(rng):
     L = rng.normal(size=(5, 4))
     turned = leading_components(L, 4)
     assert_allclose(turned.T @ turned, L.T @ L, rtol=1e-10)

@@ -1,4 +1,4 @@
-"""KISSME against all pairs written out, however they are given, and in batches."""
+"""KISSME equals plain loops over all pairs; KISSME and GMML with labels, pairs and batches."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
 from skdml import GMML, KISSME, RCA
-from skdml.linear.kissme import kissme
+from skdml.linear.kissme import likelihood_ratio_map
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 LEARNERS = [KISSME(), GMML()]
@@ -23,13 +23,13 @@ def rng():
 
 
 def all_pairs(X, y):
-    """Return every pair of rows, and whether it is of one class."""
+    """Return all pairs of rows, and whether each is a same pair."""
     first, second = np.triu_indices(len(X), 1)
     return np.stack([X[first], X[second]], axis=1), (y[first] == y[second]).astype(int)
 
 
-def literal_means(X, y):
-    """Return the mean (x - y)(x - y)ᵀ over pairs of one class, of two, and of all."""
+def reference_means(X, y):
+    """Return the mean of (x - y)(x - y)ᵀ over same pairs, different pairs and all pairs."""
     sums, counts = {True: 0.0, False: 0.0}, {True: 0, False: 0}
     for i in range(len(X)):
         for j in range(i):
@@ -40,29 +40,29 @@ def literal_means(X, y):
     return sums[True] / counts[True], sums[False] / counts[False], total
 
 
-def literal_shrunk(C, variance, shrinkage):
+def reference_shrunk(C, variance, shrinkage):
     c = (C.diagonal() / variance).mean()
     return (1 - shrinkage) * C + shrinkage * c * np.diag(variance)
 
 
 @pytest.mark.parametrize(("shrinkage", "contrast"), [(0, 0.9), (0.3, 0.9), (0.2, 0.5), (0.3, 0)])
 def test_matrix_is_the_difference_of_the_inverses(shrinkage, contrast):
-    S, D, T = literal_means(IRIS, SPECIES)
-    S, D = (literal_shrunk(C, T.diagonal() / 2, shrinkage) for C in (S, D))
+    S, D, T = reference_means(IRIS, SPECIES)
+    S, D = (reference_shrunk(C, T.diagonal() / 2, shrinkage) for C in (S, D))
     M = KISSME(shrinkage=shrinkage, contrast=contrast, prior_share=0).fit(IRIS, SPECIES)
     M = M.get_mahalanobis_matrix()
     values, axes = eigh(D, S)
     expected = np.linalg.inv(S) - contrast * np.linalg.inv(D)
-    # Along an axis where the different are nearer than the same, D is taken for S.
+    # Along an axis with different pairs nearer than same pairs, D is replaced by S.
     excess = contrast * (1 / values - 1).clip(0)
     expected += (axes * excess) @ axes.T
     assert_allclose(M, expected, atol=1e-8 * abs(expected).max())
 
 
 @pytest.mark.parametrize("share", [0.25, 1])
-def test_matrix_is_mixed_with_euclids(share):
+def test_matrix_is_mixed_with_euclidean_distance(share):
     X = IRIS * [1, 1e-3, 1, 1e3]
-    *_, T = literal_means(X, SPECIES)
+    *_, T = reference_means(X, SPECIES)
     M = KISSME(prior_share=0).fit(X, SPECIES).get_mahalanobis_matrix()
     euclid = np.diag(1 / T.diagonal())
     expected = (1 - share) * M + share * euclid * np.trace(M @ T) / np.trace(euclid @ T)
@@ -71,18 +71,18 @@ def test_matrix_is_mixed_with_euclids(share):
     assert_allclose(M / unit, expected / unit, atol=1e-8 * abs(expected / unit).max())
 
 
-def test_with_different_pairs_all_further_apart_it_is_the_papers(rng):
+def test_matrix_is_that_of_the_paper_if_different_pairs_are_farther_apart_everywhere(rng):
     A, B = rng.normal(size=(2, 6, 4))
     S = A.T @ A
     D = S + B.T @ B
-    L = kissme(S, D, np.ones(4), 0, 1)
+    L = likelihood_ratio_map(S, D, np.ones(4), 0, 1)
     assert_allclose(L.T @ L, np.linalg.inv(S) - np.linalg.inv(D), atol=1e-8)
 
 
-def test_projection_leaves_a_matrix_without_negative_eigenvalues(rng):
+def test_projection_removes_negative_eigenvalues(rng):
     A, B = rng.normal(size=(2, 6, 4))
     S, D = A.T @ A, B.T @ B
-    L = kissme(S, D, np.ones(4), 0, 1)
+    L = likelihood_ratio_map(S, D, np.ones(4), 0, 1)
     values, axes = eigh(D, S)
     assert values.min() < 1 < values.max()
     kept = values > 1
@@ -90,14 +90,14 @@ def test_projection_leaves_a_matrix_without_negative_eigenvalues(rng):
     assert_allclose(L.T @ L, expected, atol=1e-10)
 
 
-def test_without_contrast_it_is_rca_but_for_scale():
+def test_contrast_0_equals_rca_up_to_scale():
     d = KISSME(shrinkage=0, contrast=0, prior_share=0).fit(IRIS, SPECIES).get_metric()(IRIS)
     expected = RCA(embedding_type="plain", shrinkage=0, prior_share=0).fit(IRIS, SPECIES)
     expected = expected.get_metric()(IRIS)
     assert_allclose(d, expected * d.max() / expected.max(), rtol=1e-9)
 
 
-def test_blind_by_contrast_1_to_all_but_n_classes_less_one_directions():
+def test_contrast_1_keeps_n_classes_minus_one_directions():
     values = np.linalg.eigvalsh(
         KISSME(shrinkage=0, contrast=1, prior_share=0).fit(IRIS, SPECIES).get_mahalanobis_matrix()
     )
@@ -132,7 +132,7 @@ def test_batches_equal_one_fit(learner, cuts, rng):
 
 
 @both
-def test_fit_starts_anew_and_partial_fit_goes_on(learner):
+def test_fit_restarts_and_partial_fit_continues(learner):
     whole = clone(learner).fit(IRIS, SPECIES)
     batched = clone(learner).partial_fit(IRIS * 3, SPECIES).fit(IRIS[::2], SPECIES[::2])
     batched.partial_fit(IRIS[1::2], SPECIES[1::2])
@@ -140,7 +140,7 @@ def test_fit_starts_anew_and_partial_fit_goes_on(learner):
 
 
 @both
-def test_a_later_batch_may_be_of_one_class_and_the_first_may_not(learner):
+def test_only_later_batches_may_have_a_single_class(learner):
     whole = clone(learner).fit(IRIS, SPECIES)
     batched = clone(learner).partial_fit(IRIS[:100], SPECIES[:100])
     batched.partial_fit(IRIS[100:], SPECIES[100:])
@@ -150,14 +150,14 @@ def test_a_later_batch_may_be_of_one_class_and_the_first_may_not(learner):
 
 
 @both
-def test_leading_components(learner):
+def test_n_components_keeps_the_leading_rows(learner):
     L = clone(learner).fit(IRIS, SPECIES).components_
     two = clone(learner).set_params(n_components=2).fit(IRIS, SPECIES).components_
     assert_allclose(two, L[:2], rtol=1e-9)
 
 
 @both
-def test_few_rows_need_no_warning(learner, rng):
+def test_fewer_rows_than_columns_do_not_warn(learner, rng):
     X, y = rng.normal(size=(10, 30)), np.arange(10) % 2
     L = clone(learner).fit(X, y).components_
     assert L.shape == (30, 30)
@@ -165,7 +165,7 @@ def test_few_rows_need_no_warning(learner, rng):
 
 
 @both
-def test_singular_without_a_prior_warns(learner, rng):
+def test_singular_covariance_without_a_prior_warns(learner, rng):
     X, y = rng.normal(size=(10, 20)), np.arange(10) % 2
     name = {"KISSME": "shrinkage", "GMML": "reg"}[type(learner).__name__]
     with pytest.warns(UserWarning, match=rf"rank 8 for 20 features.*{name} > 0"):
@@ -173,7 +173,7 @@ def test_singular_without_a_prior_warns(learner, rng):
     assert np.isfinite(L).all()
 
 
-def test_units_do_not_matter():
+def test_distance_does_not_depend_on_the_units():
     units = np.array([1e-6, 1.0, 1e3, 1e6])
     expected = KISSME().fit(IRIS, SPECIES).get_metric()(IRIS)
     assert_allclose(
@@ -194,7 +194,7 @@ def test_units_do_not_matter():
         ({"n_components": 5}, IRIS, SPECIES, "n_components=5 has to be None or an int from 1 to 4"),
     ],
 )
-def test_bad_input_is_named_and_leaves_nothing_behind(learner, parameters, X, y, message):
+def test_invalid_input_raises_and_leaves_the_learner_unfitted(learner, parameters, X, y, message):
     learner = clone(learner).set_params(**parameters)
     for call in (learner.fit, learner.partial_fit):
         with pytest.raises(ValueError, match=message):
@@ -205,27 +205,29 @@ def test_bad_input_is_named_and_leaves_nothing_behind(learner, parameters, X, y,
 
 
 @both
-def test_another_supervision_needs_another_fit(learner):
+def test_partial_fit_refuses_a_change_of_supervision(learner):
     learner = clone(learner).fit(IRIS, SPECIES).set_params(supervision="pairs")
     with pytest.raises(ValueError, match="call fit to begin anew"):
         learner.partial_fit(*all_pairs(IRIS[::5], SPECIES[::5]))
 
 
 @pytest.mark.parametrize("parameters", [{"shrinkage": -0.1}, {"contrast": 2}, {"prior_share": 1.1}])
-def test_parameters_out_of_range_are_refused(parameters):
+def test_invalid_parameters_raise(parameters):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))} == "):
         KISSME(**parameters).fit(IRIS, SPECIES)
 
 
-def test_nothing_left_is_told(rng):
+def test_contrast_that_leaves_no_distance_raises(rng):
     X = np.concatenate([IRIS[:50], IRIS[:50]])
-    with pytest.raises(ValueError, match=r"choose contrast < 1"):
+    with pytest.raises(ValueError, match=r"Choose contrast < 1"):
         KISSME(contrast=1).fit(X, np.repeat([0, 1], 50))
 
 
 def test_later_batches_of_pairs_may_be_of_one_kind(rng):
     pairs, same = rng.normal(size=(60, 2, 3)), rng.permutation(60) % 2
-    order = np.argsort(same[10:], kind="stable") + 10  # all different ones, then all the same
+    order = (
+        np.argsort(same[10:], kind="stable") + 10
+    )  # first all different pairs, then all same pairs
     learner = KISSME(supervision="pairs").partial_fit(pairs[:10], same[:10])
     for rows in np.split(order, [np.count_nonzero(same[order] == 0)]):
         learner.partial_fit(pairs[rows], same[rows])

@@ -1,4 +1,4 @@
-"""LDML against a literal reference of its likelihood, and what it promises beyond it."""
+"""LDML: its objective equals plain loops, and its minimum satisfies the optimality conditions."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from skdml import LDML
 from skdml.constraints import draw_pairs
 from skdml.linear._pairs import PairDistances
-from skdml.linear.ldml import ldml_objective, likeliest_bias
+from skdml.linear.ldml import ldml_objective, most_likely_bias
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 POINTS = IRIS[::10, :3] - IRIS[::10, :3].mean(axis=0)
@@ -24,28 +24,28 @@ def rng():
     return np.random.default_rng(0)
 
 
-def literal_objective(M, b, pairs, same, weight):
+def reference_objective(M, b, pairs, same, weight):
     total = np.trace(M) - np.log(np.linalg.det(M)) - len(M)
-    for (x, y), alike in zip(pairs, same, strict=True):
+    for (x, y), is_same in zip(pairs, same, strict=True):
         p = 1 / (1 + np.exp(-(b - (x - y) @ M @ (x - y))))
-        total -= weight * np.log(p if alike else 1 - p)
+        total -= weight * np.log(p if is_same else 1 - p)
     return total
 
 
-def as_in_the_paper(weight=1.0, **options):
+def learner_of_the_paper(weight=1.0, **options):
     """LDML with this weight for each pair, in the unit of the points."""
     gamma = weight * len(PAIRS) / len(POINTS)
     return LDML(**{"prior": np.eye(3), "tol": 0} | options, gamma=gamma, supervision="pairs")
 
 
-def test_objective_is_that_of_the_paper(rng):
+def test_objective_equals_the_formula_of_the_paper(rng):
     A = np.eye(3) + 0.3 * rng.normal(size=(3, 3))
     pairs = PairDistances(POINTS, FIRST, SECOND)
     value, _ = ldml_objective(np.append(A, 1.3), pairs, SAME, 0.7)
-    assert value == pytest.approx(literal_objective(A.T @ A, 1.3, PAIRS, SAME, 0.7), rel=1e-12)
+    assert value == pytest.approx(reference_objective(A.T @ A, 1.3, PAIRS, SAME, 0.7), rel=1e-12)
 
 
-def test_gradient_is_that_of_the_objective(rng):
+def test_gradient_equals_finite_differences(rng):
     pairs = PairDistances(POINTS, FIRST, SECOND)
     for _ in range(3):
         at = np.append(np.eye(3) + 0.3 * rng.normal(size=(3, 3)), rng.normal())
@@ -58,27 +58,27 @@ def test_gradient_is_that_of_the_objective(rng):
         assert error < 1e-6 * np.linalg.norm(gradient)
 
 
-def test_pairs_far_beyond_the_bias_overflow_nothing():
+def test_distant_pairs_do_not_overflow():
     pairs = PairDistances(1e3 * POINTS, FIRST, SECOND)
     value, gradient = ldml_objective(np.append(np.eye(3), 0.0), pairs, SAME, 1.0)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
 
-def test_gradient_by_m_and_b_is_zero_at_the_minimum():
-    learner = as_in_the_paper().fit(PAIRS, SAME)
+def test_gradient_with_respect_to_m_and_b_is_zero_at_the_minimum():
+    learner = learner_of_the_paper().fit(PAIRS, SAME)
     M, b = learner.get_mahalanobis_matrix(), learner.bias_
     gradient, slope = np.eye(3) - np.linalg.inv(M), 0.0
-    for (x, y), alike in zip(PAIRS, SAME, strict=True):
+    for (x, y), is_same in zip(PAIRS, SAME, strict=True):
         p = 1 / (1 + np.exp(-(b - (x - y) @ M @ (x - y))))
-        gradient += (float(alike) - p) * np.outer(x - y, x - y)
-        slope += float(alike) - p
+        gradient += (float(is_same) - p) * np.outer(x - y, x - y)
+        slope += float(is_same) - p
     assert abs(gradient).max() < 1e-4 * abs(np.linalg.inv(M)).max()
     assert abs(slope) < 1e-4 * len(PAIRS)
 
 
-def test_one_feature_without_a_prior_is_logistic_regression(rng):
-    # In one dimension M is the weight of d², and with much gamma the prior tells nothing.
+def test_one_feature_without_a_prior_equals_logistic_regression(rng):
+    # In one dimension M is the weight of d². With a large gamma the prior has no effect.
     x = rng.normal(size=(400, 2, 1))
     squared = np.square(x[:, 0] - x[:, 1])
     same = rng.random(400) < 1 / (1 + np.exp(squared[:, 0] - 1))
@@ -88,47 +88,47 @@ def test_one_feature_without_a_prior_is_logistic_regression(rng):
     assert learner.bias_ == pytest.approx(model.intercept_[0], rel=1e-3)
 
 
-def test_loss_falls_to_the_least_from_the_prior():
+def test_loss_curve_falls_from_the_prior():
     learner = LDML(random_state=0).fit(IRIS, SPECIES)
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert learner.loss_curve_[-1] < 0.9 * learner.loss_curve_[0]
 
 
-def test_bias_parts_same_from_different():
+def test_bias_separates_same_from_different_pairs():
     learner = LDML(random_state=0).fit(IRIS, SPECIES)
     first, second, same = draw_pairs(SPECIES, 500, np.random.RandomState(1))
     squared = learner.get_metric().paired(IRIS[first], IRIS[second]) ** 2
     assert ((squared < learner.bias_) == same).mean() > 0.8
 
 
-def test_bias_is_the_likeliest_of_the_distances(rng):
+def test_bias_maximises_the_likelihood(rng):
     squared, same = rng.exponential(size=50), rng.random(50) < 0.3
-    b = likeliest_bias(squared, same)
+    b = most_likely_bias(squared, same)
     least, before, after = (
-        literal_objective(np.eye(1), at, np.sqrt(squared)[:, None, None] * [[1], [0]], same, 1)
+        reference_objective(np.eye(1), at, np.sqrt(squared)[:, None, None] * [[1], [0]], same, 1)
         for at in (b, b - 1e-3, b + 1e-3)
     )
     assert least < min(before, after)
-    # One pair of a kind, far beyond those of the other.
-    assert np.isfinite(likeliest_bias(np.array([0.0, 1e6, 1e6]), np.array([False, True, True])))
+    # One different pair, much nearer than all same pairs.
+    assert np.isfinite(most_likely_bias(np.array([0.0, 1e6, 1e6]), np.array([False, True, True])))
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_bias_is_that_of_the_distance_that_has_a_share_of_the_prior(share):
+def test_bias_fits_the_distance_that_contains_a_share_of_the_prior(share):
     learner = LDML(random_state=0, prior_share=share).fit(IRIS, SPECIES)
     first, second, same = draw_pairs(SPECIES, 1500, np.random.RandomState(0))
     squared = learner.get_metric().paired(IRIS[first], IRIS[second]) ** 2
-    assert learner.bias_ == pytest.approx(likeliest_bias(squared, same), rel=1e-6)
+    assert learner.bias_ == pytest.approx(most_likely_bias(squared, same), rel=1e-6)
     assert ((squared < learner.bias_) == same).mean() > 0.75
 
 
-def test_little_gamma_keeps_the_prior():
-    M = as_in_the_paper(1e-9).fit(PAIRS, SAME).get_mahalanobis_matrix()
+def test_small_gamma_keeps_the_prior():
+    M = learner_of_the_paper(1e-9).fit(PAIRS, SAME).get_mahalanobis_matrix()
     assert_allclose(M, np.eye(3), atol=1e-6)
 
 
-def test_pairs_drawn_from_labels_are_learned_from_as_pairs_given():
+def test_labels_equal_the_pairs_drawn_from_them():
     by_labels = LDML(random_state=0, n_constraints=300).fit(IRIS, SPECIES)
     first, second, same = draw_pairs(SPECIES, 300, np.random.RandomState(0))
     pairs = np.stack([IRIS[second], IRIS[first]], axis=1)[::-1]
@@ -137,7 +137,7 @@ def test_pairs_drawn_from_labels_are_learned_from_as_pairs_given():
     assert by_pairs.bias_ == pytest.approx(by_labels.bias_, rel=1e-6)
 
 
-def test_unit_of_the_points_does_not_matter():
+def test_distance_does_not_depend_on_the_unit():
     d = LDML(random_state=0).fit(IRIS, SPECIES).transform(IRIS)
     for unit in (1e-6, 1e6):
         other = LDML(random_state=0).fit(unit * IRIS, SPECIES).transform(unit * IRIS)
@@ -149,7 +149,7 @@ def test_n_components_keeps_the_leading_axes():
     assert_allclose(LDML(2, random_state=0).fit(IRIS, SPECIES).components_, whole.components_[:2])
 
 
-def test_float32_stays_and_learns_the_same():
+def test_float32_is_kept_and_gives_nearly_the_same_map():
     single = LDML(random_state=0).fit(IRIS.astype(np.float32), SPECIES)
     double = LDML(random_state=0).fit(IRIS, SPECIES)
     assert single.components_.dtype == np.float32
@@ -166,6 +166,6 @@ def test_float32_stays_and_learns_the_same():
         ({"tol": -1.0}, "tol == -1.0, must be >= 0"),
     ],
 )
-def test_parameters_out_of_range_are_refused(parameters, message):
+def test_invalid_parameters_raise(parameters, message):
     with pytest.raises(ValueError, match=message):
         LDML(**{"supervision": "pairs"} | parameters).fit(PAIRS, SAME)

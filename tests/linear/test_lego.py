@@ -1,4 +1,4 @@
-"""LEGO: its step against the problem it solves, streams against one fit."""
+"""LEGO: its step solves the stated problem, and batches equal one fit."""
 
 import pickle
 
@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdml import LEGO
 from skdml.constraints import draw_pairs
-from skdml.linear.lego import exact_step, learn
+from skdml.linear.lego import exact_step, update_in_place
 
 X, Y = load_wine(return_X_y=True)
 X = StandardScaler().fit_transform(X)
@@ -38,23 +38,26 @@ def test_step_solves_the_implicit_equation(eta, target):
         assert low * (1 - 1e-9) <= after <= high * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("alike", [True, False])
-def test_step_minimises_divergence_and_loss(alike):
+@pytest.mark.parametrize("is_same", [True, False])
+def test_step_minimises_divergence_and_loss(is_same):
     rng = np.random.RandomState(1)
     A, z, eta = spd(rng, 3), rng.normal(size=3), 0.3
     before, inverse = A.copy(), np.linalg.inv(A)
     squared = z @ A @ z
-    unit = 4 * squared / (0.5 if alike else 1.5) * (1 / 16 if alike else 1)
-    target = (0.5 if alike else 1.5) * unit
+    unit = 4 * squared / (0.5 if is_same else 1.5) * (1 / 16 if is_same else 1)
+    target = (0.5 if is_same else 1.5) * unit
 
     def cost(M):
         divergence = np.trace(M @ inverse) - np.linalg.slogdet(M @ inverse)[1] - 3
         return divergence + eta / unit**2 / 2 * (z @ M @ z - target) ** 2
 
     after = np.array(A, order="F")
-    assert learn(after, np.zeros((3, 3), order="F"), z[None], [alike], [unit], 0, 0.5, eta) == 1
+    assert (
+        update_in_place(after, np.zeros((3, 3), order="F"), z[None], [is_same], [unit], 0, 0.5, eta)
+        == 1
+    )
     assert_allclose(after, after.T, rtol=1e-12)
-    for _ in range(20):  # no direction leads down
+    for _ in range(20):  # the cost is stationary in random directions
         step = rng.normal(size=(3, 3))
         step += step.T
         slope = (cost(after + 1e-6 * step) - cost(after - 1e-6 * step)) / 2e-6
@@ -69,15 +72,15 @@ def test_step_minimises_divergence_and_loss(alike):
     assert cost(after) < cost(before)
 
 
-def literal_lego(pairs, same, eta, margin):
+def reference_lego(pairs, same, eta, margin):
     d = pairs.shape[2]
     A, matrices, squares, n_updates = np.eye(d), [], [], 0
-    for (x, y), alike in zip(pairs, same, strict=True):
+    for (x, y), is_same in zip(pairs, same, strict=True):
         z = x - y
         squares.append(z @ z)
         unit = np.mean(squares)
-        squared, target = z @ A @ z, (1 - margin if alike else 1 + margin) * unit
-        if (alike and squared > target) or (not alike and squared < target):
+        squared, target = z @ A @ z, (1 - margin if is_same else 1 + margin) * unit
+        if (is_same and squared > target) or (not is_same and squared < target):
             step = eta / unit**2
             b = 1 - step * target * squared
             after = (np.sqrt(b**2 + 4 * step * squared**2) - b) / (2 * step * squared)
@@ -89,9 +92,9 @@ def literal_lego(pairs, same, eta, margin):
 
 
 @pytest.mark.parametrize(("eta", "margin"), [(0.1, 0.5), (1.0, 0.0), (0.01, 0.9)])
-def test_fit_is_the_literal_pass(eta, margin):
+def test_fit_equals_a_plain_loop_over_the_pairs(eta, margin):
     learner = LEGO(eta=eta, margin=margin, prior_share=0, supervision="pairs").fit(PAIRS, SAME)
-    M, n_updates = literal_lego(PAIRS, SAME, eta, margin)
+    M, n_updates = reference_lego(PAIRS, SAME, eta, margin)
     assert_allclose(learner.get_mahalanobis_matrix(), M, rtol=1e-8, atol=1e-10)
     mixed = LEGO(eta=eta, margin=margin, prior_share=0.3, supervision="pairs").fit(PAIRS, SAME)
     M = 0.7 * M + 0.3 * np.eye(len(M))
@@ -101,7 +104,7 @@ def test_fit_is_the_literal_pass(eta, margin):
 
 
 @pytest.mark.parametrize("cuts", [[200], [1, 2, 3], [7, 100, 350]])
-def test_batches_of_pairs_are_one_fit(cuts):
+def test_batches_of_pairs_equal_one_fit(cuts):
     whole = LEGO(supervision="pairs").fit(PAIRS, SAME)
     parts = LEGO(supervision="pairs")
     for pairs, same in zip(np.split(PAIRS, cuts), np.split(SAME, cuts), strict=True):
@@ -111,14 +114,14 @@ def test_batches_of_pairs_are_one_fit(cuts):
     assert (parts.n_pairs_seen_, parts.n_updates_) == (whole.n_pairs_seen_, whole.n_updates_)
 
 
-def test_blocks_are_one_pass(monkeypatch):
+def test_block_size_does_not_change_the_result(monkeypatch):
     whole = LEGO(supervision="pairs").fit(PAIRS, SAME)
     monkeypatch.setattr("skdml.linear.lego._BLOCK", 50)
     blocks = LEGO(supervision="pairs").fit(PAIRS, SAME)
     assert_allclose(blocks.components_, whole.components_, atol=1e-12)
 
 
-def test_labels_draw_pairs_in_an_order_by_chance():
+def test_labels_equal_pairs_drawn_in_random_order():
     rng = np.random.RandomState(5)
     pairs = draw_pairs(Y, 10 * len(X), rng)
     order = rng.permutation(len(pairs[0]))
@@ -129,7 +132,7 @@ def test_labels_draw_pairs_in_an_order_by_chance():
     assert_allclose(by_pairs.get_mahalanobis_matrix(), M, rtol=1e-9, atol=1e-12)
 
 
-def test_a_stream_of_labels_is_repeatable_and_its_generator_runs_on():
+def test_stream_of_labels_is_repeatable_and_its_generator_continues():
     def stream(learner):
         return learner.partial_fit(X[::2], Y[::2]).partial_fit(X[::2], Y[::2])
 
@@ -149,7 +152,7 @@ def test_a_stream_of_labels_is_repeatable_and_its_generator_runs_on():
     assert_array_equal(once.fit(X, Y).components_, LEGO(random_state=0).fit(X, Y).components_)
 
 
-def test_batches_may_be_of_one_kind_and_of_one_pair():
+def test_batches_may_hold_one_kind_or_one_pair():
     learner = LEGO(supervision="pairs")
     learner.partial_fit(PAIRS[:1], [1]).partial_fit(PAIRS[1:5], [-1] * 4)
     assert learner.n_pairs_seen_ == 5
@@ -160,7 +163,7 @@ def test_batches_may_be_of_one_kind_and_of_one_pair():
             LEGO(supervision="pairs").fit(PAIRS, y)
 
 
-def test_a_batch_that_fails_changes_nothing():
+def test_failing_batch_changes_nothing():
     learner = LEGO(random_state=0).partial_fit(X, Y)
     before = learner.components_.copy()
     for points, labels in ((np.full_like(X, np.nan), Y), (X[:, :3], Y), (X, None)):
@@ -171,14 +174,14 @@ def test_a_batch_that_fails_changes_nothing():
     assert_array_equal(learner.partial_fit(X, Y).components_, again.partial_fit(X, Y).components_)
 
 
-def test_same_pairs_come_nearer_than_different_ones():
+def test_same_pairs_move_nearer_relative_to_different_pairs():
     learner = LEGO(prior_share=0, supervision="pairs").fit(PAIRS, SAME)
     before, after = np.linalg.norm(PAIRS[:, 0] - PAIRS[:, 1], axis=1), learner.pair_distance(PAIRS)
     ratio = [d[SAME].mean() / d[~SAME].mean() for d in (before, after)]
     assert ratio[1] < 0.9 * ratio[0]
 
 
-def test_equal_points_teach_nothing():
+def test_pairs_of_equal_points_are_ignored():
     pairs = np.concatenate([PAIRS, np.repeat(PAIRS[:3, :1], 2, axis=1)])
     learner = LEGO(supervision="pairs").fit(pairs, np.append(SAME, [True, False, False]))
     assert learner.n_updates_ == LEGO(supervision="pairs").fit(PAIRS, SAME).n_updates_
@@ -186,14 +189,14 @@ def test_equal_points_teach_nothing():
     assert_allclose(flat.get_mahalanobis_matrix(), np.eye(2))
 
 
-def test_same_distance_in_any_unit():
+def test_distance_does_not_depend_on_the_unit():
     M = LEGO(supervision="pairs").fit(PAIRS, SAME).get_mahalanobis_matrix()
     for unit in (1e-6, 1e6):
         scaled = LEGO(supervision="pairs").fit(unit * PAIRS, SAME).get_mahalanobis_matrix()
         assert_allclose(scaled, M, rtol=1e-6, atol=1e-9)
 
 
-def test_long_streams_stay_positive_definite():
+def test_matrix_stays_positive_definite_in_long_streams():
     rng = np.random.RandomState(0)
     learner = LEGO(eta=10.0, supervision="pairs")
     for _ in range(20):
@@ -222,7 +225,7 @@ def test_n_components_and_float32():
         ("supervision", "triplets"),
     ],
 )
-def test_bad_parameters(name, value):
+def test_invalid_parameters_raise(name, value):
     learner = LEGO(**{name: value})
     for call in (learner.fit, clone(learner).partial_fit):
         with pytest.raises(ValueError, match=name):
@@ -230,6 +233,6 @@ def test_bad_parameters(name, value):
     assert not hasattr(learner, "components_")
 
 
-def test_classes_of_one_point_are_refused_by_fit():
+def test_fit_refuses_classes_of_one_point():
     with pytest.raises(ValueError, match="single sample"):
         LEGO().fit(X[:3], [0, 1, 2])

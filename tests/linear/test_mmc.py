@@ -1,4 +1,4 @@
-"""MMC against a literal reference of its objective, and what it promises beyond it."""
+"""MMC: its objective equals plain loops, and its minimum satisfies the optimality conditions."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn.datasets import load_iris
 
 from skdml import MMC
 from skdml.linear._pairs import PairDistances, distinct_neighbor_pairs
-from skdml.linear.mmc import diagonal_of, mmc_objective
+from skdml.linear.mmc import mmc_objective, restrict_to_diagonal
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 POINTS = IRIS[::10, :3] - IRIS[::10, :3].mean(axis=0)
@@ -23,7 +23,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-# Without ties among neighbours, which the order of rows and rounding would decide.
+# No ties among neighbours, because rounding and the order of rows decide them.
 UNTIED = IRIS + np.random.default_rng(0).uniform(-0.05, 0.05, size=IRIS.shape)
 
 
@@ -31,16 +31,18 @@ def squares(M):
     return np.array([(x - y) @ M @ (x - y) for x, y in PAIRS])
 
 
-def literal_objective(M, unit, weight):
+def reference_objective(M, unit, weight):
     squared = squares(M)
-    spread = np.mean([s for s, alike in zip(squared, SAME, strict=True) if alike])
-    parted = np.mean([np.sqrt(s) for s, alike in zip(squared, SAME, strict=True) if not alike])
+    spread = np.mean([s for s, is_same in zip(squared, SAME, strict=True) if is_same])
+    different_mean = np.mean(
+        [np.sqrt(s) for s, is_same in zip(squared, SAME, strict=True) if not is_same]
+    )
     divergence = np.trace(M) - np.log(np.linalg.det(M)) - len(M)
-    return divergence + weight * (spread / unit - 2 * np.log(parted))
+    return divergence + weight * (spread / unit - 2 * np.log(different_mean))
 
 
-def parted(M):
-    """The objective of the paper: distance of different pairs in units of that of like ones."""
+def separation(M):
+    """Objective of the paper: distance of different pairs relative to that of same pairs."""
     squared = squares(M)
     return np.sqrt(squared[~SAME]).mean() / np.sqrt(squared[SAME].mean())
 
@@ -53,21 +55,23 @@ def in_the_unit_of_the_points(weight, **options):
 # The objective
 
 
-def test_objective_is_that_of_the_definition(rng):
+def test_objective_equals_the_definition(rng):
     A = np.eye(3) + 0.3 * rng.normal(size=(3, 3))
     value, _ = mmc_objective(A, PairDistances(POINTS, FIRST, SECOND), SAME, 1.7, 0.6)
-    assert value == pytest.approx(literal_objective(A.T @ A, 1.7, 0.6), rel=1e-12)
+    assert value == pytest.approx(reference_objective(A.T @ A, 1.7, 0.6), rel=1e-12)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
-def test_gradient_is_that_of_the_objective(rng, diagonal):
+def test_gradient_equals_finite_differences(rng, diagonal):
     pairs = PairDistances(POINTS, FIRST, SECOND)
 
     def of_matrix(A):
         return mmc_objective(A, pairs, SAME, 1.7, 0.6)
 
     def parts(a):
-        value, gradient = diagonal_of(of_matrix)(a) if diagonal else of_matrix(a.reshape(3, 3))
+        value, gradient = (
+            restrict_to_diagonal(of_matrix)(a) if diagonal else of_matrix(a.reshape(3, 3))
+        )
         return value, gradient.ravel()
 
     for _ in range(3):
@@ -80,22 +84,22 @@ def test_gradient_is_that_of_the_objective(rng, diagonal):
 # The minimum
 
 
-def test_gradient_by_m_is_zero_at_the_minimum():
+def test_gradient_with_respect_to_m_is_zero_at_the_minimum():
     weight, unit = 4.0, squares(np.eye(3))[SAME].mean()
     learner = in_the_unit_of_the_points(weight).fit(PAIRS, SAME)
     M = learner.get_mahalanobis_matrix()
-    # M was brought to a spread of 1; along that ray the minimum is where this is 0:
+    # Undo the scaling of M. Among multiples t M, the minimum is at a zero of
     # trace(M) t - 3 + weight (t / unit - 1).
     M = M * (3 + weight) / (np.trace(M) + weight / unit)
     d = np.sqrt(squares(M))
     gradient = np.eye(3) - np.linalg.inv(M)
-    for (x, y), alike, length in zip(PAIRS, SAME, d, strict=True):
-        share = 1 / (SAME.sum() * unit) if alike else -1 / (length * d[~SAME].sum())
+    for (x, y), is_same, length in zip(PAIRS, SAME, d, strict=True):
+        share = 1 / (SAME.sum() * unit) if is_same else -1 / (length * d[~SAME].sum())
         gradient += weight * share * np.outer(x - y, x - y)
     assert abs(gradient).max() < 1e-4 * abs(np.linalg.inv(M)).max()
 
 
-def test_much_gamma_gives_the_solution_of_the_paper():
+def test_large_gamma_gives_the_solution_of_the_paper():
     # metric_learn 0.7.0 with scikit-learn 1.5.2, MMC().fit(PAIRS, SAME as 1 and -1); tol=1e-10
     # gives the same.
     theirs = np.array(
@@ -106,56 +110,56 @@ def test_much_gamma_gives_the_solution_of_the_paper():
         ]
     )
     learner = in_the_unit_of_the_points(1e6, max_iter=10_000, tol=1e-14).fit(PAIRS, SAME)
-    ours = parted(learner.get_mahalanobis_matrix())
-    assert ours >= parted(theirs) * (1 - 1e-4)
+    ours = separation(learner.get_mahalanobis_matrix())
+    assert ours >= separation(theirs) * (1 - 1e-4)
 
     def of_root(a):
         L = a.reshape(3, 3)
-        return -parted(L.T @ L)
+        return -separation(L.T @ L)
 
     best = max(-minimize(of_root, np.eye(3).ravel() + s, tol=1e-9).fun for s in (0.0, 0.1))
     assert ours == pytest.approx(best, rel=1e-3)
 
 
-def test_diagonal_is_the_best_diagonal():
+def test_diagonal_matrix_minimises_the_objective():
     weight, unit = 4.0, squares(np.eye(3))[SAME].mean()
     learner = in_the_unit_of_the_points(weight, diagonal=True).fit(PAIRS, SAME)
     M = learner.get_mahalanobis_matrix()
     assert_array_equal(M, np.diag(M.diagonal()))
     best = minimize(
-        lambda log: literal_objective(np.diag(np.exp(log)), unit, weight), np.zeros(3), tol=1e-12
+        lambda log: reference_objective(np.diag(np.exp(log)), unit, weight), np.zeros(3), tol=1e-12
     )
     expected = np.exp(best.x)
     assert_allclose(M.diagonal() / M.trace(), expected / expected.sum(), rtol=1e-4)
     assert learner.loss_curve_[-1] == pytest.approx(best.fun, rel=1e-9)
 
 
-def test_much_gamma_gives_the_diagonal_solution_of_the_paper():
+def test_large_gamma_gives_the_diagonal_solution_of_the_paper():
     # metric_learn 0.7.0: MMC(diagonal=True, tol=1e-10) puts all weight on the third feature.
     options = {"diagonal": True, "max_iter": 10_000, "tol": 1e-14}
     M = in_the_unit_of_the_points(1e6, **options).fit(PAIRS, SAME).get_mahalanobis_matrix()
-    assert parted(M) == pytest.approx(parted(np.diag([0.0, 0.0, 1.0])), rel=1e-3)
+    assert separation(M) == pytest.approx(separation(np.diag([0.0, 0.0, 1.0])), rel=1e-3)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
-def test_like_pairs_keep_the_bound(diagonal):
+def test_same_pairs_have_a_mean_squared_distance_of_one(diagonal):
     learner = MMC(supervision="pairs", diagonal=diagonal).fit(PAIRS, SAME)
     assert np.square(learner.pair_distance(PAIRS[SAME])).mean() == pytest.approx(1)
 
 
-def test_loss_falls_to_the_least_from_the_prior():
+def test_loss_curve_falls_from_the_prior():
     learner = MMC().fit(IRIS, SPECIES)
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert learner.loss_curve_[-1] < learner.loss_curve_[0]
 
 
-# What is learned from
+# Pairs
 
 
-def test_distinct_neighbor_pairs_are_those_of_sorted_distances(rng):
+def test_distinct_neighbor_pairs_equal_a_sort_of_all_distances(rng):
     X, codes = rng.normal(size=(30, 2)), rng.integers(3, size=30)
-    codes[0] = 3  # alone in its class
+    codes[0] = 3  # the only point of its class
     expected = set()
     for i in range(30):
         d = np.linalg.norm(X - X[i], axis=1)
@@ -169,7 +173,7 @@ def test_distinct_neighbor_pairs_are_those_of_sorted_distances(rng):
     assert set(found) == expected
 
 
-def test_pairs_of_neighbours_are_learned_from_as_pairs_given():
+def test_labels_equal_the_pairs_of_neighbours():
     by_labels = MMC(n_neighbors=5, prior_share=0).fit(IRIS, SPECIES)
     first, second, same = distinct_neighbor_pairs(IRIS, SPECIES, 5)
     pairs = np.stack([IRIS[second], IRIS[first]], axis=1)[::-1]
@@ -183,7 +187,7 @@ def test_order_of_rows_does_not_matter(rng):
     assert_allclose(MMC().fit(UNTIED[order], SPECIES[order]).get_mahalanobis_matrix(), d, rtol=1e-5)
 
 
-def test_equal_points():
+def test_pairs_of_equal_points_are_left_out():
     equal = np.repeat(PAIRS[:5, :1], 2, axis=1)
     learner = in_the_unit_of_the_points(1.0).fit(PAIRS, SAME)
     more = np.concatenate([PAIRS, equal])
@@ -195,7 +199,7 @@ def test_equal_points():
     assert np.isfinite(like.components_).all()
 
 
-def test_unit_of_the_points_does_not_matter():
+def test_distance_does_not_depend_on_the_unit():
     d = MMC().fit(UNTIED, SPECIES).transform(UNTIED)
     for unit in (1e-6, 1e6):
         other = MMC().fit(unit * UNTIED, SPECIES).transform(unit * UNTIED)
@@ -207,7 +211,7 @@ def test_n_components_keeps_the_leading_axes():
     assert_allclose(MMC(2).fit(IRIS, SPECIES).components_, whole.components_[:2])
 
 
-def test_float32_stays_and_learns_the_same():
+def test_float32_is_kept_and_gives_nearly_the_same_map():
     single = MMC().fit(IRIS.astype(np.float32), SPECIES)
     double = MMC().fit(IRIS, SPECIES)
     assert single.components_.dtype == np.float32
@@ -222,15 +226,15 @@ def test_float32_stays_and_learns_the_same():
         ({"n_components": 4}, "from 1 to 3"),
         ({"n_neighbors": 0}, "n_neighbors == 0, must be >= 1"),
         ({"supervision": "triplets"}, "unknown to MMC"),
-        ({"diagonal": True, "prior": "covariance"}, "prior has to be diagonal, too"),
+        ({"diagonal": True, "prior": "covariance"}, "needs a diagonal prior"),
     ],
 )
-def test_parameters_out_of_range_are_refused(parameters, message):
+def test_invalid_parameters_raise(parameters, message):
     with pytest.raises(ValueError, match=message):
         MMC(**{"supervision": "pairs"} | parameters).fit(PAIRS, SAME)
 
 
-def test_different_pairs_have_to_differ():
+def test_different_pairs_of_equal_points_only_raise():
     pairs = np.concatenate([PAIRS[SAME], np.repeat(PAIRS[:5, :1], 2, axis=1)])
     with pytest.raises(ValueError, match="all 5 pairs are equal"):
         MMC(supervision="pairs").fit(pairs, [1] * SAME.sum() + [0] * 5)

@@ -1,4 +1,4 @@
-"""NCMML and NCMC: the softmax against loops, its gradient, the classifier, weights, the prior."""
+"""NCMML and NCMC: the loss equals plain loops; gradient, prior, weights and predictions."""
 
 import numpy as np
 import pytest
@@ -22,31 +22,31 @@ both = pytest.mark.parametrize("kind", [NCMML, NCMC])
 def small_problem(seed=0):
     rng = np.random.RandomState(seed)
     points, codes = rng.normal(size=(12, 4)), np.arange(12) % 3
-    centroids, owners = rng.normal(size=(6, 4)), np.array([0, 0, 0, 1, 2, 2])
-    return rng.normal(size=(2, 4)), points, codes, centroids, owners, rng.rand(12)
+    centroids, centroid_codes = rng.normal(size=(6, 4)), np.array([0, 0, 0, 1, 2, 2])
+    return rng.normal(size=(2, 4)), points, codes, centroids, centroid_codes, rng.rand(12)
 
 
-def literal_posterior(L, x, centroids):
+def reference_posterior(L, x, centroids):
     d2 = [sum((L @ (x - m)) ** 2) for m in centroids]
     p = np.exp([-(d - min(d2)) / 2 for d in d2])
     return p / p.sum()
 
 
-def literal_loss(L, points, codes, centroids, owners, weight):
+def reference_loss(L, points, codes, centroids, centroid_codes, weight):
     total = 0.0
     for x, code, w in zip(points, codes, weight, strict=True):
-        p = literal_posterior(L, x, centroids)
-        of_class = sum(p[j] for j in range(len(centroids)) if owners[j] == code)
+        p = reference_posterior(L, x, centroids)
+        of_class = sum(p[j] for j in range(len(centroids)) if centroid_codes[j] == code)
         total -= w * np.log(of_class)
     return total / sum(weight)
 
 
 def objective_of(learner, L, X, y):
-    """The objective in the docstring, by loops, for L in the unit of X."""
+    """Objective of the docstring by plain loops, for L in the unit of X."""
     points, scale = centre_and_scale(X)
     centroids = (learner.centroids_ - X.mean(axis=0)) / scale
-    owners = getattr(learner, "centroid_classes_", learner.classes_)
-    loss = literal_loss(L * scale, points, y, centroids, owners, np.ones(len(X)))
+    centroid_codes = getattr(learner, "centroid_classes_", learner.classes_)
+    loss = reference_loss(L * scale, points, y, centroids, centroid_codes, np.ones(len(X)))
     away = L * scale - np.eye(*L.shape) * len(L) ** 0.25
     return loss + learner.alpha / (2 * len(X)) * (away**2).sum()
 
@@ -54,20 +54,22 @@ def objective_of(learner, L, X, y):
 # The objective
 
 
-def test_loss_is_that_of_loops():
+def test_loss_equals_plain_loops():
     problem = small_problem()
-    assert ncm.negative_log_likelihood(*problem)[0] == pytest.approx(literal_loss(*problem), 1e-12)
+    assert ncm.negative_log_likelihood(*problem)[0] == pytest.approx(
+        reference_loss(*problem), 1e-12
+    )
 
 
-def test_posterior_is_that_of_loops():
+def test_posterior_equals_plain_loops():
     L, points, _, centroids, *_ = small_problem()
     found = np.exp(ncm.log_posterior(L, points, centroids))
-    expected = [literal_posterior(L, x, centroids) for x in points]
+    expected = [reference_posterior(L, x, centroids) for x in points]
     assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_gradient_is_that_of_finite_differences(seed):
+def test_gradient_equals_finite_differences(seed):
     L, *rest = small_problem(seed)
 
     def loss(flat):
@@ -81,15 +83,15 @@ def test_gradient_is_that_of_finite_differences(seed):
     assert_allclose(gradient, central, atol=1e-8 * abs(gradient).max(), rtol=1e-6)
 
 
-def test_gradient_of_the_ridge():
+def test_gradient_of_the_ridge_penalty():
     L, start = np.arange(6.0).reshape(2, 3), np.ones((2, 3))
-    value, gradient = ncm.penalised(L, start, 0.3)
+    value, gradient = ncm.ridge_penalty(L, start, 0.3)
     assert value == pytest.approx(0.15 * sum((v - 1) ** 2 for v in range(6)))
-    numeric = approx_fprime(L.ravel(), lambda f: ncm.penalised(f.reshape(2, 3), start, 0.3)[0])
+    numeric = approx_fprime(L.ravel(), lambda f: ncm.ridge_penalty(f.reshape(2, 3), start, 0.3)[0])
     assert_allclose(gradient.ravel(), numeric, atol=1e-6)
 
 
-def test_blocks_and_sparse_points_change_nothing(monkeypatch):
+def test_blocks_and_sparse_points_do_not_change_the_loss(monkeypatch):
     L, points, *rest = small_problem()
     value, gradient = ncm.negative_log_likelihood(L, points, *rest)
     monkeypatch.setattr(ncm, "_BLOCK", 30)  # five rows
@@ -99,7 +101,7 @@ def test_blocks_and_sparse_points_change_nothing(monkeypatch):
         assert_allclose(gradient_again, gradient, rtol=1e-10, atol=1e-14)
 
 
-def test_unlikely_classes_overflow_nowhere():
+def test_unlikely_classes_do_not_overflow():
     L, points, *rest = small_problem()
     value, gradient = ncm.negative_log_likelihood(1e4 * L, points, *rest)
     assert np.isfinite(value)
@@ -130,7 +132,7 @@ def test_without_a_prior_every_start_reaches_the_global_minimum():
     assert ends[0] == pytest.approx(ends[1], 1e-6)
 
 
-def test_prior_holds_where_classes_can_be_parted():
+def test_prior_bounds_the_map_of_separable_classes():
     rng = np.random.RandomState(0)
     points, y = rng.normal(size=(10, 30)), np.arange(10) % 2
     sizes = [
@@ -143,7 +145,7 @@ def test_prior_holds_where_classes_can_be_parted():
     )
 
 
-def test_one_centroid_is_the_mean():
+def test_one_centroid_per_class_equals_the_mean():
     one, mean = NCMC(n_centroids=1, alpha=1.0, random_state=0).fit(X, Y), NCMML().fit(X, Y)
     assert_allclose(one.components_, mean.components_, rtol=1e-10)
     assert_allclose(one.centroids_, mean.centroids_, rtol=1e-12)
@@ -167,7 +169,7 @@ def test_fewer_distinct_points_than_centroids():
     assert learner.centroid_classes_.tolist() == [0, 1, 1, 1, 2]
 
 
-def test_several_centroids_draw():
+def test_random_state_decides_the_centroids():
     points, y = load_wine(return_X_y=True)
     fits = [NCMC(random_state=seed).fit(points, y).centroids_ for seed in (0, 0, 1)]
     assert_array_equal(fits[0], fits[1])
@@ -176,7 +178,7 @@ def test_several_centroids_draw():
 
 @both
 @pytest.mark.parametrize("init", ["auto", "pca", "lda", "identity", "random"])
-def test_few_components(kind, init):
+def test_two_components_classify_well_from_every_start(kind, init):
     learner = kind(2, init=init, random_state=0).fit(X, Y)
     assert learner.components_.shape == (2, 4)
     assert learner.score(X, Y) > 0.95
@@ -187,13 +189,13 @@ def test_start_has_the_spread_of_independent_components(sparse):
     points = 5 + np.random.RandomState(0).normal(size=(2000, 6)) * [1, 2, 3, 4, 5, 6]
     L = np.diag(1 / np.arange(1.0, 7))[:4]
     given = csr_matrix(points) if sparse else points
-    Z = points @ ncm.to_softmax(L, given, np.ones(2000)).T
+    Z = points @ ncm.scale_for_softmax(L, given, np.ones(2000)).T
     squared = ((Z[::2] - Z[1::2]) ** 2).sum(axis=1)
     assert squared.mean() == pytest.approx(2 * 4**0.5, 0.05)
     assert squared.std() == pytest.approx(2 * 2**0.5, 0.1)
 
 
-def test_warm_start_goes_on():
+def test_warm_start_continues_from_the_earlier_fit():
     with pytest.warns(ConvergenceWarning, match="NCMML did not converge in max_iter=3"):
         learner = NCMML(max_iter=3, warm_start=True).fit(X, Y)
     halfway = learner.components_
@@ -206,7 +208,7 @@ def test_warm_start_goes_on():
 
 
 @pytest.mark.parametrize("init", ["identity", "pca", "lda"])
-def test_integer_weights_are_repeated_rows(init):
+def test_integer_weights_equal_repeated_rows(init):
     rng = np.random.RandomState(0)
     weight = rng.randint(0, 4, size=len(X))
     rows = rng.permutation(np.repeat(np.arange(len(X)), weight))
@@ -218,7 +220,7 @@ def test_integer_weights_are_repeated_rows(init):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_integer_weights_are_repeated_rows_for_several_centroids(sparse):
+def test_integer_weights_equal_repeated_rows_with_several_centroids(sparse):
     rng = np.random.RandomState(3)
     weight = rng.randint(0, 4, size=len(X))
     rows = rng.permutation(np.repeat(np.arange(len(X)), weight))
@@ -232,7 +234,7 @@ def test_integer_weights_are_repeated_rows_for_several_centroids(sparse):
     assert not np.allclose(plain.centroids_, weighted.centroids_)
 
 
-def test_class_without_weight_is_no_class():
+def test_class_of_weight_zero_is_left_out():
     learner = NCMML().fit(X, Y, sample_weight=Y > 0)
     assert learner.classes_.tolist() == [1, 2]
     assert_array_equal(learner.components_, NCMML().fit(X[50:], Y[50:]).components_)
@@ -252,29 +254,29 @@ def test_prediction_is_the_nearest_mean_in_the_learned_distance():
     assert_allclose(learner.predict_proba(X), expected, rtol=1e-9)
 
 
-def test_probability_of_a_class_is_that_of_its_centroids():
+def test_probability_of_a_class_is_the_sum_over_its_centroids():
     names = np.array(["c", "a", "b"])[Y]
     learner = NCMC(random_state=0).fit(X, names)
-    p = np.array([literal_posterior(learner.components_, x, learner.centroids_) for x in X])
+    p = np.array([reference_posterior(learner.components_, x, learner.centroids_) for x in X])
     expected = [p[:, learner.centroid_classes_ == name].sum(axis=1) for name in "abc"]
     assert_allclose(learner.predict_proba(X), np.transpose(expected), rtol=1e-9)
     assert_array_equal(learner.predict(X), np.array(list("abc"))[np.argmax(expected, axis=0)])
 
 
 @both
-def test_classifier(kind):
+def test_learner_is_a_classifier(kind):
     assert is_classifier(kind())
     assert cross_val_score(kind(random_state=0), X, Y, cv=5).mean() > 0.95
 
 
 @both
-def test_points_far_from_the_origin(kind):
+def test_points_far_from_the_origin_keep_their_probabilities(kind):
     near, far = (kind(random_state=0).fit(X + shift, Y) for shift in (0, 2.0**20))
     assert_allclose(far.predict_proba(X + 2.0**20), near.predict_proba(X), atol=1e-5)
 
 
 @both
-def test_float32_stays(kind):
+def test_float32_is_kept(kind):
     learner = kind(random_state=0).fit(X.astype(np.float32), Y)
     for found in (
         learner.components_,
@@ -287,7 +289,7 @@ def test_float32_stays(kind):
 
 
 @both
-def test_sparse_points(kind):
+def test_sparse_points_give_the_same_predictions(kind):
     rng = np.random.RandomState(0)
     points = rng.rand(90, 20) * (rng.rand(90, 20) < 0.2)
     y = points[:, :3].argmax(axis=1)
@@ -311,7 +313,7 @@ def test_sparse_points(kind):
         (NCMML, {"n_components": 5}, "n_components=5 has to be"),
     ],
 )
-def test_bad_parameters_are_refused(kind, parameters, message):
+def test_invalid_parameters_raise(kind, parameters, message):
     learner = kind(**parameters)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, Y)

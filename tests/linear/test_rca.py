@@ -1,4 +1,4 @@
-"""RCA against its sums written out, metric-learn, and itself in batches and with weights."""
+"""RCA equals plain loops and metric-learn; batches and weights equal one fit on all rows."""
 
 import numpy as np
 import pytest
@@ -28,8 +28,8 @@ def rng():
     return np.random.default_rng(0)
 
 
-def literal_covariances(X, chunks):
-    """Return C, the covariance within chunks, and that of all rows."""
+def reference_covariances(X, chunks):
+    """Return C, the covariance within chunks, and the covariance of all rows."""
     within, n = np.zeros((X.shape[1], X.shape[1])), 0
     for chunk in set(chunks[chunks >= 0].tolist()):
         rows = X[chunks == chunk]
@@ -40,7 +40,7 @@ def literal_covariances(X, chunks):
     return within / n, total / len(X)
 
 
-def literal_shrunk(within, total, shrinkage):
+def reference_shrunk(within, total, shrinkage):
     variance = total.diagonal()
     c = (within.diagonal() / variance).mean()
     return (1 - shrinkage) * within + shrinkage * c * np.diag(variance)
@@ -55,7 +55,7 @@ def chunked(rng):
 @pytest.mark.parametrize("shrinkage", [0, 0.3, 1])
 def test_matrix_is_the_inverse_of_the_covariance_within_chunks(shrinkage, chunked):
     X, chunks = chunked
-    C = literal_shrunk(*literal_covariances(X, chunks), shrinkage)
+    C = reference_shrunk(*reference_covariances(X, chunks), shrinkage)
     learner = RCA(supervision="chunks", **PAPER | {"shrinkage": shrinkage}).fit(X, chunks)
     L = learner.components_
     assert_allclose(L @ C @ L.T, np.eye(5), atol=1e-10)
@@ -64,14 +64,14 @@ def test_matrix_is_the_inverse_of_the_covariance_within_chunks(shrinkage, chunke
 
 @pytest.mark.parametrize("share", [0, 0.25, 1])
 @pytest.mark.parametrize("kind", ["weighted", "plain"])
-def test_matrix_is_weighted_and_mixed_with_euclids(share, kind, chunked):
+def test_matrix_is_weighted_and_mixed_with_euclidean_distance(share, kind, chunked):
     X, chunks = chunked
     X = X * [1, 1e-3, 1, 1e3, 1]
-    C, T = literal_covariances(X, chunks)
-    C = np.linalg.inv(literal_shrunk(C, T, 0.2))
+    C, T = reference_covariances(X, chunks)
+    C = np.linalg.inv(reference_shrunk(C, T, 0.2))
     M = C @ T @ C if kind == "weighted" else C
     euclid = np.diag(1 / T.diagonal())
-    # Points are as far apart by the one as by the other: tr(M T) is half the mean of d².
+    # Both parts have the same mean squared distance, which is 2 tr(M T).
     expected = (1 - share) * M + share * euclid * np.trace(M @ T) / np.trace(euclid @ T)
     learner = RCA(supervision="chunks", embedding_type=kind, prior_share=share).fit(X, chunks)
     unit = np.outer(1 / X.std(axis=0), 1 / X.std(axis=0))
@@ -79,7 +79,7 @@ def test_matrix_is_weighted_and_mixed_with_euclids(share, kind, chunked):
 
 
 @pytest.mark.parametrize("n_components", [1, 3, 5])
-def test_components_are_those_along_which_points_spread_most(n_components, chunked):
+def test_components_are_the_axes_of_largest_spread(n_components, chunked):
     X, chunks = chunked
     whole = RCA(supervision="chunks").fit(X, chunks).transform(X)
     part = RCA(n_components, supervision="chunks").fit(X, chunks)
@@ -88,18 +88,18 @@ def test_components_are_those_along_which_points_spread_most(n_components, chunk
     assert_allclose(covariance, np.diag(spread), atol=1e-9 * spread[0])
 
 
-def test_equal_to_metric_learn():
+def test_matrix_equals_that_of_metric_learn():
     M = RCA(**PAPER).fit(IRIS, SPECIES).get_mahalanobis_matrix()
     assert_allclose(M, METRIC_LEARN, rtol=1e-7)
 
 
-def test_labels_are_chunks():
+def test_labels_equal_chunks():
     by_label = RCA().fit(IRIS, np.array(["a", "b", "c"])[SPECIES])
     by_chunk = RCA(supervision="chunks").fit(IRIS, SPECIES + 5)
     assert_array_equal(by_label.components_, by_chunk.components_)
 
 
-def test_without_shrinkage_it_is_the_mahalanobis_distance_within_classes():
+def test_without_shrinkage_it_equals_the_mahalanobis_distance_within_classes():
     expected = MahalanobisMetric(within_class=True).fit(IRIS, SPECIES).components_
     assert_allclose(RCA(**PAPER).fit(IRIS, SPECIES).components_, expected, rtol=1e-9)
 
@@ -107,8 +107,8 @@ def test_without_shrinkage_it_is_the_mahalanobis_distance_within_classes():
 @pytest.mark.parametrize("n_components", [1, 3, 5])
 def test_components_of_the_paper_are_fishers_axes(n_components, chunked):
     X, chunks = chunked
-    C, T = literal_covariances(X, chunks)
-    C = literal_shrunk(C, T, 0.3)
+    C, T = reference_covariances(X, chunks)
+    C = reference_shrunk(C, T, 0.3)
     learner = RCA(n_components, supervision="chunks", **PAPER | {"shrinkage": 0.3})
     L = learner.fit(X, chunks).components_
     values = eigh(T, C, eigvals_only=True)[::-1][:n_components]
@@ -116,7 +116,7 @@ def test_components_of_the_paper_are_fishers_axes(n_components, chunked):
     assert_allclose(L @ C @ L.T, np.eye(n_components), atol=1e-10)
 
 
-def test_rows_in_no_chunk_tell_only_the_spread_of_all(chunked):
+def test_rows_in_no_chunk_only_affect_the_total_covariance(chunked):
     X, chunks = chunked
     kept = chunks >= 0
     whole = RCA(supervision="chunks", **PAPER).fit(X, chunks)
@@ -141,7 +141,7 @@ def test_batches_equal_one_fit(supervision, cuts, rng):
     assert_allclose(batched.components_, whole.components_, rtol=1e-10)
 
 
-def test_fit_starts_anew_and_partial_fit_goes_on():
+def test_fit_restarts_and_partial_fit_continues():
     whole = RCA().fit(IRIS, SPECIES)
     learner = RCA().partial_fit(IRIS * 3, SPECIES).fit(IRIS[::2], SPECIES[::2])
     learner.partial_fit(IRIS[1::2], SPECIES[1::2])
@@ -149,7 +149,7 @@ def test_fit_starts_anew_and_partial_fit_goes_on():
 
 
 @pytest.mark.parametrize("n_components", [None, 2])
-def test_weights_that_are_whole_numbers_repeat_rows(n_components, rng):
+def test_integer_weights_equal_repeated_rows(n_components, rng):
     weight = rng.integers(0, 4, size=150)
     rows = np.repeat(np.arange(150), weight)
     weighted = RCA(n_components).fit(IRIS, SPECIES, weight)
@@ -157,7 +157,7 @@ def test_weights_that_are_whole_numbers_repeat_rows(n_components, rng):
     assert_allclose(weighted.components_, repeated.components_, rtol=1e-8)
 
 
-def test_chunks_without_weight_are_no_chunks():
+def test_chunks_of_weight_zero_are_left_out():
     chunks, weight = np.repeat([0, 1, -1], 50), np.repeat([0, 0, 1], 50)
     with pytest.raises(ValueError, match="No two rows of one chunk differ"):
         RCA(supervision="chunks").fit(IRIS, chunks, weight)
@@ -165,13 +165,13 @@ def test_chunks_without_weight_are_no_chunks():
     assert np.isfinite(later.components_).all()
 
 
-def test_units_do_not_matter(rng):
+def test_distance_does_not_depend_on_the_units(rng):
     units = np.array([1e-6, 1.0, 1e3, 1e6])
     expected = RCA().fit(IRIS, SPECIES).get_metric()(IRIS)
     assert_allclose(RCA().fit(IRIS * units, SPECIES).get_metric()(IRIS * units), expected)
 
 
-def test_singular_without_shrinkage_warns_and_with_it_does_not(rng):
+def test_singular_covariance_warns_only_without_shrinkage(rng):
     X, y = rng.normal(size=(10, 20)), np.arange(10) % 2
     with pytest.warns(UserWarning, match="rank 8 for 20 features.*shrinkage > 0"):
         learner = RCA(**PAPER).fit(X, y)
@@ -194,7 +194,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("parameters", "y", "message"), BAD)
-def test_bad_input_is_named_and_leaves_nothing_behind(parameters, y, message):
+def test_invalid_input_raises_and_leaves_the_learner_unfitted(parameters, y, message):
     learner = RCA(**parameters)
     for call in (learner.fit, learner.partial_fit) if y is not None and y.any() else (learner.fit,):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""SDML: its objective and parts against literal ones, its solver against scikit-learn's."""
+"""SDML: its objective equals plain loops, and its solver equals that of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from skdml import SDML
 from skdml.constraints import draw_pairs
 from skdml.linear.base import Pairs
 from skdml.linear.sdml import (
-    balanced,
+    balance_pairs,
     duality_gap,
-    in_their_unit,
-    minimise,
-    objective,
-    scatters,
+    minimise_objective,
+    pair_scatters,
+    scale_to_unit_variance,
+    sdml_objective,
 )
 
 X, Y = load_wine(return_X_y=True)
@@ -36,31 +36,31 @@ def spd(rng, d):
     return A.T @ A / (2 * d) + 0.1 * np.eye(d)
 
 
-def test_scatters_are_the_mean_outer_products_in_units_of_their_mean():
+def test_scatters_equal_scaled_mean_outer_products():
     pairs = some_pairs(np.random.RandomState(0), shift=100.0)
-    same, different, scale = in_their_unit(*scatters(pairs))
+    same, different, scale = scale_to_unit_variance(*pair_scatters(pairs))
     sums, count = np.zeros((2, 3, 3)), np.zeros(2)
-    for i, j, alike in zip(pairs.first, pairs.second, pairs.same, strict=True):
+    for i, j, is_same in zip(pairs.first, pairs.second, pairs.same, strict=True):
         z = pairs.X[i] - pairs.X[j]
         for a in range(3):
             for b in range(3):
-                sums[int(alike), a, b] += z[a] * z[b]
-        count[int(alike)] += 1
+                sums[int(is_same), a, b] += z[a] * z[b]
+        count[int(is_same)] += 1
     different_, same_ = sums / count[:, None, None]
     assert_allclose(same * scale**2, same_, rtol=1e-10, atol=1e-10)
     assert_allclose(different * scale**2, different_, rtol=1e-10, atol=1e-10)
     assert_allclose(np.trace(same + different) / 6, 1)
 
 
-def test_objective_is_that_of_the_paper():
+def test_objective_equals_the_formula_of_the_paper():
     rng = np.random.RandomState(0)
     P, M = spd(rng, 3), spd(rng, 3)
     value = -np.log(np.linalg.det(M))
     for i in range(3):
         for j in range(3):
             value += P[i, j] * M[j, i] + (0.3 * abs(M[i, j]) if i != j else 0)
-    assert_allclose(objective(M, P, 0.3), value)
-    assert objective(np.diag([1.0, -1.0, -1.0]), P, 0.3) == np.inf
+    assert_allclose(sdml_objective(M, P, 0.3), value)
+    assert sdml_objective(np.diag([1.0, -1.0, -1.0]), P, 0.3) == np.inf
 
 
 def test_gradient_of_the_smooth_part():
@@ -73,26 +73,26 @@ def test_gradient_of_the_smooth_part():
     def gradient(m):
         return (P - np.linalg.inv(symmetric(m))).ravel()
 
-    error = check_grad(lambda m: objective(symmetric(m), P, 0), gradient, M.ravel())
+    error = check_grad(lambda m: sdml_objective(symmetric(m), P, 0), gradient, M.ravel())
     assert error < 1e-6 * np.linalg.norm(gradient(M.ravel()))
 
 
 @pytest.mark.parametrize("sparsity_param", [0.0, 0.01, 0.1, 0.5])
-def test_solver_finds_what_the_graphical_lasso_of_scikit_learn_finds(sparsity_param):
+def test_solver_equals_the_graphical_lasso_of_scikit_learn(sparsity_param):
     P = spd(np.random.RandomState(2), 6)
-    state = np.random.get_state()  # noqa: NPY002, scikit-learn moves it
+    state = np.random.get_state()  # noqa: NPY002, scikit-learn changes it
     _, expected = graphical_lasso(P, sparsity_param, tol=1e-10, enet_tol=1e-12)
     np.random.set_state(state)  # noqa: NPY002
-    M, curve = minimise(P, sparsity_param, max_iter=1000, tol=1e-12)
+    M, curve = minimise_objective(P, sparsity_param, max_iter=1000, tol=1e-12)
     assert_allclose(M, expected, atol=1e-6)
     assert_array_equal(M == 0, abs(expected) < 1e-12)
     assert (np.diff(curve) <= 1e-10).all()
-    assert_allclose(curve[-1], objective(M, P, sparsity_param))
+    assert_allclose(curve[-1], sdml_objective(M, P, sparsity_param))
 
 
-def test_optimality_conditions():
+def test_solution_satisfies_the_optimality_conditions():
     P = spd(np.random.RandomState(3), 5)
-    M, _ = minimise(P, 0.05, max_iter=5000, tol=1e-14)
+    M, _ = minimise_objective(P, 0.05, max_iter=5000, tol=1e-14)
     pull = np.linalg.inv(M) - P  # = sparsity_param * sign(M) off the diagonal, 0 on it
     off = ~np.eye(5, dtype=bool)
     assert_allclose(pull.diagonal(), 0, atol=1e-6)
@@ -101,23 +101,23 @@ def test_optimality_conditions():
     assert 0 < (M == 0).sum() < off.sum()
 
 
-def test_gap_bounds_how_far_the_minimum_is():
+def test_duality_gap_bounds_the_distance_to_the_minimum():
     rng = np.random.RandomState(4)
     P = spd(rng, 4)
-    M, curve = minimise(P, 0.1, max_iter=5000, tol=1e-13)
+    M, curve = minimise_objective(P, 0.1, max_iter=5000, tol=1e-13)
     for _ in range(20):
         other = M + 0.1 * spd(rng, 4)
         gap = duality_gap(other, np.linalg.inv(other), P, 0.1)
-        assert gap >= objective(other, P, 0.1) - curve[-1] - 1e-10
+        assert gap >= sdml_objective(other, P, 0.1) - curve[-1] - 1e-10
 
 
-def test_balance_is_kept_where_it_does_no_harm_and_else_lowered_to_half_the_prior():
+def test_balance_is_lowered_only_if_needed():
     rng = np.random.RandomState(5)
     prior, scatter = spd(rng, 4), spd(rng, 4)
-    P, balance = balanced(prior, scatter, 3.0)
+    P, balance = balance_pairs(prior, scatter, 3.0)
     assert balance == 3.0
     assert_allclose(P, prior + 3 * scatter)
-    P, balance = balanced(prior, -scatter, 50.0)
+    P, balance = balance_pairs(prior, -scatter, 50.0)
     assert 0 < balance < 50
     assert_allclose(np.linalg.eigvalsh(P - prior / 2)[0], 0, atol=1e-12)
     assert_allclose(P, prior - balance * scatter)
@@ -131,16 +131,16 @@ def test_fit_minimises_the_objective_of_the_docstring():
     unit = (np.trace(S) + np.trace(D)) / (2 * 13)
     S, D = S / unit, D / unit
     P = 0.1 * (S + D) + 0.8 * np.eye(13) + learner.balance_ * (S - D)
-    state = np.random.get_state()  # noqa: NPY002, scikit-learn moves it
+    state = np.random.get_state()  # noqa: NPY002, scikit-learn changes it
     expected = graphical_lasso(P, 0.01, tol=1e-9, enet_tol=1e-12)[1]
     np.random.set_state(state)  # noqa: NPY002
     M = learner.get_mahalanobis_matrix() * unit
     assert_allclose(M, expected, atol=1e-5)
-    assert_allclose(learner.loss_curve_[-1], objective(M, P, 0.01))
+    assert_allclose(learner.loss_curve_[-1], sdml_objective(M, P, 0.01))
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
 
 
-def test_sparsity_param_makes_zeros():
+def test_larger_sparsity_param_gives_more_zeros():
     zeros = [
         (
             abs(SDML(sparsity_param=s, random_state=0).fit(X, Y).get_mahalanobis_matrix()) < 1e-9
@@ -149,17 +149,17 @@ def test_sparsity_param_makes_zeros():
     ]
     assert zeros[0] == 0
     assert zeros == sorted(zeros)
-    assert zeros[-1] == 13 * 12  # all off the diagonal
+    assert zeros[-1] == 13 * 12  # all entries off the diagonal
 
 
-def test_no_pairs_and_all_shrinkage_is_euclid():
+def test_no_weight_of_pairs_and_full_shrinkage_give_euclidean_distance():
     learner = SDML(balance_param=0, shrinkage=1, random_state=0).fit(X, Y)
     M = learner.get_mahalanobis_matrix()
     assert_allclose(M, M[0, 0] * np.eye(13), atol=1e-10)
 
 
-def test_without_a_number_of_constraints_all_pairs_count():
-    points, labels = load_iris(return_X_y=True)  # of classes of one size
+def test_default_n_constraints_uses_all_pairs():
+    points, labels = load_iris(return_X_y=True)  # classes of equal size
     points, labels = points[::5], labels[::5]
     first, second = np.triu_indices(len(points), 1)
     pairs = np.stack([points[first], points[second]], axis=1)
@@ -168,7 +168,7 @@ def test_without_a_number_of_constraints_all_pairs_count():
     assert_allclose(by_labels.components_, by_pairs.components_, rtol=1e-7, atol=1e-10)
 
 
-def test_pairs_and_labels_are_the_same():
+def test_labels_equal_the_pairs_drawn_from_them():
     first, second, same = draw_pairs(Y, 10 * len(X), np.random.RandomState(3))
     pairs = np.stack([X[first], X[second]], axis=1)
     by_labels = SDML(n_constraints=10 * len(X), random_state=3).fit(X, Y)
@@ -182,7 +182,7 @@ def test_pairs_and_labels_are_the_same():
         )
 
 
-def test_same_distance_in_any_unit():
+def test_distance_does_not_depend_on_the_unit():
     M = SDML(random_state=0).fit(X, Y).get_mahalanobis_matrix()
     for unit in (1e-6, 1e6):
         scaled = SDML(random_state=0).fit(unit * X, Y).get_mahalanobis_matrix()
@@ -197,7 +197,7 @@ def test_n_components_keeps_the_leading_axes():
             SDML(wrong).fit(X, Y)
 
 
-def test_iris_and_wine_as_they_come_in_float32_too():
+def test_unscaled_iris_and_wine_in_float32():
     for load in (load_iris, load_wine):
         points, labels = load(return_X_y=True)
         learner = SDML(random_state=0).fit(points.astype(np.float32), labels)
@@ -207,12 +207,12 @@ def test_iris_and_wine_as_they_come_in_float32_too():
         assert_allclose(learner.get_mahalanobis_matrix(), exact, atol=tolerance)
 
 
-def test_equal_points_leave_the_prior():
+def test_equal_points_give_a_finite_map():
     learner = SDML(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
     assert np.isfinite(learner.components_).all()
 
 
-def test_too_few_steps_are_told():
+def test_too_few_steps_warn():
     with pytest.warns(ConvergenceWarning, match="max_iter=2"):
         learner = SDML(max_iter=2, tol=1e-12, random_state=0).fit(X, Y)
     assert learner.n_iter_ == 2
@@ -230,13 +230,13 @@ def test_too_few_steps_are_told():
         ("supervision", "triplets"),
     ],
 )
-def test_bad_parameters(name, value):
+def test_invalid_parameters_raise(name, value):
     learner = SDML(**{name: value})
     with pytest.raises(ValueError, match=name):
         learner.fit(X, Y)
     assert not hasattr(learner, "components_")
 
 
-def test_verbose(capsys):
+def test_verbose_prints_a_line_per_step(capsys):
     learner = SDML(random_state=0, verbose=1).fit(X, Y)
     assert len(capsys.readouterr().out.splitlines()) == learner.n_iter_
