@@ -40,20 +40,20 @@ def shrink(covariance, variance, shrinkage):
     array([[1. , 0.5],
            [0.5, 1. ]])
     """
-    varies, unit = variance > 0, unit_of(variance)
+    varies, unit = variance > 0, fill_zero_variances(variance)
     c = (covariance.diagonal() / unit)[varies].mean() if varies.any() else 0.0
     if c < len(unit) * np.finfo(np.float64).eps:
         return np.diag(unit)
     return (1 - shrinkage) * covariance + shrinkage * c * np.diag(unit)
 
 
-def unit_of(variance):
+def fill_zero_variances(variance):
     """Squared unit of each column: its variance, or the mean of the others where it has none."""
     varies = variance > 0
     return np.where(varies, variance, variance[varies].mean() if varies.any() else 1.0)
 
 
-def with_standardised(L, covariance, share):
+def mix_with_standardised(L, covariance, share):
     """Root of (1 - share) LᵀL + share of Euclid's M on columns of unit variance.
 
     Parameters
@@ -74,22 +74,22 @@ def with_standardised(L, covariance, share):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._eigen import with_standardised
-    >>> with_standardised(np.array([[1.0, 0.0]]), np.diag([4.0, 1.0]), 0.5) ** 2
+    >>> from skdml.linear._eigen import mix_with_standardised
+    >>> mix_with_standardised(np.array([[1.0, 0.0]]), np.diag([4.0, 1.0]), 0.5) ** 2
     array([[0.75, 0.  ],
            [0.  , 1.  ]])
     """
     if share == 0:
         return L
     # On columns of unit variance: with 1e6 and 1e-6 side by side the axes would lose digits.
-    unit = np.sqrt(unit_of(covariance.diagonal()))
+    unit = np.sqrt(fill_zero_variances(covariance.diagonal()))
     A, R = L * unit, covariance / np.outer(unit, unit)
     spread = np.einsum("ij,jk,ik", A, R, A) / max(R.trace(), np.finfo(np.float64).tiny)
     values, axes = eigh((1 - share) * A.T @ A + share * spread * np.eye(len(R)))
     return (axes * np.sqrt(np.maximum(values, 0))) @ axes.T / unit
 
 
-def leading_by_spread(L, covariance, n_components):
+def leading_by_variance(L, covariance, n_components):
     """Turn L to the axes along which rows differ most as L maps them, and keep the first.
 
     Parameters
@@ -139,7 +139,7 @@ def inverse_root(covariance, n_samples, cure):
     return L
 
 
-def relative_axes(A, B, n_samples):
+def generalized_eigenvectors(A, B, n_samples):
     """Solve A v = λ B v: the axes along which A is large as seen from B.
 
     Parameters
@@ -159,8 +159,10 @@ def relative_axes(A, B, n_samples):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._eigen import relative_axes
-    >>> values, axes = relative_axes(np.diag([1.0, 8.0]), np.diag([1.0, 4.0]), n_samples=9)
+    >>> from skdml.linear._eigen import generalized_eigenvectors
+    >>> values, axes = generalized_eigenvectors(
+    ...     np.diag([1.0, 8.0]), np.diag([1.0, 4.0]), n_samples=9
+    ... )
     >>> values, axes
     (array([2., 1.]), array([[0. , 0.5],
            [1. , 0. ]]))
@@ -190,7 +192,7 @@ def check_embedding_type(embedding_type, known=EMBEDDING_TYPES):
         raise ValueError(f"embedding_type={embedding_type!r} is unknown; choose one of {known}.")
 
 
-def embed(values, axes, embedding_type):
+def scale_axes(values, axes, embedding_type):
     """Lengths of the axes, and their angles.
 
     Parameters

@@ -17,24 +17,20 @@ INITS = ("auto", "pca", "lda", "identity", "random")
 _RIDGE = 1e-3
 
 
-def start_components(learner, X, codes, scale, rng, weight=None):
-    """L to begin with, for points brought to scale.
+def initial_components(init, n_components, points, rng):
+    """L at the start of a search, for points brought to scale.
 
     Parameters
     ----------
-    learner : LinearMetricLearner
-        Its `init`, `n_components` and `warm_start` are read, and after a fit `components_`.
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points, as `centre_and_scale` gives them.
-    codes : ndarray of int, shape (n_samples,) or None
-        Their classes; None where there are none, and then no "lda".
-    scale : float
-        What the points were divided by: a user's array and the L of an earlier fit, which are for
-        points as they came, are multiplied by it.
+    init : str or array-like of shape (n_components, n_features)
+        One of `INITS`, or L itself: an array of the user, or the L of an earlier fit. An array
+        is for the points as given, so it is multiplied by the scale of the points.
+    n_components : int or None
+        Number of rows of L. None stands for n_features, or for the rows of an array.
+    points : Points
+        Points, centred and scaled. Without classes "lda" is refused.
     rng : RandomState
         Draws "random".
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the rows.
 
     Returns
     -------
@@ -44,23 +40,13 @@ def start_components(learner, X, codes, scale, rng, weight=None):
     Raises
     ------
     ValueError
-        If `init` is unknown, or an array of another shape, or `n_components` is out of range.
+        If `init` is unknown or an array of another shape, or if `n_components` is out of range.
     """
+    X, codes, weight, scale = points
     n_features = X.shape[1]
-    init = learner.init
-    if getattr(learner, "warm_start", False) and hasattr(learner, "components_"):
-        init = learner.components_
     if not isinstance(init, str):
-        given = check_array(init, dtype=np.float64, input_name="init")
-        n_components = len(given) if learner.n_components is None else learner.n_components
-        if given.shape != (n_components, n_features) or n_components > n_features:
-            raise ValueError(
-                f"init has to be of shape (n_components, n_features); n_components is "
-                f"{learner.n_components}, n_features is {n_features}, and init, or L of the "
-                f"earlier fit that a warm start begins with, has the shape {given.shape}."
-            )
-        return given * scale
-    n_components = check_n_components(learner.n_components, n_features, "n_features")
+        return _check_components(init, n_components, n_features) * scale
+    n_components = check_n_components(n_components, n_features, "n_features")
     if init == "auto":
         init = _choose(n_components, X, codes)
     if init == "identity":
@@ -76,21 +62,17 @@ def start_components(learner, X, codes, scale, rng, weight=None):
     raise ValueError(f"init={init!r} is unknown; choose one of {list(INITS)}, or give an array.")
 
 
-def starts_anew(learner):
-    """Tell whether L begins with a choice of `start_components`, whose size is free.
-
-    Parameters
-    ----------
-    learner : LinearMetricLearner
-        As there.
-
-    Returns
-    -------
-    bool
-        False for an array of the user and for a warm start, which are to stay as they are.
-    """
-    goes_on = getattr(learner, "warm_start", False) and hasattr(learner, "components_")
-    return isinstance(learner.init, str) and not goes_on
+def _check_components(init, n_components, n_features):
+    """Return an array of the user, or of an earlier fit, as L; refuse another shape."""
+    L = check_array(init, dtype=np.float64, input_name="init")
+    n_rows = len(L) if n_components is None else n_components
+    if L.shape != (n_rows, n_features) or n_rows > n_features:
+        raise ValueError(
+            f"init must have the shape (n_components, n_features). n_components is "
+            f"{n_components} and n_features is {n_features}, but init (with warm_start=True: "
+            f"components_ of the last fit) has the shape {L.shape}."
+        )
+    return L
 
 
 def _choose(n_components, X, codes):
@@ -146,49 +128,6 @@ def _axes_of_sparse(X, n_axes, weight):
     # Given, so that no global generator is asked; not constant, which centring would bring to 0.
     start = np.cos(np.arange(min(X.shape)))
     return svds(centred, k=n_axes, v0=start)[2][::-1] if n_axes > 0 else np.empty((0, X.shape[1]))
-
-
-def within_axes(X, n_components):
-    """Points in their leading principal axes, where sparse ones have too many columns to be dense.
-
-    A learner whose prior is the identity of these axes, and 0 across them, looks for M within
-    their span: a matrix of finite LogDet divergence from a prior has the range of the prior.
-
-    Parameters
-    ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points.
-    n_components : int
-        How many axes to take for sparse points.
-
-    Returns
-    -------
-    Z : ndarray of shape (n_samples, n_features or n_components)
-        Dense points, in the dtype of X.
-    axes : ndarray of float64, shape (n_components, n_features), or None
-        The rows are the axes; None where the points were left as they are.
-
-    References
-    ----------
-    J. V. Davis & I. S. Dhillon, "Structured metric learning for high dimensional problems",
-    KDD 2008.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scipy.sparse import csr_matrix
-    >>> from skdml.linear._init import within_axes
-    >>> Z, axes = within_axes(csr_matrix(np.array([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])), 1)
-    >>> Z.round(1)
-    array([[-1.8],
-           [ 3.2]])
-    """
-    if not issparse(X):
-        return X, None
-    if n_components >= X.shape[1]:
-        return X.toarray(), None
-    axes = principal_axes(X, n_components)
-    return np.asarray(X @ axes.T.astype(X.dtype)), axes
 
 
 def discriminants(X, codes, n_components, weight=None):

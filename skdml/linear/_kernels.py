@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skdml.linear._init import start_components, starts_anew
+from skdml.linear._init import initial_components
 
 _ENTRIES = 2**20
 
@@ -109,21 +109,23 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
     return values, pull
 
 
-def kernel_start(learner, X, codes, scale, rng, weight):
-    """Begin the search for the L of a Gaussian kernel.
+def initial_kernel_components(init, n_components, points, rng):
+    """L at the start of a search whose objective is a sum of Gaussian kernels.
 
     Parameters
     ----------
-    learner, X, codes, scale, rng, weight
-        As in `start_components`.
+    init, n_components, points, rng
+        As in `initial_components`.
 
     Returns
     -------
     ndarray of shape (n_components, n_features)
-        L; an array of the user or of an earlier fit as it is, any other by `spread_out`.
+        L. A named start is scaled by `scale_to_unit_variance`; an array is kept as it is.
     """
-    start = start_components(learner, X, codes, scale, rng, weight)
-    return spread_out(start, X, weight) if starts_anew(learner) else start
+    start = initial_components(init, n_components, points, rng)
+    if isinstance(init, str):
+        return scale_to_unit_variance(start, points.X, points.weight)
+    return start
 
 
 def square_factors(Z, weight=None):
@@ -156,7 +158,7 @@ def square_factors(Z, weight=None):
     return left.astype(Z.dtype, copy=False), right.astype(Z.dtype, copy=False)
 
 
-def spread_out(L, X, weight):
+def scale_to_unit_variance(L, X, weight):
     """Scale L so that the variance along each direction that matters is 1, on average.
 
     A kernel exp(-d²) then has the nearest few neighbours in it. How many directions matter is
@@ -179,8 +181,8 @@ def spread_out(L, X, weight):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._kernels import spread_out
-    >>> spread_out(np.eye(2), np.array([[3.0, 0.0], [-3.0, 0.0]]), np.ones(2)).round(3)
+    >>> from skdml.linear._kernels import scale_to_unit_variance
+    >>> scale_to_unit_variance(np.eye(2), np.array([[3.0, 0.0], [-3.0, 0.0]]), np.ones(2)).round(3)
     array([[0.333, 0.   ],
            [0.   , 0.333]])
     """

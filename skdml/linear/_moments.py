@@ -38,7 +38,7 @@ class Moments(NamedTuple):
         return (rows.T * np.array(counts)) @ rows
 
 
-def counted(X, y, weight):
+def drop_zero_weights(X, y, weight):
     """Rows as moments are taken of them: of float64, without those of weight 0.
 
     Parameters

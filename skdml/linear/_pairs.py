@@ -1,10 +1,10 @@
 """What learners of pairs and quadruplets share: points, distances of pairs, the LogDet prior."""
 
 import numpy as np
-from scipy.linalg import svd
+from scipy.sparse import csr_matrix
 
-from skdml.linear._neighbors import PairGraph, nearest_mates, nearest_strangers
-from skdml.linear._psd import with_positive_peak
+# Numbers in a block of differences between the points of pairs: they fit a processor's cache.
+_BLOCK = 2**15
 
 
 def constrained_points(X, *rows):
@@ -47,6 +47,109 @@ def constrained_points(X, *rows):
     place = np.empty(len(X), dtype=np.intp)
     place[used] = is_new.cumsum() - 1
     return X[used[is_new]], *(place[column] for column in rows)
+
+
+class PairGraph:
+    """Pairs of rows, for weighted sums of squared distances over them and their gradients.
+
+    Parameters
+    ----------
+    first, second : ndarray of int, shape (n_pairs,)
+        Rows, `first` in ascending order; a pair may be there more than once.
+    n_samples : int
+        How many rows there are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._pairs import PairGraph
+    >>> graph = PairGraph(np.array([0, 2]), np.array([1, 0]), n_samples=3)
+    >>> Z = np.array([[0.0], [1.0], [3.0]])
+    >>> graph.squared_distances(Z)
+    array([1., 9.])
+    >>> graph.laplacian_product(np.array([1.0, -2.0]), Z)
+    array([[ 5.],
+           [ 1.],
+           [-6.]])
+    """
+
+    def __init__(self, first, second, n_samples):
+        self.first, self.second, self.n_samples = first, second, n_samples
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=n_samples))])
+        # In the dtype scipy would bring them to, each time a matrix is made of them.
+        dtype = np.int32 if max(n_samples, len(first)) < 2**31 else np.int64
+        self._index = second.astype(dtype), self.starts.astype(dtype)
+
+    def __len__(self):
+        return len(self.first)
+
+    def of(self, chosen):
+        """Graph of some of the pairs.
+
+        Parameters
+        ----------
+        chosen : ndarray of int, shape (n_chosen,)
+            Places of the pairs, in ascending order.
+
+        Returns
+        -------
+        PairGraph
+            Theirs.
+        """
+        return PairGraph(self.first[chosen], self.second[chosen], self.n_samples)
+
+    def squared_distances(self, Z):
+        """Squared distance of each pair.
+
+        Parameters
+        ----------
+        Z : ndarray of shape (n_samples, n_components)
+            Embedded points.
+
+        Returns
+        -------
+        ndarray of shape (n_pairs,)
+            |z_i - z_j|², in the dtype of Z.
+        """
+        distance = np.empty(len(self), dtype=Z.dtype)
+        step = min(max(1, _BLOCK // Z.shape[1]), max(1, len(self)))
+        one, other = np.empty((2, step, Z.shape[1]), dtype=Z.dtype)
+        for start in range(0, len(self), step):
+            block = slice(start, min(start + step, len(self)))
+            difference, subtrahend = one[: block.stop - start], other[: block.stop - start]
+            # Into memory that is at hand; to check the rows would make a copy of them first.
+            np.take(Z, self.first[block], axis=0, out=difference, mode="clip")
+            np.take(Z, self.second[block], axis=0, out=subtrahend, mode="clip")
+            difference -= subtrahend
+            np.einsum("ij,ij->i", difference, difference, out=distance[block])
+        return distance
+
+    def laplacian_product(self, weight, Z):
+        """Half the gradient, by Z, of the sum of weight * squared distance over the pairs.
+
+        With the weights in a matrix W it is (diag(W1) + diag(Wᵀ1) - W - Wᵀ) Z. Where Z = X Lᵀ,
+        2 (...)ᵀ X is the gradient of the sum by L, whether X is dense or sparse.
+
+        Parameters
+        ----------
+        weight : ndarray of shape (n_pairs,)
+            Weights of any sign.
+        Z : ndarray of shape (n_samples, n_components)
+            Embedded points.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            In each row i the sum over its pairs of weight * (z_i - z_j), in the dtype of Z.
+        """
+        shape = (self.n_samples, self.n_samples)
+        W = csr_matrix((weight.astype(Z.dtype, copy=False), *self._index), shape)
+        degree = np.bincount(self.first, weight, self.n_samples)
+        degree += np.bincount(self.second, weight, self.n_samples)
+        product = degree.astype(Z.dtype)[:, None] * Z
+        product -= W @ Z
+        product -= W.T @ Z
+        return product
 
 
 class PairDistances:
@@ -108,7 +211,7 @@ class PairDistances:
         return squared, gradient_of
 
 
-def told_apart(X, first, second):
+def points_differ(X, first, second):
     """Tell which pairs are of two points, as far as the precision of the points goes.
 
     Parameters
@@ -135,59 +238,3 @@ def told_apart(X, first, second):
             f"The points of all {len(first)} pairs are equal: there is nothing to learn from."
         )
     return apart
-
-
-def leading_components(L, n_components):
-    """Turn L so that its rows are orthogonal, by decreasing length, and keep the first of them.
-
-    Parameters
-    ----------
-    L : ndarray of shape (n_rows, n_features)
-        The map.
-    n_components : int
-        How many rows to keep, fewer where there are not so many.
-
-    Returns
-    -------
-    ndarray of shape (min(n_components, n_rows), n_features)
-        The eigenvectors of M = LᵀL, each times the root of its eigenvalue: with all of them no
-        distance changes.
-    """
-    _, lengths, axes = svd(L, full_matrices=False)
-    return with_positive_peak((lengths[:, None] * axes)[:n_components])
-
-
-def distinct_neighbor_pairs(X, codes, n_neighbors):
-    """Pairs of each point with its nearest mates, and with its nearest strangers.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Points.
-    codes : ndarray of int, shape (n_samples,)
-        Their classes.
-    n_neighbors : int
-        How many of either kind for each point, fewer where there are not so many.
-
-    Returns
-    -------
-    first, second : ndarray of int, shape (n_pairs,)
-        Rows, ``first < second``; no pair is there twice.
-    same : ndarray of bool, shape (n_pairs,)
-        Whether a pair is of one class.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear._pairs import distinct_neighbor_pairs
-    >>> X, codes = np.array([[0.0], [1.0], [3.0]]), np.array([0, 0, 1])
-    >>> first, second, same = distinct_neighbor_pairs(X, codes, 1)
-    >>> first.tolist(), second.tolist(), same.tolist()
-    ([0, 0, 1], [1, 2, 2], [True, False, False])
-    """
-    mates = nearest_mates(X, codes, n_neighbors)
-    row, rank = np.nonzero(mates >= 0)
-    alike, apart = (row, mates[row, rank]), nearest_strangers(X, codes, n_neighbors)
-    keys = [np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)]
-    first, second = np.divmod(np.concatenate(keys), len(X))
-    return first, second, np.arange(len(first)) < len(keys[0])

@@ -2,14 +2,18 @@
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.sparse import issparse
 from sklearn.utils import check_array
 
-from skdml.linear._init import within_axes
+from skdml.linear._init import principal_axes
 from skdml.linear._pairs import constrained_points
+from skdml.linear._points import centre_and_scale
 from skdml.linear._psd import numerical_range, pinv_sqrt, root
-from skdml.linear.base import centre_and_scale
 
 PRIORS = ("identity", "covariance")
+
+# Added to L Lᵀ, in units of its target, before its determinant is taken.
+_RIDGE = 1e-9
 
 
 def log_det_divergence(A):
@@ -104,7 +108,7 @@ def map_by_prior(prior, n_components, X, *rows):
     prior : {"identity", "covariance"} or array-like of shape (n_features, n_features)
         M0, as `prior_root` reads it.
     n_components : int
-        Of sparse points, how many axes the prior is about; see `within_axes`.
+        Of sparse points, how many axes the prior is about; see `to_principal_axes`.
     X, *rows
         Points and constraints, as `constrained_points` takes them; X may be sparse.
 
@@ -117,9 +121,103 @@ def map_by_prior(prior, n_components, X, *rows):
     *rows : ndarray of int, shape (n_constraints,)
         Where among the points those of the constraints are.
     """
-    X, axes = within_axes(X, n_components)
+    X, axes = to_principal_axes(X, n_components)
     points, *rows = constrained_points(X, *rows)
     points, scale = centre_and_scale(points)
     L0 = prior_root(prior, points, scale)
     points = points @ L0.T.astype(X.dtype)
     return points, L0 / scale if axes is None else L0 / scale @ axes, *rows
+
+
+def to_principal_axes(X, n_components):
+    """Points in their leading principal axes, where sparse ones have too many columns to be dense.
+
+    A learner whose prior is the identity of these axes, and 0 across them, looks for M within
+    their span: a matrix of finite LogDet divergence from a prior has the range of the prior.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Points.
+    n_components : int
+        How many axes to take for sparse points.
+
+    Returns
+    -------
+    Z : ndarray of shape (n_samples, n_features or n_components)
+        Dense points, in the dtype of X.
+    axes : ndarray of float64, shape (n_components, n_features), or None
+        The rows are the axes; None where the points were left as they are.
+
+    References
+    ----------
+    J. V. Davis & I. S. Dhillon, "Structured metric learning for high dimensional problems",
+    KDD 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from skdml.linear._prior import to_principal_axes
+    >>> Z, axes = to_principal_axes(csr_matrix(np.array([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])), 1)
+    >>> Z.round(1)
+    array([[-1.8],
+           [ 3.2]])
+    """
+    if not issparse(X):
+        return X, None
+    if n_components >= X.shape[1]:
+        return X.toarray(), None
+    axes = principal_axes(X, n_components)
+    return np.asarray(X @ axes.T.astype(X.dtype)), axes
+
+
+def add_log_det_prior(objective, strength, unit=None):
+    """Add to an objective of L a pull toward maps that keep all angles.
+
+    The pull is the LogDet divergence of L Lᵀ from unit² I,
+
+        tr A - ln det A - n_components,    A = L Lᵀ / unit²,
+
+    for a square L that of LᵀL, too. It keeps directions from vanishing of which few rows say
+    anything.
+
+    Parameters
+    ----------
+    objective : callable
+        ``objective(L)`` -> (value, gradient).
+    strength : float
+        Factor of the divergence, >= 0.
+    unit : float, default=None
+        Length of the rows of L that the pull is toward. None leaves it free: it is that of L,
+        for which the divergence is least, and only the shape of L counts.
+
+    Returns
+    -------
+    callable
+        ``objective(L)`` -> (value, gradient) of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.linear._prior import add_log_det_prior
+    >>> objective = add_log_det_prior(lambda L: (0.0, np.zeros((2, 3))), strength=1.0)
+    >>> value, gradient = objective(2 * np.eye(2, 3))
+    >>> bool(abs(value) < 1e-6), bool(abs(gradient).max() < 1e-6)
+    (True, True)
+    """
+    if strength == 0:
+        return objective
+
+    def penalised(L):
+        value, gradient = objective(L)
+        A = L @ L.T
+        square = unit**2 if unit else max(A.trace() / len(A), np.finfo(np.float64).tiny)
+        # Rows of 0, of which the principal axes of few points have some, are not to be infinite.
+        A = A / square
+        B = A + _RIDGE * np.eye(len(A))
+        divergence = A.trace() - np.linalg.slogdet(B)[1] - len(A)
+        slope = 2 / square * (L - np.linalg.solve(B, L))
+        return value + strength * divergence, gradient + strength * slope
+
+    return penalised

@@ -44,7 +44,7 @@ def check_prior_share(prior_share):
         raise ValueError(f'prior_share={prior_share!r} has to be "auto" or a number from 0 to 1.')
 
 
-def with_share(A, share, unit):
+def mix_with_identity(A, share, unit):
     """Root of (1 - share) AᵀA + share * unit * I.
 
     Parameters
@@ -64,8 +64,8 @@ def with_share(A, share, unit):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._prior_share import with_share
-    >>> with_share(np.diag([1.0, 0.0]), 0.5, 0.5) ** 2
+    >>> from skdml.linear._prior_share import mix_with_identity
+    >>> mix_with_identity(np.diag([1.0, 0.0]), 0.5, 0.5) ** 2
     array([[0.75, 0.  ],
            [0.  , 0.25]])
     """
@@ -74,7 +74,7 @@ def with_share(A, share, unit):
     return root((1 - share) * A.T @ A + share * unit * np.eye(len(A)))
 
 
-def choose_share(Z, Z0, codes):
+def choose_prior_share(Z, Z0, codes):
     """Share of the prior under which most of the rows' seven nearest others are of their class.
 
     Parameters
@@ -92,26 +92,26 @@ def choose_share(Z, Z0, codes):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._prior_share import choose_share
+    >>> from skdml.linear._prior_share import choose_prior_share
     >>> told, noise = np.array([0.0, 1, 2, 3, 10, 11, 12, 13]), np.cos(9 * np.arange(8.0))
     >>> codes = np.repeat([0, 1], 4)
-    >>> choose_share(told[:, None], noise[:, None], codes)
+    >>> choose_prior_share(told[:, None], noise[:, None], codes)
     0.0
-    >>> choose_share(noise[:, None], told[:, None] / 7, codes)
+    >>> choose_prior_share(noise[:, None], told[:, None] / 7, codes)
     0.75
     """
     k, mates = min(_NEIGHBORS, len(Z) // 2), np.zeros(len(SHARES))
     tested = min(len(Z), _TESTED)
     for rows in gen_batches(tested, max(1, _BLOCK // len(Z))):
-        learned, prior = squared_but_for_a_constant(Z, rows), squared_but_for_a_constant(Z0, rows)
+        learned, prior = ranking_distances(Z, rows), ranking_distances(Z0, rows)
         for i, share in enumerate(SHARES):
             # In float32, equal distances are equal whatever the rounding of float64.
             D = ((1 - share) * learned + share * prior).astype(np.float32)
-            mates[i] += mates_among_nearest(D, rows, codes, k)
+            mates[i] += count_same_class(D, rows, codes, k)
     return SHARES[mates.argmax()]
 
 
-def squared_but_for_a_constant(Z, rows):
+def ranking_distances(Z, rows):
     """Squared distances of rows to all, less what is the same for all others of a row.
 
     Parameters
@@ -132,7 +132,7 @@ def squared_but_for_a_constant(Z, rows):
     return D
 
 
-def mates_among_nearest(D, rows, codes, k):
+def count_same_class(D, rows, codes, k):
     """Count, over all rows, how many of the k nearest others are of a row's class.
 
     Parameters
@@ -160,30 +160,31 @@ def mates_among_nearest(D, rows, codes, k):
     return count
 
 
-def keep_share(learner, A, points, y):
-    """Mix a learned map with that of its prior, as `prior_share` says.
+def mix_with_prior(A, points, prior_share, y=None):
+    """Mix a learned map with that of its prior.
 
     Parameters
     ----------
-    learner : LinearMetricLearner
-        Its `prior_share` and `supervision` are read.
     A : ndarray of shape (n_features, n_features)
         Root of M, where the prior is a multiple of the identity.
     points : ndarray of shape (n_samples, n_features)
         The points that `fit` was given.
-    y : array-like of shape (n_samples,)
-        Their class labels where `supervision` is "labels"; else not read.
+    prior_share : float or "auto"
+        Share of the prior, in [0, 1]. "auto" lets `choose_prior_share` choose by the class
+        labels, and is 0 without them.
+    y : array-like of shape (n_samples,), default=None
+        Class labels of the points. Only "auto" reads them.
 
     Returns
     -------
     A : ndarray of shape (n_features, n_features)
-        Root of the mixture, in which points are as far apart as under M.
+        Root of the mixture. The total variance of the points is the same as under M.
     share : float
-        That of the prior.
+        Share of the prior.
     """
-    auto = isinstance(learner.prior_share, str)
-    share = 0.0 if auto else float(learner.prior_share)
-    if share == 0 and (not auto or learner.supervision != "labels"):
+    auto = isinstance(prior_share, str)
+    share = 0.0 if auto else float(prior_share)
+    if share == 0 and (not auto or y is None):
         return A, share
     points = points - points[0]  # by differences to one of them: far from 0 no digits are lost
     points -= points.mean(axis=0, dtype=np.float64).astype(points.dtype)
@@ -198,5 +199,5 @@ def keep_share(learner, A, points, y):
         order = np.lexsort((codes, *points.T[::-1]))
         order = order[np.random.RandomState(0).permutation(len(order))]
         Z, points = Z[order] / np.sqrt(learned), points[order] / np.sqrt(prior)
-        share = choose_share(Z, points, codes[order])
-    return with_share(A, share, learned / prior), share
+        share = choose_prior_share(Z, points, codes[order])
+    return mix_with_identity(A, share, learned / prior), share

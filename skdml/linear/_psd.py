@@ -126,3 +126,23 @@ def with_positive_peak(L):
     """
     largest = np.take_along_axis(L, abs(L).argmax(axis=1)[:, None], axis=1)
     return L * np.where(largest < 0, -1.0, 1.0) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def leading_components(L, n_components):
+    """Turn L so that its rows are orthogonal, by decreasing length, and keep the first of them.
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_rows, n_features)
+        The map.
+    n_components : int
+        How many rows to keep, fewer where there are not so many.
+
+    Returns
+    -------
+    ndarray of shape (min(n_components, n_rows), n_features)
+        The eigenvectors of M = LᵀL, each times the root of its eigenvalue: with all of them no
+        distance changes.
+    """
+    _, lengths, axes = svd(L, full_matrices=False)
+    return with_positive_peak((lengths[:, None] * axes)[:n_components])

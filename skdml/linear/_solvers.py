@@ -17,9 +17,6 @@ _SMALL = 2**14
 # more here than the memory of L.
 _MEMORY = 20
 
-# What is added to a matrix, in units of what it is to be like, before its determinant is taken.
-_TRACE = 1e-9
-
 
 def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monitor=None, verbose=0):
     """Minimise a smooth function of an array by L-BFGS.
@@ -138,54 +135,3 @@ def warn_not_converged(name, max_iter):
         ConvergenceWarning,
         stacklevel=4,
     )
-
-
-def with_prior(objective, strength, unit=None):
-    """Add to an objective of L a pull toward maps that keep all angles.
-
-    The pull is the LogDet divergence of L Lᵀ from unit² I,
-
-        tr A - ln det A - n_components,    A = L Lᵀ / unit²,
-
-    for a square L that of LᵀL, too. It keeps directions from vanishing of which few rows say
-    anything.
-
-    Parameters
-    ----------
-    objective : callable
-        ``objective(L)`` -> (value, gradient).
-    strength : float
-        Factor of the divergence, >= 0.
-    unit : float, default=None
-        Length of the rows of L that the pull is toward. None leaves it free: it is that of L,
-        for which the divergence is least, and only the shape of L counts.
-
-    Returns
-    -------
-    callable
-        ``objective(L)`` -> (value, gradient) of the sum.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear._solvers import with_prior
-    >>> objective = with_prior(lambda L: (0.0, np.zeros((2, 3))), strength=1.0)
-    >>> value, gradient = objective(2 * np.eye(2, 3))
-    >>> bool(abs(value) < 1e-6), bool(abs(gradient).max() < 1e-6)
-    (True, True)
-    """
-    if strength == 0:
-        return objective
-
-    def penalised(L):
-        value, gradient = objective(L)
-        A = L @ L.T
-        square = unit**2 if unit else max(A.trace() / len(A), np.finfo(np.float64).tiny)
-        # Rows of 0, of which the principal axes of few points have some, are not to be infinite.
-        A = A / square
-        B = A + _TRACE * np.eye(len(A))
-        divergence = A.trace() - np.linalg.slogdet(B)[1] - len(A)
-        slope = 2 / square * (L - np.linalg.solve(B, L))
-        return value + strength * divergence, gradient + strength * slope
-
-    return penalised

@@ -6,11 +6,12 @@ import numpy as np
 from scipy.linalg import eigh
 
 from skdml.base import unchanged_on_error
-from skdml.linear._differences import neighbor_pairs, scatter_of_differences
+from skdml.linear._differences import scatter_of_differences
 from skdml.linear._eigen import check_embedding_type
-from skdml.linear._neighbors import in_own_order
+from skdml.linear._neighbors import neighbor_pairs
+from skdml.linear._points import centre_and_scale, sort_rows
 from skdml.linear._psd import with_positive_peak
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components
 
 EMBEDDING_TYPES = ("weighted", "orthonormalized")
 
@@ -165,7 +166,7 @@ class ANMM(LinearMetricLearner):
             check_embedding_type(self.embedding_type, EMBEDDING_TYPES)
             X, codes, _ = self._read_labelled(X, y)
             check_n_components(self.n_components, X.shape[1], "n_features")
-            X, codes = in_own_order(X, codes)
+            X, codes = sort_rows(X, codes)
             points, _ = centre_and_scale(X)
             pairs = neighbor_pairs(points, codes, self.n_neighbors, self.n_impostors)
             margin = margin_matrix(points, *pairs)

@@ -4,7 +4,6 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.utils import check_array, check_random_state, check_scalar
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -137,7 +136,7 @@ class LinearMetricLearner(MetricLearner):
         rng = check_random_state(self.random_state)
         pairs = Pairs(X, *draw_pairs(codes, self._n_constraints(len(codes)), rng))
         if not pairs.same.any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         return pairs
 
     def _read_triplets(self, X, y):
@@ -159,7 +158,7 @@ class LinearMetricLearner(MetricLearner):
         n_constraints = self._n_constraints(len(codes))
         rows = draw(codes, n_constraints, check_random_state(self.random_state))
         if len(rows) == 0:
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         return X, rows
 
     def _read_tuples(self, tuples, size, **options):
@@ -198,6 +197,12 @@ class LinearMetricLearner(MetricLearner):
                 "sample_weight must have non-negative values, with at least one non-zero weight."
             )
         return weight
+
+    def _init_or_last_fit(self):
+        """Return `init`, or with `warm_start` the components of the last fit if there is one."""
+        if self.warm_start and hasattr(self, "components_"):
+            return self.components_
+        return self.init
 
     def _input(self):
         return {"dtype": FLOATS, "accept_sparse": "csr" if self._sparse else False}
@@ -313,55 +318,11 @@ def check_n_components(n_components, limit, reason):
     return int(n_components)
 
 
-def centre_and_scale(X, weight=None):
-    """Bring points to a mean of 0 and a mean square distance of 2, whatever their unit.
-
-    Learners whose objective has a unit of its own (a margin of 1, exp(-d²)) work on such points
-    and divide their L by `scale` in the end, so that they start equally well in every unit.
-
-    Parameters
-    ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points. Sparse ones are not centred: no distance changes by that.
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the rows.
-
-    Returns
-    -------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        The points, in the dtype they had.
-    scale : float
-        What they were divided by; 1 where all points are equal.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear.base import centre_and_scale
-    >>> centre_and_scale(np.array([[1000.0], [1002.0]]))
-    (array([[-1.],
-           [ 1.]]), 1.0)
-    """
-    weight = np.ones(X.shape[0]) if weight is None else weight.astype(np.float64)
-    weight = weight / weight.sum()
-    if issparse(X):
-        mean = np.asarray(X.T @ weight).ravel()
-        square = np.asarray(X.astype(np.float64).power(2).sum(axis=1)).ravel()
-        variance = float(square @ weight - mean @ mean)
-    else:
-        # By differences to a row, so that rounding leaves no variance in equal points.
-        X = X - X[0]
-        X -= (weight @ X).astype(X.dtype)
-        variance = float(weight @ np.einsum("ij,ij->i", X, X, dtype=np.float64))
-    scale = np.sqrt(variance) if variance > 0 else 1.0
-    # scipy makes float64 of the quotient of a sparse float32 matrix.
-    return (X / X.dtype.type(scale)).astype(X.dtype, copy=False), float(scale)
-
-
 def _apply(components, X):
     return safe_sparse_dot(X, components.T.astype(X.dtype, copy=False), dense_output=True)
 
 
-def no_mates_message(codes):
+def no_same_class_message(codes):
     """Return what to say where every class has a single row.
 
     Parameters

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from skdml.base import unchanged_on_error
 from skdml.linear._differences import scatter_of_differences
 from skdml.linear._pairs import PairDistances, constrained_points
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
@@ -253,7 +253,12 @@ class DMLEig(LinearMetricLearner):
             L = self._maximise(pairs, even)
             S = (1 - self.shrinkage) * L.T @ L / (L**2).sum()
             S += self.shrinkage * np.eye(len(S)) / len(S)
-            L, self.prior_share_ = keep_share(self, root(A.T @ S @ A), X, y)
+            L, self.prior_share_ = mix_with_prior(
+                root(A.T @ S @ A),
+                X,
+                self.prior_share,
+                y if self.supervision == "labels" else None,
+            )
             self.components_ = L[:n_components].astype(X.dtype)
         return self
 

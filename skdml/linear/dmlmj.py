@@ -5,10 +5,11 @@ from numbers import Real
 import numpy as np
 
 from skdml.base import unchanged_on_error
-from skdml.linear._differences import neighbor_pairs, scatter_of_differences
-from skdml.linear._eigen import check_embedding_type, embed, relative_axes, shrink
-from skdml.linear._neighbors import in_own_order
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
+from skdml.linear._differences import scatter_of_differences
+from skdml.linear._eigen import check_embedding_type, generalized_eigenvectors, scale_axes, shrink
+from skdml.linear._neighbors import neighbor_pairs
+from skdml.linear._points import centre_and_scale, sort_rows
+from skdml.linear.base import LinearMetricLearner, check_n_components
 
 
 def local_differences(X, same, different):
@@ -49,7 +50,7 @@ def jeffrey_axes(S, D, n_samples):
     axes : ndarray of shape (rank of S, n_features)
         The axes, vᵀ S v = 1.
     """
-    values, axes = relative_axes(D, S, n_samples)
+    values, axes = generalized_eigenvectors(D, S, n_samples)
     positive = np.maximum(values, np.finfo(np.float64).tiny)
     order = np.argsort(-(positive + 1 / positive), kind="stable")
     return values[order], axes[order]
@@ -153,13 +154,13 @@ class DMLMJ(LinearMetricLearner):
             check_embedding_type(self.embedding_type)
             X, codes, _ = self._read_labelled(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-            X, codes = in_own_order(X, codes)
+            X, codes = sort_rows(X, codes)
             points, scale = centre_and_scale(X)
             pairs = neighbor_pairs(points, codes, self.n_neighbors, self.n_neighbors)
             variance = np.var(points, axis=0, dtype=np.float64)
             S, D = (shrink(C, variance, self.shrinkage) for C in local_differences(points, *pairs))
             values, axes = jeffrey_axes(S, D, len(X))
-            L = embed(values[:n_components], axes[:n_components], self.embedding_type)
+            L = scale_axes(values[:n_components], axes[:n_components], self.embedding_type)
             turned = self.embedding_type == "orthonormalized"
             self.components_ = (L if turned else L / scale).astype(X.dtype)
             return self

@@ -7,9 +7,10 @@ from sklearn.utils import check_array
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import PairDistances, leading_components, told_apart
+from skdml.linear._pairs import PairDistances, points_differ
 from skdml.linear._prior import log_det_divergence, map_by_prior
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
+from skdml.linear._psd import leading_components
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -224,7 +225,7 @@ class ITML(LinearMetricLearner):
             X, first, second, same = self._read_pairs(X, y)
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             points, L0, first, second = map_by_prior(self.prior, n_components, X, first, second)
-            apart = told_apart(points, first, second)
+            apart = points_differ(points, first, second)
             pairs, same = PairDistances(points, first[apart], second[apart]), same[apart]
             self.bounds_ = self._choose_bounds(pairs)
             bound = np.where(same, *np.square(self.bounds_))
@@ -238,7 +239,9 @@ class ITML(LinearMetricLearner):
                 verbose=self.verbose,
             )
             mapped = safe_sparse_dot(X, L0.T.astype(X.dtype), dense_output=True)
-            A, self.prior_share_ = keep_share(self, A, mapped, y)
+            A, self.prior_share_ = mix_with_prior(
+                A, mapped, self.prior_share, y if self.supervision == "labels" else None
+            )
             self.components_ = leading_components(A @ L0, n_components).astype(X.dtype)
             return self
 

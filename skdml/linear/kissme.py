@@ -4,8 +4,13 @@ from numbers import Real
 
 import numpy as np
 
-from skdml.linear._differences import DifferenceLearner
-from skdml.linear._eigen import leading_by_spread, relative_axes, shrink, with_standardised
+from skdml.linear._difference_learner import DifferenceLearner
+from skdml.linear._eigen import (
+    generalized_eigenvectors,
+    leading_by_variance,
+    mix_with_standardised,
+    shrink,
+)
 
 
 def kissme(same, different, variance, shrinkage, contrast):
@@ -29,7 +34,7 @@ def kissme(same, different, variance, shrinkage, contrast):
         1 - contrast / max(λ, 1).
     """
     S, D = shrink(same, variance, shrinkage), shrink(different, variance, shrinkage)
-    values, axes = relative_axes(D, S, len(S))
+    values, axes = generalized_eigenvectors(D, S, len(S))
     # In these axes Σ_S is I and Σ_D is diag(values). Where the different are no further apart than
     # the same, the paper's weight would be negative; they count as equally far apart there.
     weight = 1 - contrast / np.maximum(values, 1)
@@ -134,5 +139,5 @@ class KISSME(DifferenceLearner):
                 "Along no direction are the different further apart than the same, so that with "
                 f"contrast={self.contrast} no distance is left; choose contrast < 1."
             )
-        L = with_standardised(L, covariance, self.prior_share)
-        return leading_by_spread(L, covariance, self.n_components)
+        L = mix_with_standardised(L, covariance, self.prior_share)
+        return leading_by_variance(L, covariance, self.n_components)

@@ -13,9 +13,9 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import check_same, draw_pairs
-from skdml.linear._init import within_axes
+from skdml.linear._prior import to_principal_axes
 from skdml.linear._psd import root
-from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 # Numbers in a block of differences between the points of pairs.
 _BLOCK = 2**18
@@ -290,7 +290,7 @@ class LEGO(LinearMetricLearner):
         rng = check_random_state(self.random_state) if state is None else deepcopy(state.rng)
         X, first, second, same = self._read(X, y, rng, min_kinds, reset=state is None)
         n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-        Z, axes = within_axes(X, n_components) if state is None else _map(X, state.axes)
+        Z, axes = to_principal_axes(X, n_components) if state is None else _map(X, state.axes)
         if state is None:
             n_rows = Z.shape[1]
             state = State(np.eye(n_rows), np.zeros((n_rows, n_rows)), 0, 0, 0.0, rng, axes)
@@ -309,7 +309,7 @@ class LEGO(LinearMetricLearner):
         X, codes, _ = self._read_labelled(X, y, min_kinds, **options)
         pairs = draw_pairs(codes, self._n_constraints(len(codes)), rng)
         if min_kinds > 1 and not pairs[2].any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         order = rng.permutation(len(pairs[0]))
         return X, *(part[order] for part in pairs)
 
@@ -330,7 +330,7 @@ class LEGO(LinearMetricLearner):
 
 
 def _map(X, axes):
-    """Map points to axes that are known, and give these back, as `within_axes` does."""
+    """Map points to axes that are known, and give these back, as `to_principal_axes` does."""
     if axes is not None:
         X = safe_sparse_dot(X, axes.T.astype(X.dtype), dense_output=True)
     return X.toarray() if issparse(X) else X, axes

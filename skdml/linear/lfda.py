@@ -6,15 +6,11 @@ import numpy as np
 
 from skdml._threads import threads_for
 from skdml.base import unchanged_on_error
-from skdml.linear._eigen import check_embedding_type, embed, relative_axes, shrink
+from skdml.linear._eigen import check_embedding_type, generalized_eigenvectors, scale_axes, shrink
 from skdml.linear._kernels import square_factors
 from skdml.linear._moments import scatter_of
-from skdml.linear.base import (
-    LinearMetricLearner,
-    centre_and_scale,
-    check_n_components,
-    no_mates_message,
-)
+from skdml.linear._points import centre_and_scale
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 # Numbers in a block of affinities.
 _BLOCK = 2**20
@@ -228,15 +224,15 @@ class LFDA(LinearMetricLearner):
             X, codes, _ = self._read_labelled(X, y)
             largest = int(np.bincount(codes).max())
             if largest < 2:
-                raise ValueError(no_mates_message(codes))
+                raise ValueError(no_same_class_message(codes))
             n_components = check_n_components(self.n_components, X.shape[1], "n_features")
             points, scale = centre_and_scale(X)
             with threads_for(largest**2 * X.shape[1]):
                 within, between = local_within_and_between(points, codes, self.n_neighbors)
             variance = np.var(points, axis=0, dtype=np.float64)
             S = shrink(within, variance, self.shrinkage)
-            values, axes = relative_axes(between, S, len(X))
-            L = embed(values[:n_components], axes[:n_components], self.embedding_type)
+            values, axes = generalized_eigenvectors(between, S, len(X))
+            L = scale_axes(values[:n_components], axes[:n_components], self.embedding_type)
             turned = self.embedding_type == "orthonormalized"
             self.components_ = (L if turned else L / scale).astype(X.dtype)
             return self

@@ -12,11 +12,13 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._init import start_components, starts_anew
+from skdml.linear._init import initial_components
 from skdml.linear._moments import centre, scatter_of
-from skdml.linear._neighbors import PairGraph, distinct_rows, nearest_mates, nearest_strangers
+from skdml.linear._neighbors import nearest_other_class, nearest_same_class
+from skdml.linear._pairs import PairGraph
+from skdml.linear._points import Points, distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message
+from skdml.linear.base import LinearMetricLearner, no_same_class_message
 
 # Steps of L-BFGS before the impostors are searched for again.
 _STEPS = 20
@@ -100,7 +102,7 @@ def target_neighbors(Z, codes, weight, n_neighbors):
         How many times each counts.
     """
     rows = np.arange(len(Z))[:, None]
-    second = np.hstack([rows, nearest_mates(Z, codes, n_neighbors)])
+    second = np.hstack([rows, nearest_same_class(Z, codes, n_neighbors)])
     places = np.where(second < 0, 0, np.ceil(weight)[second])
     places[:, 0] -= 1
     count = _first_places(places, n_neighbors) * (weight / np.ceil(weight))[second]
@@ -143,7 +145,7 @@ def find_impostors(problem, Z):
     """
     square = reach(problem, problem.target_distances(Z))
     radius = np.where(square < 0, -1, np.sqrt(abs(square)))
-    first, second = nearest_strangers(Z, problem.codes, problem.n_impostors, radius)
+    first, second = nearest_other_class(Z, problem.codes, problem.n_impostors, radius)
     pairs = PairGraph(first, second, len(Z))
     places = np.ceil(problem.weight)[second]
     before = places.cumsum() - places
@@ -208,7 +210,7 @@ def lmnn_loss(L, problem, impostors):
     return loss / total, 2 * gradient.astype(np.float64) / total
 
 
-def halfway_start(X, codes, weight):
+def half_whitened_start(X, codes, weight):
     """L halfway between Euclid's and the one by which the spread within classes is a sphere.
 
     Parameters
@@ -247,7 +249,7 @@ def best_scale(L, problem):
     pull = np.vdot(problem.share, near)
     if pull == 0:
         return 1.0
-    pairs = PairGraph(*nearest_strangers(Z, problem.codes, problem.n_impostors), len(Z))
+    pairs = PairGraph(*nearest_other_class(Z, problem.codes, problem.n_impostors), len(Z))
     gap = near[pairs.first] - pairs.squared_distances(Z)[:, None]
     weight = problem.share[pairs.first] * problem.weight[pairs.second][:, None]
     unit = 2 * problem.share.sum() / pull
@@ -496,27 +498,31 @@ class LMNN(LinearMetricLearner):
             X, codes, _ = self._read_labelled(X, y)
             X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
             encode_labels(codes)  # two classes are needed with a weight, too
-            X, scale = centre_and_scale(X, weight)
-            start = self._start(X, codes, weight, scale)
-            problem = self._pose(X, codes, weight, start)
-            start = start * best_scale(start, problem) if starts_anew(self) else start
+            points = Points(X, codes, weight).centred_and_scaled()
+            init = self._init_or_last_fit()
+            start = self._start(init, points)
+            problem = self._make_problem(points, start)
+            start = start * best_scale(start, problem) if isinstance(init, str) else start
             L, self.loss_curve_ = solve(problem, start, self.max_iter, self.tol, self.verbose)
-            self.components_ = (L / scale).astype(X.dtype)
+            self.components_ = (L / points.scale).astype(X.dtype)
             self.n_iter_ = len(self.loss_curve_) - 1
         return self
 
-    def _start(self, X, codes, weight, scale):
-        rng = check_random_state(self.random_state)
-        L = start_components(self, X, codes, scale, rng, weight)
-        if starts_anew(self) and self.init == "auto" and len(L) == X.shape[1] and not issparse(X):
-            return halfway_start(X, codes, weight)
+    def _start(self, init, points):
+        X, codes, weight, _ = points
+        L = initial_components(
+            init, self.n_components, points, check_random_state(self.random_state)
+        )
+        if isinstance(init, str) and init == "auto" and len(L) == X.shape[1] and not issparse(X):
+            return half_whitened_start(X, codes, weight)
         return L
 
-    def _pose(self, X, codes, weight, start):
+    def _make_problem(self, points, start):
+        X, codes, weight, _ = points
         Z = safe_sparse_dot(X, start.T.astype(X.dtype), dense_output=True)
         second, count = target_neighbors(Z, codes, weight, self.n_neighbors)
         if not count.any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         n_samples, n_targets = second.shape
         targets = PairGraph(np.repeat(np.arange(n_samples), n_targets), second.ravel(), n_samples)
         share = weight[:, None] * count

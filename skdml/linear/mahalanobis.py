@@ -12,7 +12,7 @@ from skdml.base import unchanged_on_error
 from skdml.linear._moments import (
     Moments,
     centre,
-    counted,
+    drop_zero_weights,
     mean_of,
     merge,
     moments_of,
@@ -259,7 +259,7 @@ class MahalanobisMetric(LinearMetricLearner):
             self._refuse_weight(sample_weight, estimator)
             data, y = self._check_rows(X, y, ensure_min_samples=2)
             check_n_components(self.n_components, min(data.shape), "min(n_samples, n_features)")
-            rows, y, weight = counted(data, y, self._read_weight(sample_weight, data))
+            rows, y, weight = drop_zero_weights(data, y, self._read_weight(sample_weight, data))
             rows, classes = centre(rows, y, weight)
             location, moments = mean_of(classes), None
             if estimator is None or not rows.any():
@@ -306,7 +306,9 @@ class MahalanobisMetric(LinearMetricLearner):
             seen = getattr(self, "_moments", None)
             data, y = self._check_rows(X, y, reset=seen is None)
             check_n_components(self.n_components, data.shape[1], "n_features")
-            moments = moments_of(*counted(data, y, self._read_weight(sample_weight, data)))
+            moments = moments_of(
+                *drop_zero_weights(data, y, self._read_weight(sample_weight, data))
+            )
             moments = merge(seen, moments)
             n, covariance = moments.count, moments.scatter / moments.count
             L = whiten(covariance, n, self.n_components, self.within_class)

@@ -10,10 +10,11 @@ from sklearn.utils import check_random_state
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._kernels import kernel_start, kernel_sums, spread_out
-from skdml.linear._neighbors import distinct_rows
-from skdml.linear._solvers import minimize_lbfgs, with_prior
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message
+from skdml.linear._kernels import initial_kernel_components, kernel_sums, scale_to_unit_variance
+from skdml.linear._points import Points, distinct_rows
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear._solvers import minimize_lbfgs
+from skdml.linear.base import LinearMetricLearner, no_same_class_message
 
 
 def mass_of_mates(codes, weight):
@@ -263,24 +264,26 @@ class MCML(LinearMetricLearner):
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, codes, _ = self._read_labelled(X, y)
             X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
-            codes, _ = encode_labels(codes)  # classes without weight are none
-            X, scale = centre_and_scale(X, weight)
+            codes, _ = encode_labels(codes)  # drops classes whose rows all have weight 0
+            points = Points(X, codes, weight).centred_and_scaled()
             rng = check_random_state(self.random_state)
-            start = kernel_start(self, X, codes, scale, rng, weight)
-            loss = with_prior(
-                self._loss(X, codes, weight, n_threads),
+            init = self._init_or_last_fit()
+            start = initial_kernel_components(init, self.n_components, points, rng)
+            loss = add_log_det_prior(
+                self._loss(points, n_threads),
                 self.alpha * len(start) / weight.sum(dtype=np.float64),
-                unit=spread_out(np.eye(X.shape[1]), X, weight)[0, 0],
+                unit=scale_to_unit_variance(np.eye(X.shape[1]), points.X, weight)[0, 0],
             )
             options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
             L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MCML", **options)
-            self.components_ = (L / scale).astype(X.dtype)
+            self.components_ = (L / points.scale).astype(X.dtype)
         return self
 
-    def _loss(self, X, codes, weight, n_threads):
+    def _loss(self, points, n_threads):
+        X, codes, weight, _ = points
         mass = mass_of_mates(codes, weight)
         if not mass.any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         scatter = scatter_of_mates(X, codes, share_of_choosers(mass, weight), weight)
         data = {"X": X, "codes": codes, "weight": weight, "scatter": scatter}
         return partial(mcml_loss, **data, n_threads=n_threads)

@@ -9,10 +9,11 @@ from sklearn.utils.validation import validate_data
 
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
-from skdml.linear._kernels import kernel_start, kernel_sums
-from skdml.linear._neighbors import distinct_rows
-from skdml.linear._solvers import minimize_lbfgs, with_prior
-from skdml.linear.base import LinearMetricLearner, centre_and_scale
+from skdml.linear._kernels import initial_kernel_components, kernel_sums
+from skdml.linear._points import Points, distinct_rows
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear._solvers import minimize_lbfgs
+from skdml.linear.base import LinearMetricLearner
 
 
 def mlkr_loss(L, X, y, weight, n_threads=1):
@@ -191,16 +192,17 @@ class MLKR(LinearMetricLearner):
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, y = self._read_targets(X, y)
             X, y, weight = _distinct(X, y, self._read_weight(sample_weight, X))
-            X, scale = centre_and_scale(X, weight)
+            points = Points(X, None, weight).centred_and_scaled()
             rng = check_random_state(self.random_state)
-            start = kernel_start(self, X, None, scale, rng, weight)
+            init = self._init_or_last_fit()
+            start = initial_kernel_components(init, self.n_components, points, rng)
             variance = np.average(y.astype(np.float64) ** 2, weights=weight)
             strength = self.alpha * variance * len(start) / weight.sum(dtype=np.float64)
-            loss = partial(mlkr_loss, X=X, y=y, weight=weight, n_threads=n_threads)
-            loss = with_prior(loss, strength)
+            loss = partial(mlkr_loss, X=points.X, y=y, weight=weight, n_threads=n_threads)
+            loss = add_log_det_prior(loss, strength)
             options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
             L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MLKR", **options)
-            self.components_ = (L / scale).astype(X.dtype)
+            self.components_ = (L / points.scale).astype(X.dtype)
         return self
 
     def _read_targets(self, X, y):

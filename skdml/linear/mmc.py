@@ -6,17 +6,13 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skdml.base import unchanged_on_error
-from skdml.linear._init import within_axes
-from skdml.linear._pairs import (
-    PairDistances,
-    distinct_neighbor_pairs,
-    leading_components,
-    told_apart,
-)
-from skdml.linear._prior import log_det_divergence, map_by_prior
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._neighbors import distinct_neighbor_pairs
+from skdml.linear._pairs import PairDistances, points_differ
+from skdml.linear._prior import log_det_divergence, map_by_prior, to_principal_axes
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
+from skdml.linear._psd import leading_components
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 
 def mmc_objective(A, pairs, same, unit, weight):
@@ -229,10 +225,15 @@ class MMC(LinearMetricLearner):
             n_components = self._count_components()
             points, L0, first, second = map_by_prior(self.prior, n_components, X, first, second)
             kept = same.copy()
-            kept[~same] = told_apart(points, first[~same], second[~same])
+            kept[~same] = points_differ(points, first[~same], second[~same])
             pairs, same = PairDistances(points, first[kept], second[kept]), same[kept]
             A = self._minimize(pairs, same, L0)
-            A, self.prior_share_ = keep_share(self, A, X @ L0.T.astype(X.dtype), y)
+            A, self.prior_share_ = mix_with_prior(
+                A,
+                X @ L0.T.astype(X.dtype),
+                self.prior_share,
+                y if self.supervision == "labels" else None,
+            )
             spread = pairs(A)[0][same].mean()
             L = A @ L0 / np.sqrt(spread if spread > 0 else 1.0)
             L = L if axes is None else L @ axes
@@ -272,8 +273,8 @@ class MMC(LinearMetricLearner):
             return X, None, first, second, same
         X, codes, _ = self._read_labelled(X, y)
         if np.bincount(codes).max() < 2:
-            raise ValueError(no_mates_message(codes))
-        Z, axes = within_axes(X, self._count_components())
+            raise ValueError(no_same_class_message(codes))
+        Z, axes = to_principal_axes(X, self._count_components())
         return Z, axes, *distinct_neighbor_pairs(Z, codes, self.n_neighbors)
 
     def _count_components(self):

@@ -11,10 +11,12 @@ from sklearn.utils import check_random_state
 from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._kernels import kernel_start, kernel_sums
-from skdml.linear._neighbors import PairGraph, distinct_rows
-from skdml.linear._solvers import minimize_lbfgs, warn_not_converged, with_prior
-from skdml.linear.base import LinearMetricLearner, centre_and_scale
+from skdml.linear._kernels import initial_kernel_components, kernel_sums
+from skdml.linear._pairs import PairGraph
+from skdml.linear._points import Points, distinct_rows
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear._solvers import minimize_lbfgs, warn_not_converged
+from skdml.linear.base import LinearMetricLearner
 
 SOLVERS = ("auto", "exact", "neighbors", "sgd")
 
@@ -170,17 +172,17 @@ def find_candidates(Z, codes, weight, n_neighbors):
     return Candidates(graph, codes[first] == codes[second], np.log(mass).astype(Z.dtype))
 
 
-def minimize_by_neighbors(start, X, codes, weight, prior, n_neighbors, **options):
+def minimize_by_neighbors(start, points, add_prior, n_neighbors, **options):
     """Minimise the loss over candidates, which are found anew as L moves.
 
     Parameters
     ----------
     start : ndarray of shape (n_components, n_features)
         L to begin with.
-    X, codes, weight : arrays
-        As in `nca_loss`.
-    prior : callable
-        ``prior(objective)`` -> the objective with a prior.
+    points : Points
+        Points, sorted by class, centred and scaled.
+    add_prior : callable
+        ``add_prior(objective)`` -> the objective with a prior.
     n_neighbors : int
         As in `find_candidates`.
     **options : dict
@@ -195,6 +197,7 @@ def minimize_by_neighbors(start, X, codes, weight, prior, n_neighbors, **options
     n_iter : int
         Number of iterations.
     """
+    X, codes, weight, _ = points
     L, best, curve = start, (np.inf, start), [0.0]
     while True:
         Z = X @ L.T.astype(X.dtype)
@@ -204,7 +207,7 @@ def minimize_by_neighbors(start, X, codes, weight, prior, n_neighbors, **options
         length = min(max(_ROUND, len(curve) - 1), options["max_iter"] + 1 - len(curve))
         loss = partial(nca_loss_of_candidates, X=X, candidates=candidates, weight=weight)
         L_next, losses, n_steps = minimize_lbfgs(
-            prior(loss),
+            add_prior(loss),
             L,
             monitor=_Countdown(length),
             **options | {"max_iter": length + 1},
@@ -232,17 +235,17 @@ class _Countdown:
         return self.left <= 0
 
 
-def minimize_by_batches(start, X, codes, weight, prior, batch_size, rng, **options):
+def minimize_by_batches(start, points, add_prior, batch_size, rng, **options):
     """Minimise the loss within random batches, by steps of Adam (Kingma & Ba 2015).
 
     Parameters
     ----------
     start : ndarray of shape (n_components, n_features)
         L to begin with.
-    X, codes, weight : arrays
-        As in `nca_loss`.
-    prior : callable
-        ``prior(objective)`` -> the objective with a prior.
+    points : Points
+        Points, sorted by class, centred and scaled.
+    add_prior : callable
+        ``add_prior(objective)`` -> the objective with a prior.
     batch_size : int
         Rows in a batch.
     rng : RandomState
@@ -260,6 +263,7 @@ def minimize_by_batches(start, X, codes, weight, prior, batch_size, rng, **optio
     n_iter : int
         `max_iter`.
     """
+    X, codes, weight, _ = points
     L, curve = start.copy(), []
     mean, square = np.zeros_like(L), np.zeros_like(L)
     n_batches = -(-len(codes) // batch_size)
@@ -270,7 +274,7 @@ def minimize_by_batches(start, X, codes, weight, prior, batch_size, rng, **optio
         for batch in np.array_split(rng.permutation(len(codes)), n_batches):
             rows = np.sort(batch)  # by class again
             loss = partial(nca_loss, X=X[rows], codes=codes[rows], weight=weight[rows])
-            value, gradient = prior(loss)(L)
+            value, gradient = add_prior(loss)(L)
             losses.append(value)
             mean += 0.1 * (gradient - mean)
             square += 0.01 * (gradient**2 - square)
@@ -437,39 +441,42 @@ class NCA(LinearMetricLearner):
         with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
             X, codes, _ = self._read_labelled(X, y)
-            X, codes, weight = self._by_class(X, codes, self._read_weight(sample_weight, X))
-            X, scale = centre_and_scale(X, weight)
+            points = _sorted_by_class(X, codes, self._read_weight(sample_weight, X))
+            points = points.centred_and_scaled()
             rng = check_random_state(self.random_state)
-            start = kernel_start(self, X, codes, scale, rng, weight)
-            strength = self.alpha * len(start) / weight.sum(dtype=np.float64)
-            prior = partial(with_prior, strength=strength)
-            data = X, codes, weight
-            L, self.loss_curve_, self.n_iter_ = self._solve(start, data, prior, rng, n_threads)
-            self.components_ = (L / scale).astype(X.dtype)
+            init = self._init_or_last_fit()
+            start = initial_kernel_components(init, self.n_components, points, rng)
+            strength = self.alpha * len(start) / points.weight.sum(dtype=np.float64)
+            add_prior = partial(add_log_det_prior, strength=strength)
+            found = self._solve(start, points, add_prior, rng, n_threads)
+            L, self.loss_curve_, self.n_iter_ = found
+            self.components_ = (L / points.scale).astype(X.dtype)
         return self
 
-    def _by_class(self, X, codes, weight):
-        X, codes, weight = distinct_rows(X, codes, weight)
-        codes, _ = encode_labels(codes)  # classes without weight are none
-        order = np.argsort(codes, kind="stable")
-        return X[order], codes[order], weight[order].astype(X.dtype)
-
-    def _solve(self, start, data, prior, rng, n_threads):
-        X, codes, weight = data
-        solver = self.solver if self.solver != "auto" else _choose(len(codes))
+    def _solve(self, start, points, add_prior, rng, n_threads):
+        X, codes, weight, _ = points
+        solver = self.solver if self.solver != "auto" else _choose_solver(len(codes))
         options = {"max_iter": self.max_iter, "name": "NCA", "verbose": self.verbose}
         if solver == "sgd":
-            return minimize_by_batches(start, *data, prior, self.batch_size, rng, **options)
+            return minimize_by_batches(start, points, add_prior, self.batch_size, rng, **options)
         options["tol"] = self.tol
         if solver == "neighbors":
-            return minimize_by_neighbors(start, *data, prior, self.n_neighbors, **options)
+            return minimize_by_neighbors(start, points, add_prior, self.n_neighbors, **options)
         if solver == "exact":
             loss = partial(nca_loss, X=X, codes=codes, weight=weight, n_threads=n_threads)
-            return minimize_lbfgs(prior(loss), start, **options)
+            return minimize_lbfgs(add_prior(loss), start, **options)
         raise ValueError(f"solver={solver!r} is unknown; choose one of {list(SOLVERS)}.")
 
 
-def _choose(n_samples):
+def _sorted_by_class(X, codes, weight):
+    """Merge equal rows, and put those of one class after the other."""
+    X, codes, weight = distinct_rows(X, codes, weight)
+    codes, _ = encode_labels(codes)  # drops classes whose rows all have weight 0
+    order = np.argsort(codes, kind="stable")
+    return Points(X[order], codes[order], weight[order].astype(X.dtype))
+
+
+def _choose_solver(n_samples):
     if n_samples <= _EXACT:
         return "exact"
     return "neighbors" if n_samples <= _NEIGHBORS else "sgd"

@@ -16,10 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._init import start_components, starts_anew
-from skdml.linear._neighbors import distinct_rows
+from skdml.linear._init import initial_components
+from skdml.linear._points import Points, centre_and_scale, distinct_rows
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import LinearMetricLearner, centre_and_scale
+from skdml.linear.base import LinearMetricLearner
 
 # Entries of the blocks of probabilities: 32 MiB of float64.
 _BLOCK = 2**22
@@ -219,8 +219,10 @@ class _CentroidSoftmax(ClassifierMixin, LinearMetricLearner):
         return codes, np.arange(codes.max() + 1)
 
     def _start(self, points, codes, scale, rng, weight):
-        start = start_components(self, points, codes, scale, rng, weight)
-        return to_softmax(start, points, weight) if starts_anew(self) else start
+        init = self._init_or_last_fit()
+        data = Points(points, codes, weight, scale)
+        start = initial_components(init, self.n_components, data, rng)
+        return to_softmax(start, points, weight) if isinstance(init, str) else start
 
     def _solve(self, points, codes, clusters, owners, weight, start):
         centroids, alpha = means(points, clusters, weight), self.alpha / float(weight.sum())

@@ -9,11 +9,11 @@ from skdml.base import unchanged_on_error
 from skdml.linear._eigen import (
     check_embedding_type,
     inverse_root,
-    leading_by_spread,
+    leading_by_variance,
+    mix_with_standardised,
     shrink,
-    with_standardised,
 )
-from skdml.linear._moments import counted, merge, moments_of
+from skdml.linear._moments import drop_zero_weights, merge, moments_of
 from skdml.linear._psd import root
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -207,10 +207,10 @@ class RCA(LinearMetricLearner):
     def _learn(self, seen, X, chunks, chunked, weight):
         within, total = seen or (None, None)
         check_n_components(self.n_components, X.shape[1], "n_features")
-        total = merge(total, moments_of(*counted(X, None, weight)))
+        total = merge(total, moments_of(*drop_zero_weights(X, None, weight)))
         chunked &= weight > 0
         if chunked.any():
-            rows = counted(X[chunked], chunks[chunked], weight[chunked])
+            rows = drop_zero_weights(X[chunked], chunks[chunked], weight[chunked])
             within = merge(within, moments_of(*rows))
         if within is None or not within.scatter.any():
             raise ValueError(
@@ -219,9 +219,9 @@ class RCA(LinearMetricLearner):
             )
         covariance = total.scatter / total.count
         L = rca(within, covariance, self.shrinkage, self.embedding_type)
-        L = with_standardised(L, covariance, self.prior_share)
+        L = mix_with_standardised(L, covariance, self.prior_share)
         if self.n_components is not None:
-            L = leading_by_spread(L, covariance, self.n_components)
+            L = leading_by_variance(L, covariance, self.n_components)
         self._moments = within, total
         self.components_ = L.astype(X.dtype, copy=False)
         return self

@@ -11,7 +11,7 @@ from skdml.linear._differences import all_differences, scatter_of_differences
 from skdml.linear._moments import moments_of
 from skdml.linear._psd import root
 from skdml.linear._solvers import warn_not_converged
-from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 # How near to singular the balance may bring P: P >= _FLOOR * inv(M0), so that M <= M0 / _FLOOR.
 _FLOOR = 0.5
@@ -367,7 +367,7 @@ class SDML(LinearMetricLearner):
             return pairs.X.dtype, *scatters(pairs)
         X, codes, _ = self._read_labelled(X, y)
         if np.bincount(codes).max() < 2:
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         same, different, _ = all_differences(moments_of(X.astype(np.float64), codes))
         return X.dtype, same, different
 

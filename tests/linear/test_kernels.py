@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_info
 
 from skdml._threads import one_thread
 from skdml.linear import _kernels
-from skdml.linear._kernels import kernel_sums, spread_out
+from skdml.linear._kernels import kernel_sums, scale_to_unit_variance
 
 RNG = np.random.RandomState(0)
 Z = RNG.normal(size=(23, 3))
@@ -101,9 +101,9 @@ def test_blas_threads_are_given_back():
 
 def test_spread_out_makes_the_variances_that_matter_1():
     X = np.random.RandomState(0).normal(size=(500, 4)) * [3.0, 3.0, 3.0, 1e-3]
-    L = spread_out(np.eye(4), X, np.ones(500))
+    L = scale_to_unit_variance(np.eye(4), X, np.ones(500))
     assert_allclose(np.var(X @ L.T, axis=0), [1, 1, 1, 0], atol=0.2)
-    assert_allclose(spread_out(7 * np.eye(4), X, np.ones(500)), L)
+    assert_allclose(scale_to_unit_variance(7 * np.eye(4), X, np.ones(500)), L)
     flat = np.zeros((5, 4))
-    assert_array_equal(spread_out(np.eye(4), flat, np.ones(5)), np.eye(4))
-    assert spread_out(np.ones((1, 4)), X, np.ones(500)).shape == (1, 4)
+    assert_array_equal(scale_to_unit_variance(np.eye(4), flat, np.ones(5)), np.eye(4))
+    assert scale_to_unit_variance(np.ones((1, 4)), X, np.ones(500)).shape == (1, 4)

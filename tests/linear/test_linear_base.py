@@ -12,10 +12,10 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
 from skdml.linear import LinearMap, LinearMetricLearner
-from skdml.linear._init import INITS, discriminants, principal_axes, start_components
+from skdml.linear._init import INITS, discriminants, initial_components, principal_axes
+from skdml.linear._points import Points, centre_and_scale
 from skdml.linear._psd import root, with_positive_peak
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import centre_and_scale
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 
@@ -28,7 +28,7 @@ class Learner(LinearMetricLearner):
     def __init__(self, n_components=None, **params):
         self.n_components = n_components
         self.init, self.supervision, self.random_state = "auto", "labels", 0
-        self.n_constraints = None
+        self.n_constraints, self.warm_start = None, False
         vars(self).update(params)
 
     def fit(self, X, y=None):
@@ -200,7 +200,9 @@ def test_scaling_keeps_the_dtype_and_passes_equal_points():
 
 
 def start(X, codes, rng, scale=1.0, **params):
-    return start_components(Learner(**params), X, codes, scale, rng)
+    learner = Learner(**params)
+    points = Points(X, codes, np.ones(X.shape[0]), scale)
+    return initial_components(learner._init_or_last_fit(), learner.n_components, points, rng)
 
 
 def test_starts_are_what_they_are_called(rng):
@@ -231,11 +233,10 @@ def test_auto_starts_as_scikit_learn_does(rng):
 
 
 def test_warm_start_begins_where_the_last_fit_ended(rng):
-    learner = Learner(warm_start=True)
-    learner.components_ = np.full((2, 4), 3.0)
-    assert_array_equal(start_components(learner, IRIS, SPECIES, 10.0, rng), np.full((2, 4), 30.0))
-    with pytest.raises(ValueError, match=r"n_features is 3, and init, .* has the shape \(2, 4\)"):
-        start_components(learner, IRIS[:, :3], SPECIES, 10.0, rng)
+    options = {"scale": 10.0, "warm_start": True, "components_": np.full((2, 4), 3.0)}
+    assert_array_equal(start(IRIS, SPECIES, rng, **options), np.full((2, 4), 30.0))
+    with pytest.raises(ValueError, match=r"n_features is 3, but init .* has the shape \(2, 4\)"):
+        start(IRIS[:, :3], SPECIES, rng, **options)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_warm_start_begins_where_the_last_fit_ended(rng):
     [
         ({"init": "best"}, "init='best' is unknown; choose one of"),
         ({"init": np.eye(3)}, r"has the shape \(3, 3\)"),
-        ({"init": np.eye(4), "n_components": 2}, r"n_components is 2, n_features is 4"),
+        ({"init": np.eye(4), "n_components": 2}, r"n_components is 2 and n_features is 4"),
         ({"init": np.ones((5, 4))}, r"has the shape \(5, 4\)"),
         ({"init": [[np.nan] * 4]}, "init contains NaN"),
         ({"n_components": 5}, "n_components=5 has to be None or an int from 1 to 4"),
@@ -263,11 +264,14 @@ def test_lda_needs_classes_and_dense_points(rng):
 @pytest.mark.parametrize("init", [init for init in INITS if init != "random"])
 def test_weights_move_the_start_as_repeated_rows_do(init, rng):
     weight = rng.randint(0, 3, size=150)
-    learner = Learner(init=init, n_components=3)
     X, _ = centre_and_scale(IRIS)
-    weighted = start_components(learner, X, SPECIES, 1.0, rng, weight.astype(float))
-    repeated = start_components(
-        learner, np.repeat(X, weight, axis=0), np.repeat(SPECIES, weight), 1.0, rng
+    rows = np.repeat(np.arange(150), weight)
+    weighted, repeated = (
+        initial_components(init, 3, points, rng)
+        for points in (
+            Points(X, SPECIES, weight.astype(float)),
+            Points(X[rows], SPECIES[rows], np.ones(len(rows))),
+        )
     )
     assert_allclose(weighted, repeated, atol=1e-7)
 

@@ -15,10 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdml import LMNN
+from skdml.linear._points import Points
 from skdml.linear.lmnn import (
     _beyond_reach,
     find_impostors,
-    halfway_start,
+    half_whitened_start,
     lmnn_loss,
     solve,
     target_neighbors,
@@ -57,7 +58,7 @@ def literal_loss(D, y, targets, mu, n_impostors):
 def pose(X, y, weight=None, **params):
     """Return the problem that `fit` solves, on the points as they are, with targets by Euclid."""
     weight = np.ones(len(X)) if weight is None else weight
-    return LMNN(**params)._pose(X, y, weight, np.eye(X.shape[1]))
+    return LMNN(**params)._make_problem(Points(X, y, weight), np.eye(X.shape[1]))
 
 
 # The objective
@@ -117,9 +118,9 @@ def test_start_has_the_best_scale():
     assert curves[1][0] == pytest.approx(best, rel=5e-3)
 
 
-def test_halfway_start():
+def test_half_whitened_start():
     weight = np.random.RandomState(0).randint(1, 4, size=len(X))
-    L = halfway_start(X, Y, weight.astype(float))
+    L = half_whitened_start(X, Y, weight.astype(float))
     rows = np.repeat(
         X - np.array([X[c == Y].T @ weight[c == Y] / weight[c == Y].sum() for c in Y]),
         weight,
@@ -129,7 +130,7 @@ def test_halfway_start():
     assert shrinkage > 0.01
     M = L.T @ L
     assert_allclose(M @ M @ S, np.eye(4), atol=1e-10)
-    assert_array_equal(halfway_start(np.zeros((6, 2)), Y[:6], np.ones(6)), np.eye(2))
+    assert_array_equal(half_whitened_start(np.zeros((6, 2)), Y[:6], np.ones(6)), np.eye(2))
 
 
 # The objective is convex in M = LᵀL: with a square L every start has to end at the same value.

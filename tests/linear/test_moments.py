@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdml.linear._moments import centre, counted, merge, moments_of
+from skdml.linear._moments import centre, drop_zero_weights, merge, moments_of
 
 
 @pytest.fixture
@@ -88,8 +88,10 @@ def test_rows_of_no_weight_do_not_count(data):
     X, y, weight = data
     weight[::3] = 0
     kept = weight > 0
-    for got, expected in zip(counted(X, y, weight), (X[kept], y[kept], weight[kept]), strict=True):
+    for got, expected in zip(
+        drop_zero_weights(X, y, weight), (X[kept], y[kept], weight[kept]), strict=True
+    ):
         assert_array_equal(got, expected)
-    rows, labels, none = counted(X.astype(np.float32), None, np.ones(40))
+    rows, labels, none = drop_zero_weights(X.astype(np.float32), None, np.ones(40))
     assert rows.dtype == np.float64
     assert labels is none is None

@@ -16,7 +16,7 @@ from sklearn.neighbors import NeighborhoodComponentsAnalysis
 
 from skdml import NCA
 from skdml.linear import nca
-from skdml.linear._solvers import with_prior
+from skdml.linear._prior import add_log_det_prior
 from skdml.linear.nca import find_candidates, nca_loss, nca_loss_of_candidates
 
 ORDER = np.argsort(Y, kind="stable")
@@ -170,7 +170,7 @@ def test_the_prior_has_the_gradient_of_its_value(unit):
     def nothing(L):
         return 0.0, np.zeros_like(L)
 
-    prior = with_prior(nothing, 3.0, unit)
+    prior = add_log_det_prior(nothing, 3.0, unit)
     expected = central_differences(lambda L: prior(L)[0], L)
     assert_allclose(prior(L)[1], expected, atol=1e-6 * abs(expected).max())
     isometry = 0.7 * np.eye(2, 3)
@@ -178,7 +178,7 @@ def test_the_prior_has_the_gradient_of_its_value(unit):
     assert (prior(1.1 * isometry)[0] > 0.01) == (unit is not None)
     assert prior(isometry * [[1.0], [1.3]])[0] > 0.01
     assert np.isfinite(prior(np.zeros((2, 3)))[0])
-    assert with_prior(nothing, 0) is nothing
+    assert add_log_det_prior(nothing, 0) is nothing
 
 
 def test_a_strong_prior_leaves_euclid():

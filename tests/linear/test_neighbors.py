@@ -5,12 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_matrix
 
-from skdml.linear._neighbors import (
-    PairGraph,
-    distinct_rows,
-    nearest_mates,
-    nearest_strangers,
-)
+from skdml.linear._neighbors import nearest_other_class, nearest_same_class
+from skdml.linear._pairs import PairGraph
+from skdml.linear._points import distinct_rows
 
 CODES = np.random.RandomState(0).permutation(np.repeat([0, 1, 2, 3], [30, 5, 1, 14]))
 
@@ -34,7 +31,7 @@ def sorted_rows(Z, i, candidates):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_mates_are_the_nearest_of_the_class(n_features, dtype):
     Z = points(n_features, dtype)
-    found = nearest_mates(Z, CODES, 6)
+    found = nearest_same_class(Z, CODES, 6)
     for i, code in enumerate(CODES):
         mates = np.setdiff1d(np.flatnonzero(code == CODES), [i])
         expected = sorted_rows(Z, i, mates)[:6]
@@ -48,7 +45,7 @@ def test_mates_are_the_nearest_of_the_class(n_features, dtype):
 def test_strangers_are_the_nearest_of_other_classes(rng, n_features, n_neighbors, bounded):
     Z = points(n_features)
     radius = np.sqrt(n_features) * rng.uniform(-0.3, 2, size=len(Z)) if bounded else None
-    first, second = nearest_strangers(Z, CODES, n_neighbors, radius)
+    first, second = nearest_other_class(Z, CODES, n_neighbors, radius)
     assert_array_equal(first, np.sort(first))
     for i, code in enumerate(CODES):
         expected = sorted_rows(Z, i, np.flatnonzero(code != CODES))[:n_neighbors]
@@ -58,16 +55,16 @@ def test_strangers_are_the_nearest_of_other_classes(rng, n_features, n_neighbors
 
 
 def test_no_strangers_within_reach():
-    first, second = nearest_strangers(points(2), CODES, 3, np.full(len(CODES), 1e-9))
+    first, second = nearest_other_class(points(2), CODES, 3, np.full(len(CODES), 1e-9))
     assert len(first) == len(second) == 0
-    first, second = nearest_strangers(points(2), CODES, 3, np.full(len(CODES), -1.0))
+    first, second = nearest_other_class(points(2), CODES, 3, np.full(len(CODES), -1.0))
     assert len(first) == len(second) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("block", [1, 40, 2**18])
 def test_sums_over_pairs(rng, monkeypatch, dtype, block):
-    monkeypatch.setattr("skdml.linear._neighbors._BLOCK", block)
+    monkeypatch.setattr("skdml.linear._pairs._BLOCK", block)
     Z = points(3, dtype)
     first = np.sort(rng.randint(0, len(Z), size=200))
     second = rng.randint(0, len(Z), size=200)

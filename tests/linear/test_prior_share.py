@@ -12,10 +12,10 @@ from skdml import ITML, LDML, MMC, DMLEig
 from skdml.linear import _prior_share
 from skdml.linear._prior_share import (
     SHARES,
-    choose_share,
-    keep_share,
-    mates_among_nearest,
-    with_share,
+    choose_prior_share,
+    count_same_class,
+    mix_with_identity,
+    mix_with_prior,
 )
 
 X, Y = load_wine(return_X_y=True)
@@ -55,11 +55,11 @@ def test_choice_is_the_least_of_the_best(noisy, tested, block, monkeypatch):
     monkeypatch.setattr(_prior_share, "_TESTED", tested)
     monkeypatch.setattr(_prior_share, "_BLOCK", block)
     mates = [literal_mates(*noisy, share, min(tested, 90)) for share in SHARES]
-    assert choose_share(*noisy) == SHARES[np.argmax(mates)] > 0
+    assert choose_prior_share(*noisy) == SHARES[np.argmax(mates)] > 0
     Z, Z0, codes = noisy
     mates = [literal_mates(Z0, Z, codes, share, min(tested, 90)) for share in SHARES]
-    assert choose_share(Z0, Z, codes) == SHARES[np.argmax(mates)] < 1
-    assert choose_share(Z, Z, codes) == 0
+    assert choose_prior_share(Z0, Z, codes) == SHARES[np.argmax(mates)] < 1
+    assert choose_prior_share(Z, Z, codes) == 0
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -67,28 +67,28 @@ def test_seven_neighbours_choose(seed):
     rng = np.random.RandomState(seed)
     codes, Z, Z0 = rng.randint(2, size=30), rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
     mates = [literal_mates(Z, Z0, codes, share, 30) for share in SHARES]
-    assert choose_share(Z, Z0, codes) == SHARES[np.argmax(mates)]
+    assert choose_prior_share(Z, Z0, codes) == SHARES[np.argmax(mates)]
 
 
 def test_mates_are_counted_among_the_nearest_others():
     D = np.array([[0.0, 1.0, 2.0, 3.0], [9.0, 0.0, 1.0, 1.0]])
     codes = np.array([0, 0, 1, 0])
     # Of row 0 rows 1 and 2 are the nearest, of row 1 rows 2 and 3: a mate each.
-    assert mates_among_nearest(D.copy(), slice(0, 2), codes, 2) == 2
+    assert count_same_class(D.copy(), slice(0, 2), codes, 2) == 2
     # Row 1 has two others equally near: the first is no mate.
-    assert mates_among_nearest(D[1:].copy(), slice(1, 2), codes, 1) == 0
+    assert count_same_class(D[1:].copy(), slice(1, 2), codes, 1) == 0
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_few_points_have_few_neighbours(n):
     Z = np.arange(n, dtype=float)[:, None]
-    assert choose_share(Z, Z, np.arange(n) % 2) == 0
+    assert choose_prior_share(Z, Z, np.arange(n) % 2) == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mixture_is_the_sum_of_both(share):
     A = np.random.RandomState(0).normal(size=(4, 4))
-    L = with_share(A, share, 0.7)
+    L = mix_with_identity(A, share, 0.7)
     assert_allclose(L.T @ L, (1 - share) * A.T @ A + share * 0.7 * np.eye(4), atol=1e-12)
 
 
@@ -136,12 +136,9 @@ def test_pairs_have_no_classes_to_choose_by(learner):
 
 
 def test_equal_points_have_no_unit_to_mix_in():
-    class Learner:
-        prior_share, supervision = "auto", "labels"
-
     A = np.diag([2.0, 1.0])
-    assert keep_share(Learner, A, np.ones((5, 2)), [0, 0, 0, 1, 1])[0] is A
-    assert keep_share(Learner, 0 * A, X[:, :2], Y)[1] == 0
+    assert mix_with_prior(A, np.ones((5, 2)), "auto", [0, 0, 0, 1, 1])[0] is A
+    assert mix_with_prior(0 * A, X[:, :2], "auto", Y)[1] == 0
 
 
 @pytest.mark.parametrize(
