@@ -1,16 +1,22 @@
-"""Neighbours within a class and among strangers, and sums over pairs of points as matrix products.
+"""Nearest neighbours of the same class and of other classes, as indices and as pairs of rows.
 
-Pairs are two arrays of row indices. No function here holds a matrix of all n x n distances: the
-search is scikit-learn's, in blocks or by a tree, and pairs are worked off in blocks.
+The searches are scikit-learn's, in blocks or by a tree. No function here holds a matrix of all
+n x n distances.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skdml._threads import kneighbors
 from skdml.linear.base import no_same_class_message
 
+RowPairs = tuple[NDArray[np.integer], NDArray[np.integer]]
+"""Pairs of rows: the first row of each pair, and the second."""
 
-def nearest_same_class(Z, codes, n_neighbors):
+
+def nearest_same_class(
+    Z: NDArray[np.floating], codes: NDArray[np.integer], n_neighbors: int
+) -> NDArray[np.integer]:
     """Nearest other rows of the same class.
 
     Parameters
@@ -20,12 +26,12 @@ def nearest_same_class(Z, codes, n_neighbors):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_neighbors : int
-        How many, fewer in a class that has not so many other rows.
+        How many neighbours; fewer in a class with fewer other rows.
 
     Returns
     -------
     ndarray of int, shape (n_samples, n_neighbors)
-        Rows, the nearest first; -1 where there are none left.
+        Rows, the nearest first, padded with -1.
 
     Examples
     --------
@@ -42,12 +48,17 @@ def nearest_same_class(Z, codes, n_neighbors):
     for own in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         k = min(n_neighbors, len(own) - 1)
         if k > 0:
-            # Without a query, scikit-learn leaves out each row itself, duplicates or not.
+            # Without a query, scikit-learn leaves out each row itself, but not its duplicates.
             found[own, :k] = own[kneighbors(Z[own], None, k)[1]]
     return found
 
 
-def nearest_other_class(Z, codes, n_neighbors, radius=None):
+def nearest_other_class(
+    Z: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    n_neighbors: int,
+    radius: NDArray[np.floating] | None = None,
+) -> RowPairs:
     """Nearest rows of other classes, as pairs.
 
     Parameters
@@ -57,14 +68,14 @@ def nearest_other_class(Z, codes, n_neighbors, radius=None):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_neighbors : int
-        How many for each row, fewer where there are not so many.
+        How many neighbours of each row; fewer if there are fewer.
     radius : ndarray of shape (n_samples,), default=None
-        How far from each row at most, beyond which none are kept. A negative radius keeps none.
+        Largest distance from each row. A negative radius keeps no neighbour of the row.
 
     Returns
     -------
     first, second : ndarray of int, shape (n_pairs,)
-        A row and a stranger to it, by row, then from the nearest to the farthest.
+        A row and a neighbour of another class, sorted by row, then by distance.
 
     Examples
     --------
@@ -80,8 +91,8 @@ def nearest_other_class(Z, codes, n_neighbors, radius=None):
     small = count[codes] <= n_neighbors
     pairs = []
     if small.any():
-        # Many small classes would be many searches. All points are searched at once instead, for
-        # so many more neighbours that the mates among them can be left out.
+        # Many small classes would need many searches. One search among all points replaces them.
+        # It asks for more neighbours, because those of the same class are then dropped.
         rows = np.flatnonzero(small & (radius >= 0))
         most = min(n_neighbors + count[codes[small]].max(), len(Z))
         pairs.append(_search(Z, rows, np.arange(len(Z)), most, codes, n_neighbors, radius))
@@ -96,7 +107,7 @@ def nearest_other_class(Z, codes, n_neighbors, radius=None):
 
 
 def _search(Z, rows, others, k, codes, n_neighbors, radius):
-    """Pairs of `rows` with the nearest strangers among `others`, of which k are looked at."""
+    """Pair `rows` with their nearest rows of another class among their k nearest in `others`."""
     if len(rows) == 0 or k == 0:
         return np.empty((2, 0), dtype=np.intp)
     distance, near = kneighbors(Z[others], Z[rows], k)
@@ -106,7 +117,9 @@ def _search(Z, rows, others, k, codes, n_neighbors, radius):
     return np.stack([np.repeat(rows, kept.sum(axis=1)), near[kept]])
 
 
-def neighbor_pairs(X, codes, n_mates, n_strangers):
+def neighbor_pairs(
+    X: NDArray[np.floating], codes: NDArray[np.integer], n_same: int, n_different: int
+) -> tuple[RowPairs, RowPairs]:
     """Pairs of each row with its nearest neighbours of its class, and with those of others.
 
     Parameters
@@ -114,9 +127,9 @@ def neighbor_pairs(X, codes, n_mates, n_strangers):
     X : ndarray of shape (n_samples, n_features)
         Points.
     codes : ndarray of int, shape (n_samples,)
-        Their classes, one of two rows at least.
-    n_mates, n_strangers : int
-        How many neighbours of either kind, fewer where there are not so many.
+        Their classes. At least one class needs two rows.
+    n_same, n_different : int
+        How many neighbours of the same class and of other classes; fewer if there are fewer.
 
     Returns
     -------
@@ -126,18 +139,20 @@ def neighbor_pairs(X, codes, n_mates, n_strangers):
     Raises
     ------
     ValueError
-        If each class has a single row.
+        If every class has a single row.
     """
-    mates = nearest_same_class(X, codes, n_mates)
-    found = mates >= 0
+    neighbors = nearest_same_class(X, codes, n_same)
+    found = neighbors >= 0
     if not found.any():
         raise ValueError(no_same_class_message(codes))
-    same = np.nonzero(found)[0], mates[found]
-    return same, nearest_other_class(X, codes, n_strangers)
+    same = np.nonzero(found)[0], neighbors[found]
+    return same, nearest_other_class(X, codes, n_different)
 
 
-def distinct_neighbor_pairs(X, codes, n_neighbors):
-    """Pairs of each point with its nearest mates, and with its nearest strangers.
+def distinct_neighbor_pairs(
+    X: NDArray[np.floating], codes: NDArray[np.integer], n_neighbors: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.bool_]]:
+    """Pairs of each row with its nearest neighbours of its class and of others, each pair once.
 
     Parameters
     ----------
@@ -146,14 +161,14 @@ def distinct_neighbor_pairs(X, codes, n_neighbors):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_neighbors : int
-        How many of either kind for each point, fewer where there are not so many.
+        How many neighbours of each kind for each row; fewer if there are fewer.
 
     Returns
     -------
     first, second : ndarray of int, shape (n_pairs,)
-        Rows, ``first < second``; no pair is there twice.
+        Rows, with ``first < second``.
     same : ndarray of bool, shape (n_pairs,)
-        Whether a pair is of one class.
+        Whether the two rows are of one class.
 
     Examples
     --------
@@ -164,9 +179,12 @@ def distinct_neighbor_pairs(X, codes, n_neighbors):
     >>> first.tolist(), second.tolist(), same.tolist()
     ([0, 0, 1], [1, 2, 2], [True, False, False])
     """
-    mates = nearest_same_class(X, codes, n_neighbors)
-    row, rank = np.nonzero(mates >= 0)
-    alike, apart = (row, mates[row, rank]), nearest_other_class(X, codes, n_neighbors)
-    keys = [np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (alike, apart)]
+    neighbors = nearest_same_class(X, codes, n_neighbors)
+    row, rank = np.nonzero(neighbors >= 0)
+    same = row, neighbors[row, rank]
+    different = nearest_other_class(X, codes, n_neighbors)
+    keys = [
+        np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (same, different)
+    ]
     first, second = np.divmod(np.concatenate(keys), len(X))
     return first, second, np.arange(len(first)) < len(keys[0])

@@ -1,9 +1,13 @@
-"""Labelled, weighted points: sorted, merged and scaled before a solver sees them."""
+"""Labelled, weighted points: how they are sorted, merged and scaled before a solver sees them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
+
+Matrix: TypeAlias = NDArray[np.floating] | csr_matrix
+"""Points, one a row: dense, or sparse in CSR format."""
 
 
 class Points(NamedTuple):
@@ -14,43 +18,44 @@ class Points(NamedTuple):
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Points.
     codes : ndarray of int, shape (n_samples,), or None
-        The class of each row; None without class labels.
+        Class of each row; None without class labels.
     weight : ndarray of shape (n_samples,)
         How many times each row counts.
     scale : float, default=1.0
-        The points as given, divided by `scale`, are `X` up to a shift.
+        What the given points were divided by to get `X`.
     """
 
-    X: np.ndarray | csr_matrix
-    codes: np.ndarray | None
-    weight: np.ndarray
+    X: Matrix
+    codes: NDArray[np.integer] | None
+    weight: NDArray[np.floating]
     scale: float = 1.0
 
-    def centred_and_scaled(self):
-        """Return the points with `X` centred and scaled by `centre_and_scale`."""
+    def centred_and_scaled(self) -> Self:
+        """Return the points with `X` and `scale` as `centre_and_scale` gives them."""
         X, scale = centre_and_scale(self.X, self.weight)
         return self._replace(X=X, scale=scale)
 
 
-def centre_and_scale(X, weight=None):
-    """Bring points to a mean of 0 and a mean square distance of 2, whatever their unit.
+def centre_and_scale(X: Matrix, weight: NDArray[np.floating] | None = None) -> tuple[Matrix, float]:
+    """Bring points to a mean of 0 and a mean squared distance of 2, whatever their unit.
 
-    Learners whose objective has a unit of its own (a margin of 1, exp(-d²)) work on such points
-    and divide their L by `scale` in the end, so that they start equally well in every unit.
+    Some objectives have a unit of their own (a margin of 1, exp(-d²)). Their learners work on
+    points scaled by this function and divide the learned L by `scale`. The start is then equally
+    good in every unit of X.
 
     Parameters
     ----------
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points. Sparse ones are not centred: no distance changes by that.
+        Points. Sparse points are scaled but not centred; centring changes no distance.
     weight : ndarray of shape (n_samples,), default=None
         Weights of the rows.
 
     Returns
     -------
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        The points, in the dtype they had.
+        The points, in their dtype.
     scale : float
-        What they were divided by; 1 where all points are equal.
+        What they were divided by; 1 if all points are equal.
 
     Examples
     --------
@@ -64,20 +69,23 @@ def centre_and_scale(X, weight=None):
     weight = weight / weight.sum()
     if issparse(X):
         mean = np.asarray(X.T @ weight).ravel()
-        square = np.asarray(X.astype(np.float64).power(2).sum(axis=1)).ravel()
+        squares = X.astype(np.float64).power(2)  # type: ignore[union-attr]  # X is sparse here
+        square = np.asarray(squares.sum(axis=1)).ravel()
         variance = float(square @ weight - mean @ mean)
     else:
-        # By differences to a row, so that rounding leaves no variance in equal points.
+        # Differences from one row first: rounding then leaves no variance in equal points.
         X = X - X[0]
         X -= (weight @ X).astype(X.dtype)
         variance = float(weight @ np.einsum("ij,ij->i", X, X, dtype=np.float64))
     scale = np.sqrt(variance) if variance > 0 else 1.0
-    # scipy makes float64 of the quotient of a sparse float32 matrix.
+    # scipy turns the quotient of a sparse float32 matrix into float64.
     return (X / X.dtype.type(scale)).astype(X.dtype, copy=False), float(scale)
 
 
-def sort_rows(X, codes):
-    """Sort rows, so that ties among neighbours fall alike in whatever order the rows came.
+def sort_rows(
+    X: NDArray[np.floating], codes: NDArray[np.integer]
+) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """Sort rows, so that ties among neighbours do not depend on the order of the rows.
 
     Parameters
     ----------
@@ -88,18 +96,22 @@ def sort_rows(X, codes):
 
     Returns
     -------
-    X, codes : ndarray
-        The same, by the first column, then the second ..., then the class.
+    X : ndarray of shape (n_samples, n_features)
+        The points, sorted by the first column, then by the second and so on, then by class.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes.
     """
     order = np.lexsort((codes, *X.T[::-1]))
     return X[order], codes[order]
 
 
-def distinct_rows(X, codes, weight):
-    """Merge equal rows of one class, and put the rows in an order that is theirs alone.
+def distinct_rows(
+    X: Matrix, codes: NDArray[np.integer], weight: NDArray[np.floating]
+) -> tuple[Matrix, NDArray[np.integer], NDArray[np.floating]]:
+    """Merge equal rows of one class and sort the rows.
 
-    What follows then does not depend on the order the rows came in, and takes a row that is there
-    twice and a row of weight 2 for the same.
+    What follows then does not depend on the order of the rows, and a row of weight 2 gives the
+    same result as the same row given twice.
 
     Parameters
     ----------
@@ -108,7 +120,7 @@ def distinct_rows(X, codes, weight):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows; those of weight 0 are left out.
+        Weights of the rows. Rows of weight 0 are dropped.
 
     Returns
     -------
@@ -117,7 +129,7 @@ def distinct_rows(X, codes, weight):
     codes : ndarray of int, shape (n_distinct,)
         Their classes.
     weight : ndarray of float64, shape (n_distinct,)
-        Their weights: sums of those of equal rows.
+        The summed weights of the equal rows.
 
     Examples
     --------
@@ -128,8 +140,8 @@ def distinct_rows(X, codes, weight):
            [2.]]), array([0, 0]), array([1., 2.]))
     """
     kept = np.flatnonzero(weight > 0)
-    # Rows of a sparse matrix are told apart by two projections, which two different rows share
-    # with a chance of about 1e-30.
+    # Two projections identify a sparse row: two different rows share both with a probability of
+    # about 1e-30.
     keys = X[kept]
     if issparse(X):
         keys = keys @ np.random.RandomState(0).normal(size=(X.shape[1], 2))
@@ -137,6 +149,6 @@ def distinct_rows(X, codes, weight):
     keys, kept = keys[order], kept[order]
     is_new = np.ones(len(kept), dtype=bool)
     is_new[1:] = (codes[kept[1:]] != codes[kept[:-1]]) | (keys[1:] != keys[:-1]).any(axis=1)
-    sums = np.bincount(is_new.cumsum() - 1, weight[kept])
+    sums = np.bincount(is_new.cumsum() - 1, weight[kept]).astype(np.float64, copy=False)
     kept = kept[is_new]
     return X[kept], codes[kept], sums

@@ -153,7 +153,7 @@ def find_impostors(problem, Z):
     places = np.clip(problem.n_impostors - before, 0, places)
     kept = np.flatnonzero(places)
     share = places * (problem.weight / np.ceil(problem.weight))[second]
-    return Impostors(pairs.of(kept), share[kept])
+    return Impostors(pairs.subset(kept), share[kept])
 
 
 def _first_places(places, n):
@@ -196,7 +196,7 @@ def lmnn_loss(L, problem, impostors):
     near, far = problem.target_distances(Z), pairs.squared_distances(Z)
     # Few of the pairs violate a margin, once some steps are made.
     violating = np.flatnonzero(far < reach(problem, near)[pairs.first])
-    pairs, far = pairs.of(violating), far[violating]
+    pairs, far = pairs.subset(violating), far[violating]
     counts, push = mu * impostors.share[violating], np.zeros(len(far))
     loss, pull = (1 - mu) * np.vdot(share, near), (1 - mu) * share
     for j in range(share.shape[1]):
@@ -323,7 +323,7 @@ def _beyond_reach(problem, impostors, Z):
     pairs, share = impostors
     square = reach(problem, problem.target_distances(Z))
     kept = np.flatnonzero(pairs.squared_distances(Z) > square[pairs.first])
-    return Impostors(pairs.of(kept), share[kept])
+    return Impostors(pairs.subset(kept), share[kept])
 
 
 def _descend(problem, impostors, L, tol):
