@@ -264,7 +264,7 @@ class MahalanobisMetric(LinearMetricLearner):
             location, moments = mean_of(classes), None
             if estimator is None or not rows.any():
                 moments = Moments(classes, scatter_of(rows, weight))
-                covariance = moments.scatter / moments.count
+                covariance = moments.scatter / moments.n_rows
             else:
                 covariance, shift = estimate(estimator, rows)
                 location = location if self.within_class else location + shift
@@ -310,7 +310,7 @@ class MahalanobisMetric(LinearMetricLearner):
                 *drop_zero_weights(data, y, self._read_weight(sample_weight, data))
             )
             moments = merge(seen, moments)
-            n, covariance = moments.count, moments.scatter / moments.count
+            n, covariance = moments.n_rows, moments.scatter / moments.n_rows
             L = whiten(covariance, n, self.n_components, self.within_class)
             return self._store(L.astype(data.dtype), covariance, moments.mean, n, moments)
 

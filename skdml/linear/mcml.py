@@ -104,7 +104,7 @@ def mcml_loss(L, X, codes, weight, scatter, n_threads=1):
 
     Z = X @ L.T.astype(X.dtype)
     log_total, pull = kernel_sums(
-        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+        Z, work, weight=weight, self_weight=np.maximum(weight - 1, 0), n_threads=n_threads
     )
     has_mates = share > 0
     divergence = log_total[has_mates] - np.log(mass[has_mates])

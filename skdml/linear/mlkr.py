@@ -52,7 +52,7 @@ def mlkr_loss(L, X, y, weight, n_threads=1):
 
     Z = X @ L.T.astype(X.dtype)
     error, pull = kernel_sums(
-        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+        Z, work, weight=weight, self_weight=np.maximum(weight - 1, 0), n_threads=n_threads
     )
     return float(share @ error**2), 2 * (X.T @ pull.astype(X.dtype)).T.astype(np.float64)
 

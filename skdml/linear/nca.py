@@ -74,7 +74,7 @@ def nca_loss(L, X, codes, weight, n_threads=1):
 
     Z = X @ L.T.astype(X.dtype)
     p, pull = kernel_sums(
-        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+        Z, work, weight=weight, self_weight=np.maximum(weight - 1, 0), n_threads=n_threads
     )
     # V_ij is dp/dlog p_ij, and -|z_i - z_j|² enters log p_ij; so minus twice for p, plus for -p.
     return -float(share @ p), 2 * (X.T @ pull.astype(X.dtype)).T.astype(np.float64)

@@ -40,7 +40,7 @@ def rca(within, covariance, shrinkage, embedding_type):
         L, by principal axes of C if plain; else by Fisher's axes, the one with the largest
         quotient of total and within-chunk variance first.
     """
-    C = shrink(within.scatter / within.count, covariance.diagonal(), shrinkage)
+    C = shrink(within.scatter / within.n_rows, covariance.diagonal(), shrinkage)
     L = inverse_root(C, len(C), "shrinkage > 0")
     # In the coordinates L x, C is I and the quotients are the eigenvalues of the covariance.
     return L if embedding_type == "plain" else root(L @ covariance @ L.T) @ L
@@ -217,7 +217,7 @@ class RCA(LinearMetricLearner):
                 "No two rows of one chunk differ (classes are chunks where y holds labels): there "
                 "is no spread within chunks to learn from."
             )
-        covariance = total.scatter / total.count
+        covariance = total.scatter / total.n_rows
         L = rca(within, covariance, self.shrinkage, self.embedding_type)
         L = mix_with_standardised(L, covariance, self.prior_share)
         if self.n_components is not None:

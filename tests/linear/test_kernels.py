@@ -40,7 +40,7 @@ def literal(Z, weight, twins):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sums_are_those_of_all_pairs(size, weighted):
     weight = WEIGHT if weighted else np.ones(23)
-    values, pull = kernel_sums(size * Z, work, weight=weight, twins=weight - 1)
+    values, pull = kernel_sums(size * Z, work, weight=weight, self_weight=weight - 1)
     expected = literal(size * Z, weight, weight - 1)
     assert_allclose(values, expected[0], rtol=1e-10, atol=1e-10)
     assert_allclose(pull, expected[1], atol=1e-9 * size)

@@ -53,7 +53,7 @@ def test_within_and_between_add_up_to_the_total(data):
     X, y, weight = data
     by_class, total = moments_of(X, y, weight), moments_of(X, weight=weight)
     assert_allclose(by_class.scatter + by_class.between, total.scatter, rtol=1e-10)
-    assert by_class.count == pytest.approx(total.count)
+    assert by_class.n_rows == pytest.approx(total.n_rows)
 
 
 @pytest.mark.parametrize("cuts", [[20], [1, 2, 39], list(range(1, 40))])
