@@ -1,6 +1,6 @@
 """Labelled, weighted points: how they are sorted, merged and scaled before a solver sees them."""
 
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Points(NamedTuple):
     """
 
     X: Matrix
-    codes: NDArray[np.integer] | None
+    codes: Any
     weight: NDArray[np.floating]
     scale: float = 1.0
 

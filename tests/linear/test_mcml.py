@@ -13,14 +13,14 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 
 from skdml import MCML
-from skdml.linear.mcml import mass_of_mates, mcml_loss, scatter_of_mates, share_of_choosers
+from skdml.linear.mcml import mcml_loss, row_shares, same_class_scatter, same_class_weight
 
 ALONE = np.where(np.arange(30) == 7, 3, Y)  # one class of a single row
 
 
 def loss_of(L, X, codes, weight):
-    share = share_of_choosers(mass_of_mates(codes, weight), weight)
-    return mcml_loss(L, X, codes, weight, scatter_of_mates(X, codes, share, weight))
+    share = row_shares(same_class_weight(codes, weight), weight)
+    return mcml_loss(L, X, codes, weight, same_class_scatter(X, codes, share, weight))
 
 
 def literal_loss(L, X, codes):
@@ -58,12 +58,12 @@ def test_whole_weights_are_repeated_rows_in_the_loss():
 
 
 def test_scatter_is_the_mean_over_mates():
-    share = share_of_choosers(mass_of_mates(ALONE, ONES), ONES)
+    share = row_shares(same_class_weight(ALONE, ONES), ONES)
     expected = np.zeros((3, 3))
     for i in np.flatnonzero(share):
         mates = np.setdiff1d(np.flatnonzero(ALONE[i] == ALONE), [i])
         expected += share[i] * np.mean([np.outer(X[i] - X[j], X[i] - X[j]) for j in mates], axis=0)
-    assert_allclose(scatter_of_mates(X, ALONE, share, ONES), expected)
+    assert_allclose(same_class_scatter(X, ALONE, share, ONES), expected)
 
 
 @pytest.mark.parametrize("init", ["identity", "random", "lda"])

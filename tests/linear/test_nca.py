@@ -17,7 +17,7 @@ from sklearn.neighbors import NeighborhoodComponentsAnalysis
 from skdml import NCA
 from skdml.linear import nca
 from skdml.linear._prior import add_log_det_prior
-from skdml.linear.nca import find_candidates, nca_loss, nca_loss_of_candidates
+from skdml.linear.nca import find_candidates, nca_candidate_loss, nca_loss
 
 ORDER = np.argsort(Y, kind="stable")
 XS, YS = X[ORDER], Y[ORDER]  # by class
@@ -67,15 +67,15 @@ def test_gradient(size, weight):
 def test_gradient_over_candidates():
     weight = WEIGHT
     few = find_candidates(XS @ L.T, YS, weight, n_neighbors=4)
-    expected = central_differences(lambda L: nca_loss_of_candidates(L, XS, few, weight)[0], L)
-    gradient = nca_loss_of_candidates(L, XS, few, weight)[1]
+    expected = central_differences(lambda L: nca_candidate_loss(L, XS, few, weight)[0], L)
+    gradient = nca_candidate_loss(L, XS, few, weight)[1]
     assert_allclose(gradient, expected, atol=1e-6 * abs(expected).max())
 
 
 @pytest.mark.parametrize("weight", [ONES, WEIGHT], ids=["ones", "whole"])
 def test_with_all_rows_as_candidates_the_loss_is_exact(weight):
     exact = nca_loss(L, XS, YS, weight)
-    found = nca_loss_of_candidates(L, XS, all_candidates(weight), weight)
+    found = nca_candidate_loss(L, XS, all_candidates(weight), weight)
     assert found[0] == pytest.approx(exact[0], rel=1e-12)
     assert_allclose(found[1], exact[1], atol=1e-12)
 
