@@ -121,7 +121,7 @@ def leading_by_variance(
 
 
 def inverse_root(
-    covariance: NDArray[np.floating], n_samples: int, remedy: str
+    covariance: NDArray[np.floating], n_samples: float, remedy: str
 ) -> NDArray[np.floating]:
     """Root L of a covariance's inverse; warn if it only has a pseudo-inverse.
 
@@ -129,7 +129,7 @@ def inverse_root(
     ----------
     covariance : ndarray of shape (n_features, n_features)
         Covariance.
-    n_samples : int
+    n_samples : float
         How many rows it was estimated from.
     remedy : str
         The parameter that makes it regular, for the warning: "shrinkage > 0".
@@ -157,7 +157,7 @@ def inverse_root(
 
 
 def generalized_eigenvectors(
-    A: NDArray[np.floating], B: NDArray[np.floating], n_samples: int
+    A: NDArray[np.floating], B: NDArray[np.floating], n_samples: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Solve A v = λ B v: the axes along which A is large relative to B.
 
@@ -165,7 +165,7 @@ def generalized_eigenvectors(
     ----------
     A, B : ndarray of shape (n_features, n_features)
         Symmetric matrices, B positive semi-definite.
-    n_samples : int
+    n_samples : float
         How many rows B was estimated from.
 
     Returns

@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh, svd
 
 
-def numerical_range(values: NDArray[np.floating], size: int) -> NDArray[np.bool_]:
+def numerical_range(values: NDArray[np.floating], size: float) -> NDArray[np.bool_]:
     """Tell which eigenvalues or singular values are more than rounding.
 
     Parameters
     ----------
     values : ndarray of shape (n_values,)
         Eigenvalues or singular values.
-    size : int
+    size : float
         The larger side of the matrix that they belong to. Rounding adds up along it.
 
     Returns
@@ -30,7 +30,7 @@ def numerical_range(values: NDArray[np.floating], size: int) -> NDArray[np.bool_
     return values > np.finfo(np.float64).eps * size * values.max(initial=0)
 
 
-def pinv_sqrt(covariance: NDArray[np.floating], n_samples: int) -> NDArray[np.floating]:
+def pinv_sqrt(covariance: NDArray[np.floating], n_samples: float) -> NDArray[np.floating]:
     """Root L of the pseudo-inverse of a covariance: LᵀL = covariance⁺, L covariance Lᵀ = I.
 
     The rows of L are the principal axes, each divided by the standard deviation along it.
@@ -39,7 +39,7 @@ def pinv_sqrt(covariance: NDArray[np.floating], n_samples: int) -> NDArray[np.fl
     ----------
     covariance : ndarray of shape (n_features, n_features)
         Symmetric positive semi-definite matrix, float64.
-    n_samples : int
+    n_samples : float
         How many rows it was estimated from.
 
     Returns
@@ -70,7 +70,7 @@ def pinv_sqrt(covariance: NDArray[np.floating], n_samples: int) -> NDArray[np.fl
 
 
 def _pinv_sqrt_of_correlation(
-    correlation: NDArray[np.floating], std: NDArray[np.floating], size: int
+    correlation: NDArray[np.floating], std: NDArray[np.floating], size: float
 ) -> NDArray[np.floating]:
     values, axes = eigh(correlation, driver="evd")  # the fastest driver for all axes
     kept = numerical_range(values, size)

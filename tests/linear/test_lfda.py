@@ -92,7 +92,7 @@ def test_axes_solve_the_eigenproblem(shrinkage, n_components):
 
 
 def test_far_affinities_of_1_make_it_fishers_analysis(monkeypatch):
-    monkeypatch.setattr(lfda, "local_scaling", lambda left, right, k: np.full(50, 1e9))
+    monkeypatch.setattr(lfda, "local_scales", lambda left, right, k: np.full(50, 1e9))
     fisher = LinearDiscriminantAnalysis(solver="eigen").fit(IRIS, SPECIES).scalings_[:, :2]
     axes = LFDA(2, shrinkage=0).fit(IRIS, SPECIES).components_
     for ours, theirs in zip(axes, fisher.T, strict=True):
