@@ -40,8 +40,7 @@ def make_learners():
     ]
 
 
-# Thirty points of three classes for the learners that are sums of Gaussian kernels, and a map.
-
+# Thirty points of three classes and a map L, for learners that are sums of Gaussian kernels.
 _RNG = np.random.RandomState(0)
 SMALL_X = _RNG.normal(size=(30, 3))
 SMALL_Y = np.arange(30) % 3
@@ -50,15 +49,16 @@ SMALL_L = np.array([[1.0, 0.5, 0.0], [0.0, 0.8, -0.3]])
 SMALL_WEIGHT = np.random.RandomState(1).randint(1, 4, size=30).astype(float)
 SMALL_ONES = np.ones(30)
 
-ALIKE, BLOB_CODES = make_blobs(200, 4, centers=4, cluster_std=3.0, random_state=0)
+BLOBS, BLOB_CODES = make_blobs(200, 4, centers=4, cluster_std=3.0, random_state=0)
 
 
 def central_differences(loss, L, step=1e-6):
+    """Return the gradient of a loss by L from differences of its value."""
     gradient = np.zeros_like(L)
-    for place in np.ndindex(L.shape):
+    for entry in np.ndindex(L.shape):
         shift = np.zeros_like(L)
-        shift[place] = step
-        gradient[place] = (loss(L + shift) - loss(L - shift)) / (2 * step)
+        shift[entry] = step
+        gradient[entry] = (loss(L + shift) - loss(L - shift)) / (2 * step)
     return gradient
 
 

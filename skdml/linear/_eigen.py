@@ -1,8 +1,9 @@
-"""Axes that tell one symmetric matrix from another: what closed forms are solved by."""
+"""Closed forms by eigenvectors: shrunk covariances, generalised eigenvectors, leading axes."""
 
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from skdml.linear._psd import pinv_sqrt, with_positive_peak
@@ -10,27 +11,29 @@ from skdml.linear._psd import pinv_sqrt, with_positive_peak
 EMBEDDING_TYPES = ("weighted", "orthonormalized", "plain")
 
 
-def shrink(covariance, variance, shrinkage):
-    """Mix a covariance with a diagonal one that knows the units of the columns and no more.
+def shrink(
+    covariance: NDArray[np.floating], variance: NDArray[np.floating], shrinkage: float
+) -> NDArray[np.floating]:
+    """Mix a covariance with a diagonal one that only holds the units of the columns.
 
-    An estimate has its small eigenvalues too small, the more so the fewer rows there are, and its
-    inverse lives on those.
+    The small eigenvalues of an estimated covariance are too small, the more so the fewer rows
+    there are. Its inverse depends on them most.
 
     Parameters
     ----------
     covariance : ndarray of shape (n_features, n_features)
-        Covariance, of rows or of differences.
+        Covariance of rows or of differences.
     variance : ndarray of shape (n_features,)
         Variance of each column over all rows: its squared unit.
     shrinkage : float
-        Share of the diagonal one, in [0, 1].
+        Share of the diagonal covariance, in [0, 1].
 
     Returns
     -------
     ndarray of shape (n_features, n_features)
-        (1 - shrinkage) covariance + shrinkage c diag(variance), c the mean over the columns of the
-        quotient of both variances; diag(variance) if that is 0 but for rounding. A column that
-        does not vary is given the mean variance of the others.
+        (1 - shrinkage) covariance + shrinkage c diag(variance). c is the mean, over the columns,
+        of the diagonal of `covariance` divided by `variance`. If c is 0 up to rounding, the
+        result is diag(variance). A constant column gets the mean variance of the others.
 
     Examples
     --------
@@ -40,21 +43,26 @@ def shrink(covariance, variance, shrinkage):
     array([[1. , 0.5],
            [0.5, 1. ]])
     """
-    varies, unit = variance > 0, unit_of(variance)
-    c = (covariance.diagonal() / unit)[varies].mean() if varies.any() else 0.0
-    if c < len(unit) * np.finfo(np.float64).eps:
-        return np.diag(unit)
-    return (1 - shrinkage) * covariance + shrinkage * c * np.diag(unit)
+    varies, filled = variance > 0, fill_zero_variances(variance)
+    c = (covariance.diagonal() / filled)[varies].mean() if varies.any() else 0.0
+    if c < len(filled) * np.finfo(np.float64).eps:
+        return np.diag(filled)
+    return (1 - shrinkage) * covariance + shrinkage * c * np.diag(filled)
 
 
-def unit_of(variance):
-    """Squared unit of each column: its variance, or the mean of the others where it has none."""
+def fill_zero_variances(variance: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Variance of each column, with the mean of the others for a constant column."""
     varies = variance > 0
     return np.where(varies, variance, variance[varies].mean() if varies.any() else 1.0)
 
 
-def with_standardised(L, covariance, share):
-    """Root of (1 - share) LᵀL + share of Euclid's M on columns of unit variance.
+def mix_with_standardised(
+    L: NDArray[np.floating], covariance: NDArray[np.floating], share: float
+) -> NDArray[np.floating]:
+    """Root of (1 - share) LᵀL + share M0, M0 the standardised Euclidean distance.
+
+    M0 is the Euclidean distance on columns scaled to unit variance, times a factor: the total
+    variance of the rows is the same under M0 as under L.
 
     Parameters
     ----------
@@ -63,34 +71,36 @@ def with_standardised(L, covariance, share):
     covariance : ndarray of shape (n_features, n_features)
         Covariance of all rows.
     share : float
-        In [0, 1]. Both parts are in the unit in which rows are as far apart as under L.
+        Share of M0, in [0, 1].
 
     Returns
     -------
     ndarray of shape (n_features, n_features)
-        The root that is symmetric on columns of unit variance, the only one that changes little
-        when M does; L itself where the share is 0.
+        The root that is symmetric on columns of unit variance; L itself if the share is 0. The
+        symmetric root changes continuously with M.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._eigen import with_standardised
-    >>> with_standardised(np.array([[1.0, 0.0]]), np.diag([4.0, 1.0]), 0.5) ** 2
+    >>> from skdml.linear._eigen import mix_with_standardised
+    >>> mix_with_standardised(np.array([[1.0, 0.0]]), np.diag([4.0, 1.0]), 0.5) ** 2
     array([[0.75, 0.  ],
            [0.  , 1.  ]])
     """
     if share == 0:
         return L
-    # On columns of unit variance: with 1e6 and 1e-6 side by side the axes would lose digits.
-    unit = np.sqrt(unit_of(covariance.diagonal()))
+    # Columns of unit variance: with 1e6 and 1e-6 side by side the axes would lose digits.
+    unit = np.sqrt(fill_zero_variances(covariance.diagonal()))
     A, R = L * unit, covariance / np.outer(unit, unit)
     spread = np.einsum("ij,jk,ik", A, R, A) / max(R.trace(), np.finfo(np.float64).tiny)
     values, axes = eigh((1 - share) * A.T @ A + share * spread * np.eye(len(R)))
     return (axes * np.sqrt(np.maximum(values, 0))) @ axes.T / unit
 
 
-def leading_by_spread(L, covariance, n_components):
-    """Turn L to the axes along which rows differ most as L maps them, and keep the first.
+def leading_by_variance(
+    L: NDArray[np.floating], covariance: NDArray[np.floating], n_components: int | None
+) -> NDArray[np.floating]:
+    """Rotate L to the principal axes of the mapped rows, and keep the first.
 
     Parameters
     ----------
@@ -104,49 +114,58 @@ def leading_by_spread(L, covariance, n_components):
     Returns
     -------
     ndarray of shape (min(n_components, n_rows), n_features)
-        L, by decreasing variance of L x; the largest entry of each row is positive.
+        L, by decreasing variance of L x. The largest entry of each row is positive.
     """
     turn = eigh(L @ covariance @ L.T)[1]
     return with_positive_peak((turn.T[::-1] @ L)[:n_components])
 
 
-def inverse_root(covariance, n_samples, cure):
-    """Root L of a covariance's inverse; warn where it has only a pseudo-inverse.
+def inverse_root(
+    covariance: NDArray[np.floating], n_samples: float, remedy: str
+) -> NDArray[np.floating]:
+    """Root L of a covariance's inverse; warn if it only has a pseudo-inverse.
 
     Parameters
     ----------
     covariance : ndarray of shape (n_features, n_features)
         Covariance.
-    n_samples : int
+    n_samples : float
         How many rows it was estimated from.
-    cure : str
-        What to do about a singular one, for the warning.
+    remedy : str
+        The parameter that makes it regular, for the warning: "shrinkage > 0".
 
     Returns
     -------
     ndarray of shape (rank, n_features)
         L, with L covariance Lᵀ = I.
+
+    Warns
+    -----
+    UserWarning
+        If the covariance is singular.
     """
     L = pinv_sqrt(covariance, n_samples)
     if len(L) < len(covariance):
         warnings.warn(
             f"A covariance is singular: it has rank {len(L)} for {len(covariance)} features. "
-            f"Constant or collinear columns and too few rows do that. Its inverse is blind to "
-            f"all but {len(L)} directions; {cure} sees all.",
+            f"Constant or collinear columns and too few rows do that. The distance ignores all "
+            f"but {len(L)} directions; set {remedy} to use all of them.",
             UserWarning,
             stacklevel=3,
         )
     return L
 
 
-def relative_axes(A, B, n_samples):
-    """Solve A v = λ B v: the axes along which A is large as seen from B.
+def generalized_eigenvectors(
+    A: NDArray[np.floating], B: NDArray[np.floating], n_samples: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Solve A v = λ B v: the axes along which A is large relative to B.
 
     Parameters
     ----------
     A, B : ndarray of shape (n_features, n_features)
         Symmetric matrices, B positive semi-definite.
-    n_samples : int
+    n_samples : float
         How many rows B was estimated from.
 
     Returns
@@ -154,24 +173,26 @@ def relative_axes(A, B, n_samples):
     values : ndarray of shape (rank of B,)
         λ, decreasing.
     axes : ndarray of shape (rank of B, n_features)
-        A row for each v, with V B Vᵀ = I and V A Vᵀ = diag(λ); its largest entry is positive.
+        V, one v a row, with V B Vᵀ = I and V A Vᵀ = diag(λ). The largest entry of each row is
+        positive.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._eigen import relative_axes
-    >>> values, axes = relative_axes(np.diag([1.0, 8.0]), np.diag([1.0, 4.0]), n_samples=9)
+    >>> from skdml.linear._eigen import generalized_eigenvectors
+    >>> A, B = np.diag([1.0, 8.0]), np.diag([1.0, 4.0])
+    >>> values, axes = generalized_eigenvectors(A, B, n_samples=9)
     >>> values, axes
     (array([2., 1.]), array([[0. , 0.5],
            [1. , 0. ]]))
     """
     L = inverse_root(B, n_samples, "shrinkage > 0")
-    seen = L @ A @ L.T
-    values, turn = eigh((seen + seen.T) / 2)
+    whitened = L @ A @ L.T
+    values, turn = eigh((whitened + whitened.T) / 2)
     return values[::-1], with_positive_peak(turn.T[::-1] @ L)
 
 
-def check_embedding_type(embedding_type, known=EMBEDDING_TYPES):
+def check_embedding_type(embedding_type: object, known: tuple[str, ...] = EMBEDDING_TYPES) -> None:
     """Refuse an unknown `embedding_type`.
 
     Parameters
@@ -179,7 +200,7 @@ def check_embedding_type(embedding_type, known=EMBEDDING_TYPES):
     embedding_type : object
         The parameter.
     known : tuple of str
-        What it may be.
+        The valid values.
 
     Raises
     ------
@@ -190,17 +211,20 @@ def check_embedding_type(embedding_type, known=EMBEDDING_TYPES):
         raise ValueError(f"embedding_type={embedding_type!r} is unknown; choose one of {known}.")
 
 
-def embed(values, axes, embedding_type):
-    """Lengths of the axes, and their angles.
+def scale_axes(
+    values: NDArray[np.floating], axes: NDArray[np.floating], embedding_type: str
+) -> NDArray[np.floating]:
+    """Scale or orthonormalise axes, as `embedding_type` says.
 
     Parameters
     ----------
     values : ndarray of shape (n_components,)
         λ of each axis.
     axes : ndarray of shape (n_components, n_features)
-        Axes of length 1 as seen from the matrix of what is near.
+        Axes v with vᵀ B v = 1, as `generalized_eigenvectors` returns them.
     embedding_type : {"weighted", "orthonormalized", "plain"}
-        Length √λ, orthonormal axes of the same space, or length 1.
+        "weighted" makes vᵀ B v = λ, "orthonormalized" returns orthonormal axes of the same space,
+        "plain" returns the axes unchanged.
 
     Returns
     -------

@@ -1,40 +1,39 @@
-"""Where the search for L begins: the parameter `init` of the iterative learners."""
+"""L at the start of an iterative search: the parameter `init`, principal and discriminant axes."""
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh, svd
-from scipy.sparse import issparse
+from scipy.sparse import csr_matrix, issparse
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils import check_array
 
+from skdml.linear._points import Matrix, Points
 from skdml.linear._psd import with_positive_peak
 from skdml.linear.base import check_n_components
 
 INITS = ("auto", "pca", "lda", "identity", "random")
 
-
-# A share of the mean variance that is added to the covariance within classes before it is
-# inverted, so that directions without any do not swamp all others.
+# Share of the mean variance that is added to the covariance within classes before it is inverted.
+# Directions without variance within classes would otherwise dominate all others.
 _RIDGE = 1e-3
 
 
-def start_components(learner, X, codes, scale, rng, weight=None):
-    """L to begin with, for points brought to scale.
+def initial_components(
+    init: str | ArrayLike, n_components: int | None, points: Points, rng: np.random.RandomState
+) -> NDArray[np.floating]:
+    """L at the start of a search.
 
     Parameters
     ----------
-    learner : LinearMetricLearner
-        Its `init`, `n_components` and `warm_start` are read, and after a fit `components_`.
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points, as `centre_and_scale` gives them.
-    codes : ndarray of int, shape (n_samples,) or None
-        Their classes; None where there are none, and then no "lda".
-    scale : float
-        What the points were divided by: a user's array and the L of an earlier fit, which are for
-        points as they came, are multiplied by it.
+    init : str or array-like of shape (n_components, n_features)
+        One of `INITS`, or L itself: an array of the user, or the L of an earlier fit. An array
+        refers to the points as given, so it is multiplied by `points.scale`.
+    n_components : int or None
+        Number of rows of L. None stands for n_features, or for the number of rows of an array.
+    points : Points
+        Points, centred and scaled. "lda" needs their classes.
     rng : RandomState
         Draws "random".
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the rows.
 
     Returns
     -------
@@ -44,25 +43,15 @@ def start_components(learner, X, codes, scale, rng, weight=None):
     Raises
     ------
     ValueError
-        If `init` is unknown, or an array of another shape, or `n_components` is out of range.
+        If `init` is unknown or an array of another shape, or if `n_components` is out of range.
     """
+    X, codes, weight, scale = points
     n_features = X.shape[1]
-    init = learner.init
-    if getattr(learner, "warm_start", False) and hasattr(learner, "components_"):
-        init = learner.components_
     if not isinstance(init, str):
-        given = check_array(init, dtype=np.float64, input_name="init")
-        n_components = len(given) if learner.n_components is None else learner.n_components
-        if given.shape != (n_components, n_features) or n_components > n_features:
-            raise ValueError(
-                f"init has to be of shape (n_components, n_features); n_components is "
-                f"{learner.n_components}, n_features is {n_features}, and init, or L of the "
-                f"earlier fit that a warm start begins with, has the shape {given.shape}."
-            )
-        return given * scale
-    n_components = check_n_components(learner.n_components, n_features, "n_features")
+        return _check_components(init, n_components, n_features) * scale
+    n_components = check_n_components(n_components, n_features, "n_features")
     if init == "auto":
-        init = _choose(n_components, X, codes)
+        init = _choose_init(n_components, X, codes)
     if init == "identity":
         return np.eye(n_components, n_features)
     if init == "random":
@@ -76,52 +65,52 @@ def start_components(learner, X, codes, scale, rng, weight=None):
     raise ValueError(f"init={init!r} is unknown; choose one of {list(INITS)}, or give an array.")
 
 
-def starts_anew(learner):
-    """Tell whether L begins with a choice of `start_components`, whose size is free.
-
-    Parameters
-    ----------
-    learner : LinearMetricLearner
-        As there.
-
-    Returns
-    -------
-    bool
-        False for an array of the user and for a warm start, which are to stay as they are.
-    """
-    goes_on = getattr(learner, "warm_start", False) and hasattr(learner, "components_")
-    return isinstance(learner.init, str) and not goes_on
+def _check_components(
+    init: ArrayLike, n_components: int | None, n_features: int
+) -> NDArray[np.floating]:
+    """Return an array of the user, or of an earlier fit, as L; refuse another shape."""
+    L = check_array(init, dtype=np.float64, input_name="init")
+    n_rows = len(L) if n_components is None else n_components
+    if L.shape != (n_rows, n_features) or n_rows > n_features:
+        raise ValueError(
+            f"init must have the shape (n_components, n_features). n_components is "
+            f"{n_components} and n_features is {n_features}, but init (with warm_start=True: "
+            f"components_ of the last fit) has the shape {L.shape}."
+        )
+    return L
 
 
-def _choose(n_components, X, codes):
-    # As scikit-learn's NCA does: LDA where it has so many axes, PCA where it leaves any out.
+def _choose_init(n_components: int, X: Matrix, codes: NDArray[np.integer] | None) -> str:
+    # The rule of scikit-learn's NCA: LDA if it has enough axes, PCA if it leaves any out.
     n_samples, n_features = X.shape
     if codes is not None and not issparse(X) and n_components <= min(n_features, codes.max()):
         return "lda"
     return "pca" if n_components < min(n_samples, n_features) else "identity"
 
 
-def principal_axes(X, n_components, weight=None):
+def principal_axes(
+    X: Matrix, n_components: int, weight: NDArray[np.floating] | None = None
+) -> NDArray[np.floating]:
     """Principal axes of points, as rows of length 1.
 
     Parameters
     ----------
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points; dense ones are centred.
+        Points. They need not be centred.
     n_components : int
-        How many axes. Beyond what the points span they are 0.
+        How many axes. Axes beyond the span of the points are 0.
     weight : ndarray of shape (n_samples,), default=None
         Weights of the rows.
 
     Returns
     -------
     ndarray of float64, shape (n_components, n_features)
-        The axes, by decreasing variance, each with its largest entry positive.
+        The axes, by decreasing variance. The largest entry of each is positive.
     """
     n_samples, n_features = X.shape
     weight = np.ones(n_samples) if weight is None else weight.astype(np.float64)
     if issparse(X):
-        axes = _axes_of_sparse(X, min(n_components, min(X.shape) - 1), weight)
+        axes = _sparse_principal_axes(X, min(n_components, min(X.shape) - 1), weight)
     elif n_samples >= n_features:
         mean = weight @ X / weight.sum()
         second = (X.T * weight).astype(np.float64, copy=False) @ X / weight.sum()
@@ -135,81 +124,46 @@ def principal_axes(X, n_components, weight=None):
     return with_positive_peak(L)
 
 
-def _axes_of_sparse(X, n_axes, weight):
-    mean, side = np.asarray(X.T @ weight).ravel() / weight.sum(), np.sqrt(weight)
+def _sparse_principal_axes(
+    X: csr_matrix, n_axes: int, weight: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    mean, root_weight = np.asarray(X.T @ weight).ravel() / weight.sum(), np.sqrt(weight)
     centred = LinearOperator(
         X.shape,
-        matvec=lambda v: side * (X @ v.ravel() - mean @ v.ravel()),
-        rmatvec=lambda u: X.T @ (side * u.ravel()) - mean * (side @ u.ravel()),
+        matvec=lambda v: root_weight * (X @ v.ravel() - mean @ v.ravel()),
+        rmatvec=lambda u: X.T @ (root_weight * u.ravel()) - mean * (root_weight @ u.ravel()),
         dtype=np.float64,
     )
-    # Given, so that no global generator is asked; not constant, which centring would bring to 0.
+    # A fixed start, so that svds draws none from a global generator. It is not constant, because
+    # centring would turn a constant vector into 0.
     start = np.cos(np.arange(min(X.shape)))
     return svds(centred, k=n_axes, v0=start)[2][::-1] if n_axes > 0 else np.empty((0, X.shape[1]))
 
 
-def within_axes(X, n_components):
-    """Points in their leading principal axes, where sparse ones have too many columns to be dense.
-
-    A learner whose prior is the identity of these axes, and 0 across them, looks for M within
-    their span: a matrix of finite LogDet divergence from a prior has the range of the prior.
-
-    Parameters
-    ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points.
-    n_components : int
-        How many axes to take for sparse points.
-
-    Returns
-    -------
-    Z : ndarray of shape (n_samples, n_features or n_components)
-        Dense points, in the dtype of X.
-    axes : ndarray of float64, shape (n_components, n_features), or None
-        The rows are the axes; None where the points were left as they are.
-
-    References
-    ----------
-    J. V. Davis & I. S. Dhillon, "Structured metric learning for high dimensional problems",
-    KDD 2008.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scipy.sparse import csr_matrix
-    >>> from skdml.linear._init import within_axes
-    >>> Z, axes = within_axes(csr_matrix(np.array([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])), 1)
-    >>> Z.round(1)
-    array([[-1.8],
-           [ 3.2]])
-    """
-    if not issparse(X):
-        return X, None
-    if n_components >= X.shape[1]:
-        return X.toarray(), None
-    axes = principal_axes(X, n_components)
-    return np.asarray(X @ axes.T.astype(X.dtype)), axes
-
-
-def discriminants(X, codes, n_components, weight=None):
-    """Fisher's discriminant axes: spherical within classes, then by spread between classes.
+def discriminants(
+    X: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    n_components: int,
+    weight: NDArray[np.floating] | None = None,
+) -> NDArray[np.floating]:
+    """Fisher's discriminant axes: whitened within classes, sorted by variance between classes.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Points of a mean square distance of 2.
+        Points with a mean squared distance of 2.
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_components : int
-        How many axes. Beyond the number of classes less one they part no classes, but complete
-        the basis.
+        How many axes. Only the first n_classes - 1 separate classes; the others complete the
+        basis.
     weight : ndarray of shape (n_samples,), default=None
         Weights of the rows.
 
     Returns
     -------
     ndarray of float64, shape (n_components, n_features)
-        L; the mean square distance of two points of one class is 2 n_components / n_features.
+        L. The mean squared distance of two points of one class is 2 n_components / n_features.
     """
     weight = np.ones(len(X)) if weight is None else weight.astype(np.float64)
     X, n_features = X.astype(np.float64, copy=False), X.shape[1]
@@ -219,12 +173,13 @@ def discriminants(X, codes, n_components, weight=None):
     means = (member.T @ X) / mass[:, None]
     total, centre = (X.T * weight) @ X, weight @ X / weight.sum()
     within = (total - (means.T * mass) @ means) / weight.sum()
-    values, axes = np.linalg.eigh(within)  # for few columns much quicker than scipy's
+    values, axes = np.linalg.eigh(within)  # for few columns much faster than scipy's
     ridge = _RIDGE * max(values.mean(), np.finfo(np.float64).eps)
     whiten = axes / np.sqrt(np.maximum(values, 0) + ridge)
     spread = np.sqrt(mass / mass.sum())[:, None] * ((means - centre) @ whiten)
     between = spread.T @ spread
-    # What parts no classes would come in any order: a trace of its variance puts it in one.
-    trace = 1e-6 * (1 + np.trace(between)) / max(values[-1], np.finfo(np.float64).eps)
-    turn = np.linalg.eigh(between + np.diag(trace * values))[1]
+    # Axes that separate no classes would come in any order. A small share of their variance within
+    # classes decides it.
+    tie_breaker = 1e-6 * (1 + np.trace(between)) / max(values[-1], np.finfo(np.float64).eps)
+    turn = np.linalg.eigh(between + np.diag(tie_breaker * values))[1]
     return with_positive_peak((whiten @ turn[:, ::-1]).T[:n_components]) / np.sqrt(n_features)

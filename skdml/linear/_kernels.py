@@ -1,29 +1,33 @@
 """Gaussian kernels between all rows, a block of rows at a time: never an n x n array.
 
-NCA, MLKR and MCML are sums over i of a function of row i of the kernel exp(-|z_i - z_j|²), and
-their gradients are sums over pairs of weights on (z_i - z_j)(x_i - x_j)ᵀ. One pass over blocks of
-rows yields both, with three matrix products and one exp for each pair.
+NCA, MLKR and MCML are sums over i of a function of row i of the kernel exp(-|z_i - z_j|²). Their
+gradients are sums over pairs of weights on (z_i - z_j)(x_i - x_j)ᵀ. One pass over blocks of rows
+computes both, with three matrix products and one exp for each pair.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from skdml.linear._init import start_components, starts_anew
+from skdml.linear._init import initial_components
+from skdml.linear._points import Matrix, Points
 
+# Entries of a block of the kernel.
 _ENTRIES = 2**20
 
-
+# The blocks are summed in this many chunks, whatever the number of threads. The result is then
+# the same for any number of them.
 _CHUNKS = 8
 
-
-# Relative to the nearest neighbour, what is below exp of this is nothing, and is lifted to it: exp
-# and products are many times slower on numbers that underflow.
+# Exponents below this, relative to the nearest neighbour, are raised to it: exp and products are
+# many times slower on numbers that underflow.
 _FLOOR = {np.dtype(np.float32): -40.0, np.dtype(np.float64): -100.0}
 
 
-class Block(NamedTuple):
+class KernelBlock(NamedTuple):
     """Some rows of the kernel.
 
     Attributes
@@ -31,43 +35,54 @@ class Block(NamedTuple):
     rows : slice
         Which rows.
     kernel : ndarray of shape (n_rows, n_samples)
-        K_ij = weight_j exp(shift_i - |z_i - z_j|²), and twins_i exp(shift_i) for i = j.
+        K_ij = weight_j exp(shift_i - |z_i - z_j|²) for i != j, and self_weight_i exp(shift_i)
+        for i = j.
     total : ndarray of shape (n_rows,)
         Sums of the rows of K, from 1 to n_samples.
     shift : ndarray of shape (n_rows,)
-        What makes the largest entry of each row 1.
+        Shifts that make the largest entry of each row 1.
     """
 
     rows: slice
-    kernel: np.ndarray
-    total: np.ndarray
-    shift: np.ndarray
+    kernel: NDArray[np.floating]
+    total: NDArray[np.floating]
+    shift: NDArray[np.floating]
 
 
-def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
-    """Sum over all pairs what one row of the kernel at a time decides.
+RowTerms = Callable[[KernelBlock], tuple[NDArray[np.floating], NDArray[np.floating]]]
+
+
+def kernel_sums(
+    Z: NDArray[np.floating],
+    row_terms: RowTerms,
+    *,
+    weight: NDArray[np.floating] | None = None,
+    self_weight: NDArray[np.floating] | None = None,
+    n_threads: int = 1,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Sum terms over all pairs, where each term depends on one row of the kernel.
 
     Parameters
     ----------
     Z : ndarray of shape (n_samples, n_components)
-        Embedded points. Products are in its dtype.
-    work : callable
-        ``work(block)`` -> (value, factor), arrays of shape (n_rows,). It may change
-        ``block.kernel`` in place: the weights of the pairs are then V_ij = factor_i K_ij.
+        Embedded points. Products are computed in its dtype.
+    row_terms : callable
+        ``row_terms(block)`` -> (value, factor), two arrays of shape (n_rows,). It may change
+        ``block.kernel`` in place. The weights of the pairs are then V_ij = factor_i K_ij.
     weight : ndarray of shape (n_samples,), default=None
-        Weights of the rows as neighbours, all positive.
-    twins : ndarray of shape (n_samples,), default=None
-        Weight of each row as its own neighbour; None for 0.
+        Weights of the rows as neighbours, all positive. None for 1.
+    self_weight : ndarray of shape (n_samples,), default=None
+        Weight of each row as its own neighbour. None for 0.
     n_threads : int, default=1
         How many threads share the blocks. The result is the same for any number.
 
     Returns
     -------
     values : ndarray of float64, shape (n_samples,)
-        The values that `work` returned.
-    pull : ndarray of float64, shape (n_samples, n_components)
+        The values that `row_terms` returned.
+    product : ndarray of float64, shape (n_samples, n_components)
         (diag(V 1) + diag(Vᵀ 1) - V - Vᵀ) Z. If V_ij is the derivative of an objective by
-        |z_i - z_j|², that by L is 2 pullᵀ X.
+        |z_i - z_j|², its derivative by L is 2 productᵀ X.
 
     Examples
     --------
@@ -84,62 +99,70 @@ def kernel_sums(Z, work, *, weight=None, twins=None, n_threads=1):
     Z = Z - Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)  # rounding grows with |z|
     left, right = square_factors(Z, weight)
     with_one = np.column_stack([Z, np.ones(n_samples, dtype=Z.dtype)])
-    twins = np.zeros(n_samples, dtype=Z.dtype) if twins is None else twins
+    self_weight = np.zeros(n_samples, dtype=Z.dtype) if self_weight is None else self_weight
     n_rows = min(max(_ENTRIES // n_samples, 64), n_samples)
     starts = np.arange(0, n_samples, n_rows)
-    values, pull = np.empty(n_samples), np.empty((n_samples, n_components))
+    values, product = np.empty(n_samples), np.empty((n_samples, n_components))
 
-    def run(starts):
+    def sum_blocks(starts: NDArray[np.integer]) -> NDArray[np.floating]:
         kernel = np.empty((n_rows, n_samples), dtype=Z.dtype)
-        across = np.zeros((n_samples, n_components + 1))
+        column_sums = np.zeros((n_samples, n_components + 1))
         for start in starts:
             rows = slice(start, min(start + n_rows, n_samples))
-            block = _block(kernel[: rows.stop - start], left, right, twins, rows)
-            value, factor = work(block)
+            block = _block(kernel[: rows.stop - start], left, right, self_weight, rows)
+            value, factor = row_terms(block)
             factor = factor.astype(Z.dtype, copy=False)[:, None]
-            along = (block.kernel @ with_one).astype(np.float64) * factor
-            across += block.kernel.T @ (factor * with_one[rows])
+            row_sums = (block.kernel @ with_one).astype(np.float64) * factor
+            column_sums += block.kernel.T @ (factor * with_one[rows])
             values[rows] = value
-            pull[rows] = along[:, -1:] * Z[rows] - along[:, :-1]
-        return across
+            product[rows] = row_sums[:, -1:] * Z[rows] - row_sums[:, :-1]
+        return column_sums
 
-    runs = np.array_split(starts, min(_CHUNKS, len(starts)))
-    across = sum(_map(run, runs, n_threads))
-    pull += across[:, -1:] * Z - across[:, :-1]
-    return values, pull
+    chunks = np.array_split(starts, min(_CHUNKS, len(starts)))
+    column_sums = sum(_map_in_threads(sum_blocks, chunks, n_threads))
+    product += column_sums[:, -1:] * Z - column_sums[:, :-1]
+    return values, product
 
 
-def kernel_start(learner, X, codes, scale, rng, weight):
-    """Begin the search for the L of a Gaussian kernel.
+def initial_kernel_components(
+    init: str | ArrayLike, n_components: int | None, points: Points, rng: np.random.RandomState
+) -> NDArray[np.floating]:
+    """L at the start of a search whose objective is a sum of Gaussian kernels.
 
     Parameters
     ----------
-    learner, X, codes, scale, rng, weight
-        As in `start_components`.
+    init, n_components, points, rng
+        As in `initial_components`.
 
     Returns
     -------
     ndarray of shape (n_components, n_features)
-        L; an array of the user or of an earlier fit as it is, any other by `spread_out`.
+        L. A named start is scaled by `scale_to_unit_variance`; an array is kept as it is.
     """
-    start = start_components(learner, X, codes, scale, rng, weight)
-    return spread_out(start, X, weight) if starts_anew(learner) else start
+    start = initial_components(init, n_components, points, rng)
+    if isinstance(init, str):
+        return scale_to_unit_variance(start, points.X, points.weight)
+    return start
 
 
-def square_factors(Z, weight=None):
-    """Two arrays whose product is -|z_i - z_j|² + ln(weight_j): one matrix product, no more passes.
+def square_factors(
+    Z: NDArray[np.floating], weight: NDArray[np.floating] | None = None
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Two arrays whose product is -|z_i - z_j|² + ln(weight_j).
+
+    All pairs then take a single matrix product, without further passes over the result.
 
     Parameters
     ----------
     Z : ndarray of shape (n_samples, n_components)
-        Points about 0, since rounding grows with |z|.
+        Points, centred, because rounding grows with |z|.
     weight : ndarray of shape (n_samples,), default=None
         Positive weights; None for 1.
 
     Returns
     -------
     left, right : ndarray of shape (n_samples, n_components + 2)
-        ``left @ right.T`` is that, in the dtype of Z.
+        The factors of ``left @ right.T``, in the dtype of Z.
 
     Examples
     --------
@@ -156,11 +179,14 @@ def square_factors(Z, weight=None):
     return left.astype(Z.dtype, copy=False), right.astype(Z.dtype, copy=False)
 
 
-def spread_out(L, X, weight):
-    """Scale L so that the variance along each direction that matters is 1, on average.
+def scale_to_unit_variance(
+    L: NDArray[np.floating], X: Matrix, weight: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Scale L so that the variance along its effective directions is 1, on average.
 
-    A kernel exp(-d²) then has the nearest few neighbours in it. How many directions matter is
-    told by the participation ratio of the variances v along the axes, (sum v)² / sum v².
+    The kernel exp(-d²) is then large for the few nearest neighbours only. With the variances v
+    along the axes, the number of effective directions is their participation ratio,
+    (sum v)² / sum v².
 
     Parameters
     ----------
@@ -174,13 +200,14 @@ def spread_out(L, X, weight):
     Returns
     -------
     ndarray of shape (n_components, n_features)
-        A multiple of L.
+        A multiple of L; L itself if all points are equal under it.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._kernels import spread_out
-    >>> spread_out(np.eye(2), np.array([[3.0, 0.0], [-3.0, 0.0]]), np.ones(2)).round(3)
+    >>> from skdml.linear._kernels import scale_to_unit_variance
+    >>> X = np.array([[3.0, 0.0], [-3.0, 0.0]])
+    >>> scale_to_unit_variance(np.eye(2), X, np.ones(2)).round(3)
     array([[0.333, 0.   ],
            [0.   , 0.333]])
     """
@@ -192,20 +219,22 @@ def spread_out(L, X, weight):
     return L * np.sqrt(total / (covariance**2).sum())
 
 
-def _block(kernel, left, right, twins, rows):
+def _block(kernel, left, right, self_weight, rows):
     """Compute rows of the kernel into an array."""
     np.matmul(left[rows], right.T, out=kernel)
     with np.errstate(divide="ignore"):
-        kernel[np.arange(len(kernel)), np.arange(rows.start, rows.stop)] = np.log(twins[rows])
+        kernel[np.arange(len(kernel)), np.arange(rows.start, rows.stop)] = np.log(self_weight[rows])
     shift = -kernel.max(axis=1)
     kernel += shift[:, None]
     np.maximum(kernel, _FLOOR[kernel.dtype], out=kernel)
     np.exp(kernel, out=kernel)
-    return Block(rows, kernel, kernel.sum(axis=1), shift)
+    return KernelBlock(rows, kernel, kernel.sum(axis=1), shift)
 
 
-def _map(function, items, n_threads):
-    """Apply a function to items by threads; results come in the order of the items."""
+def _map_in_threads(
+    function: Callable[[Any], Any], items: Sequence[Any], n_threads: int
+) -> Iterator[Any]:
+    """Apply a function to items in threads; results come in the order of the items."""
     if n_threads == 1 or len(items) == 1:
         yield from map(function, items)
         return

@@ -1,45 +1,53 @@
-"""Counts, means and scatter of rows: all that a learner with a closed form remembers of them."""
+"""Counts, means and scatter of rows: all that a learner with a closed form keeps of them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
+
+ClassMeans: TypeAlias = dict[object, tuple[float, NDArray[np.floating]]]
+"""The number of rows of each class, or the sum of their weights, and their mean."""
 
 
 class Moments(NamedTuple):
-    """What is remembered of rows, class by class; without classes all rows are of one.
+    """Counts and means of each class, and the scatter within classes.
+
+    Without class labels all rows form one class.
 
     Attributes
     ----------
     classes : dict of {label: (float, ndarray of shape (n_features,))}
-        How many rows each class has, or the sum of their weights, and their mean.
+        Number of rows of each class, or the sum of their weights, and their mean.
     scatter : ndarray of shape (n_features, n_features)
-        Sum of (x - mean)(x - mean)ᵀ over all rows, the mean being that of the row's class.
+        Sum of (x - mean)(x - mean)ᵀ over all rows, with the mean of the class of x.
     """
 
-    classes: dict
-    scatter: np.ndarray
+    classes: ClassMeans
+    scatter: NDArray[np.floating]
 
     @property
-    def count(self):
+    def n_rows(self) -> float:
         """Number of rows, or the sum of their weights."""
         return sum(count for count, _ in self.classes.values())
 
     @property
-    def mean(self):
+    def mean(self) -> NDArray[np.floating]:
         """Mean of all rows, of shape (n_features,)."""
         return mean_of(self.classes)
 
     @property
-    def between(self):
+    def between(self) -> NDArray[np.floating]:
         """Sum of (class mean - mean)(class mean - mean)ᵀ over all rows."""
         counts, means = zip(*self.classes.values(), strict=True)
         rows = np.array(means) - self.mean
         return (rows.T * np.array(counts)) @ rows
 
 
-def counted(X, y, weight):
-    """Rows as moments are taken of them: of float64, without those of weight 0.
+def drop_zero_weights(
+    X: NDArray[np.floating], y: NDArray | None, weight: NDArray[np.floating] | None
+) -> tuple[NDArray[np.floating], NDArray | None, NDArray[np.floating] | None]:
+    """Convert rows to float64, and drop those of weight 0.
 
     Parameters
     ----------
@@ -52,8 +60,12 @@ def counted(X, y, weight):
 
     Returns
     -------
-    X, y, weight : ndarray or None
-        The same; `weight` is None where all are 1, so that counts stay whole numbers.
+    X : ndarray of float64, shape (n_kept, n_features)
+        The rows.
+    y : ndarray of shape (n_kept,) or None
+        Their class labels.
+    weight : ndarray of float64, shape (n_kept,), or None
+        Their weights; None if all are 1, because counts then stay whole numbers.
     """
     if weight is None or (weight == 1).all():
         return X.astype(np.float64, copy=False), y, None
@@ -62,7 +74,9 @@ def counted(X, y, weight):
     return X[kept].astype(np.float64, copy=False), y, weight[kept].astype(np.float64)
 
 
-def moments_of(X, y=None, weight=None):
+def moments_of(
+    X: NDArray[np.floating], y: ArrayLike | None = None, weight: NDArray[np.floating] | None = None
+) -> Moments:
     """Moments of rows.
 
     Parameters
@@ -77,21 +91,23 @@ def moments_of(X, y=None, weight=None):
     Returns
     -------
     Moments
-        Those of the rows.
+        The moments.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skdml.linear._moments import moments_of
     >>> moments = moments_of(np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 1]))
-    >>> moments.count, moments.scatter.tolist(), moments.between.round(9).tolist()
+    >>> moments.n_rows, moments.scatter.tolist(), moments.between.round(9).tolist()
     (3, [[2.0]], [[16.666666667]])
     """
     rows, classes = centre(X, y, weight)
     return Moments(classes, scatter_of(rows, weight))
 
 
-def scatter_of(rows, weight=None):
+def scatter_of(
+    rows: NDArray[np.floating], weight: NDArray[np.floating] | None = None
+) -> NDArray[np.floating]:
     """Sum of x xᵀ over rows.
 
     Parameters
@@ -111,7 +127,7 @@ def scatter_of(rows, weight=None):
     return rows.T @ rows
 
 
-def mean_of(classes):
+def mean_of(classes: ClassMeans) -> NDArray[np.floating]:
     """Mean of all rows, from the counts and means of classes.
 
     Parameters
@@ -125,11 +141,13 @@ def mean_of(classes):
         The mean.
     """
     counts, means = zip(*classes.values(), strict=True)
-    # By differences, so that equal means give exactly that mean.
+    # The mean of differences, added to one mean: equal means then give exactly that mean.
     return means[0] + np.array(counts) @ (np.array(means) - means[0]) / sum(counts)
 
 
-def centre(X, y=None, weight=None):
+def centre(
+    X: NDArray[np.floating], y: ArrayLike | None = None, weight: NDArray[np.floating] | None = None
+) -> tuple[NDArray[np.floating], ClassMeans]:
     """Subtract from each row the mean of its class.
 
     Parameters
@@ -150,7 +168,7 @@ def centre(X, y=None, weight=None):
     """
     if y is None:
         share = np.ones(len(X)) if weight is None else weight
-        # In C order, so that the same rows as a data frame give the same bits.
+        # C order: the same rows as a data frame then give the same bits.
         rows = np.subtract(X, X[0], order="C")
         shift = share @ rows / share.sum()
         rows -= shift
@@ -163,8 +181,8 @@ def centre(X, y=None, weight=None):
     )
     if weight is not None:
         counts = np.bincount(codes, weight)
-    # The mean is taken of the differences to one row of the class: rounding then leaves no trace
-    # of a variance in a constant column.
+    # The mean of the differences from one row of the class: rounding then leaves no variance in a
+    # constant column.
     start = X[first]
     rows = X - start[codes]
     share = np.ones(len(X)) if weight is None else weight
@@ -176,20 +194,20 @@ def centre(X, y=None, weight=None):
     )
 
 
-def merge(a, b):
-    """Moments of two sets of rows taken together (Chan, Golub & LeVeque 1979).
+def merge(a: Moments | None, b: Moments) -> Moments:
+    """Moments of the union of two sets of rows (Chan, Golub & LeVeque 1979).
 
     Parameters
     ----------
     a : Moments or None
-        The moments of one set; None for no rows.
+        Moments of one set; None for no rows.
     b : Moments
-        Those of the other.
+        Moments of the other set.
 
     Returns
     -------
     Moments
-        Those of both.
+        Moments of both.
     """
     if a is None:
         return b

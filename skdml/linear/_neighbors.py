@@ -1,19 +1,22 @@
-"""Neighbours within a class and among strangers, and sums over pairs of points as matrix products.
+"""Nearest neighbours of the same class and of other classes, as indices and as pairs of rows.
 
-Pairs are two arrays of row indices. No function here holds a matrix of all n x n distances: the
-search is scikit-learn's, in blocks or by a tree, and pairs are worked off in blocks.
+The searches are scikit-learn's, in blocks or by a tree. No function here holds a matrix of all
+n x n distances.
 """
 
 import numpy as np
-from scipy.sparse import csr_matrix, issparse
+from numpy.typing import NDArray
 
 from skdml._threads import kneighbors
+from skdml.linear.base import no_same_class_message
 
-# Numbers in a block of differences between the points of pairs: they fit a processor's cache.
-_BLOCK = 2**15
+RowPairs = tuple[NDArray[np.integer], NDArray[np.integer]]
+"""Pairs of rows: the first row of each pair, and the second."""
 
 
-def nearest_mates(Z, codes, n_neighbors):
+def nearest_same_class(
+    Z: NDArray[np.floating], codes: NDArray[np.integer], n_neighbors: int
+) -> NDArray[np.integer]:
     """Nearest other rows of the same class.
 
     Parameters
@@ -23,18 +26,18 @@ def nearest_mates(Z, codes, n_neighbors):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_neighbors : int
-        How many, fewer in a class that has not so many other rows.
+        How many neighbours; fewer in a class with fewer other rows.
 
     Returns
     -------
     ndarray of int, shape (n_samples, n_neighbors)
-        Rows, the nearest first; -1 where there are none left.
+        Rows, the nearest first, padded with -1.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._neighbors import nearest_mates
-    >>> nearest_mates(np.array([[0.0], [1.0], [3.0], [9.0]]), np.array([0, 0, 0, 1]), 2)
+    >>> from skdml.linear._neighbors import nearest_same_class
+    >>> nearest_same_class(np.array([[0.0], [1.0], [3.0], [9.0]]), np.array([0, 0, 0, 1]), 2)
     array([[ 1,  2],
            [ 0,  2],
            [ 1,  0],
@@ -45,12 +48,17 @@ def nearest_mates(Z, codes, n_neighbors):
     for own in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         k = min(n_neighbors, len(own) - 1)
         if k > 0:
-            # Without a query, scikit-learn leaves out each row itself, duplicates or not.
+            # Without a query, scikit-learn leaves out each row itself, but not its duplicates.
             found[own, :k] = own[kneighbors(Z[own], None, k)[1]]
     return found
 
 
-def nearest_strangers(Z, codes, n_neighbors, radius=None):
+def nearest_other_class(
+    Z: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    n_neighbors: int,
+    radius: NDArray[np.floating] | None = None,
+) -> RowPairs:
     """Nearest rows of other classes, as pairs.
 
     Parameters
@@ -60,21 +68,21 @@ def nearest_strangers(Z, codes, n_neighbors, radius=None):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_neighbors : int
-        How many for each row, fewer where there are not so many.
+        How many neighbours of each row; fewer if there are fewer.
     radius : ndarray of shape (n_samples,), default=None
-        How far from each row at most, beyond which none are kept. A negative radius keeps none.
+        Largest distance from each row. A negative radius keeps no neighbour of the row.
 
     Returns
     -------
     first, second : ndarray of int, shape (n_pairs,)
-        A row and a stranger to it, by row, then from the nearest to the farthest.
+        A row and a neighbour of another class, sorted by row, then by distance.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._neighbors import nearest_strangers
+    >>> from skdml.linear._neighbors import nearest_other_class
     >>> Z, codes = np.array([[0.0], [1.0], [3.0], [9.0]]), np.array([0, 0, 1, 1])
-    >>> first, second = nearest_strangers(Z, codes, 2, radius=np.array([5.0, 5.0, 2.5, 5.0]))
+    >>> first, second = nearest_other_class(Z, codes, 2, radius=np.array([5.0, 5.0, 2.5, 5.0]))
     >>> first.tolist(), second.tolist()
     ([0, 1, 2], [2, 2, 1])
     """
@@ -83,8 +91,8 @@ def nearest_strangers(Z, codes, n_neighbors, radius=None):
     small = count[codes] <= n_neighbors
     pairs = []
     if small.any():
-        # Many small classes would be many searches. All points are searched at once instead, for
-        # so many more neighbours that the mates among them can be left out.
+        # Many small classes would need many searches. One search among all points replaces them.
+        # It asks for more neighbours, because those of the same class are then dropped.
         rows = np.flatnonzero(small & (radius >= 0))
         most = min(n_neighbors + count[codes[small]].max(), len(Z))
         pairs.append(_search(Z, rows, np.arange(len(Z)), most, codes, n_neighbors, radius))
@@ -99,7 +107,7 @@ def nearest_strangers(Z, codes, n_neighbors, radius=None):
 
 
 def _search(Z, rows, others, k, codes, n_neighbors, radius):
-    """Pairs of `rows` with the nearest strangers among `others`, of which k are looked at."""
+    """Pair `rows` with their nearest rows of another class among their k nearest in `others`."""
     if len(rows) == 0 or k == 0:
         return np.empty((2, 0), dtype=np.intp)
     distance, near = kneighbors(Z[others], Z[rows], k)
@@ -109,111 +117,42 @@ def _search(Z, rows, others, k, codes, n_neighbors, radius):
     return np.stack([np.repeat(rows, kept.sum(axis=1)), near[kept]])
 
 
-class PairGraph:
-    """Pairs of rows, for weighted sums of squared distances over them and their gradients.
+def neighbor_pairs(
+    X: NDArray[np.floating], codes: NDArray[np.integer], n_same: int, n_different: int
+) -> tuple[RowPairs, RowPairs]:
+    """Pairs of each row with its nearest neighbours of its class, and with those of others.
 
     Parameters
     ----------
-    first, second : ndarray of int, shape (n_pairs,)
-        Rows, `first` in ascending order; a pair may be there more than once.
-    n_samples : int
-        How many rows there are.
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    codes : ndarray of int, shape (n_samples,)
+        Their classes. At least one class needs two rows.
+    n_same, n_different : int
+        How many neighbours of the same class and of other classes; fewer if there are fewer.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear._neighbors import PairGraph
-    >>> graph = PairGraph(np.array([0, 2]), np.array([1, 0]), n_samples=3)
-    >>> Z = np.array([[0.0], [1.0], [3.0]])
-    >>> graph.squared_distances(Z)
-    array([1., 9.])
-    >>> graph.laplacian_product(np.array([1.0, -2.0]), Z)
-    array([[ 5.],
-           [ 1.],
-           [-6.]])
+    Returns
+    -------
+    same, different : tuple of two ndarray of int, shape (n_pairs,)
+        A row and its neighbour.
+
+    Raises
+    ------
+    ValueError
+        If every class has a single row.
     """
-
-    def __init__(self, first, second, n_samples):
-        self.first, self.second, self.n_samples = first, second, n_samples
-        self.starts = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=n_samples))])
-        # In the dtype scipy would bring them to, each time a matrix is made of them.
-        dtype = np.int32 if max(n_samples, len(first)) < 2**31 else np.int64
-        self._index = second.astype(dtype), self.starts.astype(dtype)
-
-    def __len__(self):
-        return len(self.first)
-
-    def of(self, chosen):
-        """Graph of some of the pairs.
-
-        Parameters
-        ----------
-        chosen : ndarray of int, shape (n_chosen,)
-            Places of the pairs, in ascending order.
-
-        Returns
-        -------
-        PairGraph
-            Theirs.
-        """
-        return PairGraph(self.first[chosen], self.second[chosen], self.n_samples)
-
-    def squared_distances(self, Z):
-        """Squared distance of each pair.
-
-        Parameters
-        ----------
-        Z : ndarray of shape (n_samples, n_components)
-            Embedded points.
-
-        Returns
-        -------
-        ndarray of shape (n_pairs,)
-            |z_i - z_j|², in the dtype of Z.
-        """
-        distance = np.empty(len(self), dtype=Z.dtype)
-        step = min(max(1, _BLOCK // Z.shape[1]), max(1, len(self)))
-        one, other = np.empty((2, step, Z.shape[1]), dtype=Z.dtype)
-        for start in range(0, len(self), step):
-            block = slice(start, min(start + step, len(self)))
-            difference, subtrahend = one[: block.stop - start], other[: block.stop - start]
-            # Into memory that is at hand; to check the rows would make a copy of them first.
-            np.take(Z, self.first[block], axis=0, out=difference, mode="clip")
-            np.take(Z, self.second[block], axis=0, out=subtrahend, mode="clip")
-            difference -= subtrahend
-            np.einsum("ij,ij->i", difference, difference, out=distance[block])
-        return distance
-
-    def laplacian_product(self, weight, Z):
-        """Half the gradient, by Z, of the sum of weight * squared distance over the pairs.
-
-        With the weights in a matrix W it is (diag(W1) + diag(Wᵀ1) - W - Wᵀ) Z. Where Z = X Lᵀ,
-        2 (...)ᵀ X is the gradient of the sum by L, whether X is dense or sparse.
-
-        Parameters
-        ----------
-        weight : ndarray of shape (n_pairs,)
-            Weights of any sign.
-        Z : ndarray of shape (n_samples, n_components)
-            Embedded points.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            In each row i the sum over its pairs of weight * (z_i - z_j), in the dtype of Z.
-        """
-        shape = (self.n_samples, self.n_samples)
-        W = csr_matrix((weight.astype(Z.dtype, copy=False), *self._index), shape)
-        degree = np.bincount(self.first, weight, self.n_samples)
-        degree += np.bincount(self.second, weight, self.n_samples)
-        product = degree.astype(Z.dtype)[:, None] * Z
-        product -= W @ Z
-        product -= W.T @ Z
-        return product
+    neighbors = nearest_same_class(X, codes, n_same)
+    found = neighbors >= 0
+    if not found.any():
+        raise ValueError(no_same_class_message(codes))
+    same = np.nonzero(found)[0], neighbors[found]
+    return same, nearest_other_class(X, codes, n_different)
 
 
-def in_own_order(X, codes):
-    """Sort rows, so that ties among neighbours fall alike in whatever order the rows came.
+def distinct_neighbor_pairs(
+    X: NDArray[np.floating], codes: NDArray[np.integer], n_neighbors: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.bool_]]:
+    """Pairs of each row with its nearest neighbours of its class and of others, each pair once.
 
     Parameters
     ----------
@@ -221,58 +160,31 @@ def in_own_order(X, codes):
         Points.
     codes : ndarray of int, shape (n_samples,)
         Their classes.
+    n_neighbors : int
+        How many neighbours of each kind for each row; fewer if there are fewer.
 
     Returns
     -------
-    X, codes : ndarray
-        The same, by the first column, then the second ..., then the class.
-    """
-    order = np.lexsort((codes, *X.T[::-1]))
-    return X[order], codes[order]
-
-
-def distinct_rows(X, codes, weight):
-    """Merge equal rows of one class, and put the rows in an order that is theirs alone.
-
-    What follows then does not depend on the order the rows came in, and takes a row that is there
-    twice and a row of weight 2 for the same.
-
-    Parameters
-    ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points.
-    codes : ndarray of int, shape (n_samples,)
-        Their classes.
-    weight : ndarray of shape (n_samples,)
-        Weights of the rows; those of weight 0 are left out.
-
-    Returns
-    -------
-    X : {ndarray, CSR matrix} of shape (n_distinct, n_features)
-        The distinct points.
-    codes : ndarray of int, shape (n_distinct,)
-        Their classes.
-    weight : ndarray of float64, shape (n_distinct,)
-        Their weights: sums of those of equal rows.
+    first, second : ndarray of int, shape (n_pairs,)
+        Rows, with ``first < second``.
+    same : ndarray of bool, shape (n_pairs,)
+        Whether the two rows are of one class.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.linear._neighbors import distinct_rows
-    >>> distinct_rows(np.array([[2.0], [1.0], [2.0]]), np.array([0, 0, 0]), np.ones(3))
-    (array([[1.],
-           [2.]]), array([0, 0]), array([1., 2.]))
+    >>> from skdml.linear._neighbors import distinct_neighbor_pairs
+    >>> X, codes = np.array([[0.0], [1.0], [3.0]]), np.array([0, 0, 1])
+    >>> first, second, same = distinct_neighbor_pairs(X, codes, 1)
+    >>> first.tolist(), second.tolist(), same.tolist()
+    ([0, 0, 1], [1, 2, 2], [True, False, False])
     """
-    kept = np.flatnonzero(weight > 0)
-    # Rows of a sparse matrix are told apart by two projections, which two different rows share
-    # with a chance of about 1e-30.
-    keys = X[kept]
-    if issparse(X):
-        keys = keys @ np.random.RandomState(0).normal(size=(X.shape[1], 2))
-    order = np.lexsort([codes[kept], *keys.T[::-1]])
-    keys, kept = keys[order], kept[order]
-    is_new = np.ones(len(kept), dtype=bool)
-    is_new[1:] = (codes[kept[1:]] != codes[kept[:-1]]) | (keys[1:] != keys[:-1]).any(axis=1)
-    sums = np.bincount(is_new.cumsum() - 1, weight[kept])
-    kept = kept[is_new]
-    return X[kept], codes[kept], sums
+    neighbors = nearest_same_class(X, codes, n_neighbors)
+    row, rank = np.nonzero(neighbors >= 0)
+    same = row, neighbors[row, rank]
+    different = nearest_other_class(X, codes, n_neighbors)
+    keys = [
+        np.unique(np.minimum(*pairs) * len(X) + np.maximum(*pairs)) for pairs in (same, different)
+    ]
+    first, second = np.divmod(np.concatenate(keys), len(X))
+    return first, second, np.arange(len(first)) < len(keys[0])

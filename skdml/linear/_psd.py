@@ -1,23 +1,24 @@
-"""Steps on symmetric positive semi-definite matrices that the linear learners share."""
+"""Symmetric positive semi-definite matrices: numerical rank, and roots L with LᵀL = M."""
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigh, svd
 
 
-def numerical_range(values, size):
+def numerical_range(values: NDArray[np.floating], size: float) -> NDArray[np.bool_]:
     """Tell which eigenvalues or singular values are more than rounding.
 
     Parameters
     ----------
     values : ndarray of shape (n_values,)
         Eigenvalues or singular values.
-    size : int
-        The larger side of the matrix they come from: rounding adds up along it.
+    size : float
+        The larger side of the matrix that they belong to. Rounding adds up along it.
 
     Returns
     -------
     ndarray of bool of shape (n_values,)
-        Whether each value exceeds eps * size * the largest.
+        Whether each value exceeds eps * size * the largest value.
 
     Examples
     --------
@@ -29,23 +30,23 @@ def numerical_range(values, size):
     return values > np.finfo(np.float64).eps * size * values.max(initial=0)
 
 
-def pinv_sqrt(covariance, n_samples):
+def pinv_sqrt(covariance: NDArray[np.floating], n_samples: float) -> NDArray[np.floating]:
     """Root L of the pseudo-inverse of a covariance: LᵀL = covariance⁺, L covariance Lᵀ = I.
 
-    The rows of L are the principal axes, each over the standard deviation along it.
+    The rows of L are the principal axes, each divided by the standard deviation along it.
 
     Parameters
     ----------
     covariance : ndarray of shape (n_features, n_features)
         Symmetric positive semi-definite matrix, float64.
-    n_samples : int
+    n_samples : float
         How many rows it was estimated from.
 
     Returns
     -------
     ndarray of shape (rank, n_features)
-        L, by decreasing variance; the largest entry of each row is positive. The rank is that of
-        the correlation matrix, so that the units of the columns have no say in it.
+        L, by decreasing variance. The largest entry of each row is positive. The rank is that of
+        the correlation matrix, so it does not depend on the units of the columns.
 
     Examples
     --------
@@ -62,41 +63,43 @@ def pinv_sqrt(covariance, n_samples):
     if varies.any():
         std = std[varies]
         correlation = covariance[np.ix_(varies, varies)] / std[:, None] / std
-        rows = _root_of_inverse(correlation, std, size)
+        rows = _pinv_sqrt_of_correlation(correlation, std, size)
         L = np.zeros((len(rows), len(covariance)))
         L[:, varies] = rows
     return with_positive_peak(L)
 
 
-def _root_of_inverse(correlation, std, size):
-    values, axes = eigh(correlation, driver="evd")  # of all axes, the quickest
+def _pinv_sqrt_of_correlation(
+    correlation: NDArray[np.floating], std: NDArray[np.floating], size: float
+) -> NDArray[np.floating]:
+    values, axes = eigh(correlation, driver="evd")  # the fastest driver for all axes
     kept = numerical_range(values, size)
     deviation, axes = np.sqrt(values[kept]), axes[:, kept]
     turn, s, principal = svd((axes * deviation).T * std, full_matrices=False)
     if kept.all():
-        # The exact inverse, turned to the principal axes. Dividing those by s would be the same
-        # but for rounding: with columns of 1e6 and 1e-6 the smallest s has few digits left.
+        # The exact inverse, rotated to the principal axes. Dividing those by s would be the same
+        # but for rounding: with columns of 1e6 and 1e-6 the smallest s has few correct digits.
         return turn.T @ ((axes / deviation).T / std)
-    # Off its range a singular matrix has many inverses; this is the one of Moore and Penrose.
+    # A singular matrix has many generalised inverses; this is the one of Moore and Penrose.
     kept = numerical_range(s, size)
     return principal[kept] / s[kept, None]
 
 
-def root(M, n_components=None):
-    """L with LᵀL = M, or as near to M as a matrix with fewer rows can get.
+def root(M: NDArray[np.floating], n_components: int | None = None) -> NDArray[np.floating]:
+    """L with LᵀL = M, or the best approximation of M by an L with fewer rows.
 
     Parameters
     ----------
     M : ndarray of shape (n_features, n_features)
-        Symmetric matrix; eigenvalues below 0 count as 0.
+        Symmetric matrix. Eigenvalues below 0 count as 0.
     n_components : int, default=None
-        How many rows L has: the leading axes of M. None keeps all.
+        Number of rows of L: the leading axes of M. None keeps all.
 
     Returns
     -------
     ndarray of shape (n_components, n_features)
-        The eigenvectors of M, each times the root of its eigenvalue, by decreasing eigenvalue;
-        the largest entry of each row is positive.
+        The eigenvectors of M, each times the root of its eigenvalue, by decreasing eigenvalue.
+        The largest entry of each row is positive.
 
     Examples
     --------
@@ -106,13 +109,35 @@ def root(M, n_components=None):
     array([[0., 0., 3.],
            [2., 0., 0.]])
     """
-    values, axes = np.linalg.eigh((M + M.T) / 2)  # for a small M much quicker than scipy's
+    values, axes = np.linalg.eigh((M + M.T) / 2)  # for a small M much faster than scipy's
     kept = slice(None, None if n_components is None else -n_components - 1, -1)
     return with_positive_peak((axes * np.sqrt(np.maximum(values, 0)))[:, kept].T)
 
 
-def with_positive_peak(L):
-    """Turn the sign of each row so that its largest entry is positive: axes have no sign.
+def leading_components(L: NDArray[np.floating], n_components: int) -> NDArray[np.floating]:
+    """Rotate L so that its rows are orthogonal, by decreasing length, and keep the first.
+
+    Parameters
+    ----------
+    L : ndarray of shape (n_rows, n_features)
+        The map.
+    n_components : int
+        How many rows to keep; fewer if L has fewer.
+
+    Returns
+    -------
+    ndarray of shape (min(n_components, n_rows), n_features)
+        The eigenvectors of M = LᵀL, each times the root of its eigenvalue. With all of them no
+        distance changes.
+    """
+    _, lengths, axes = svd(L, full_matrices=False)
+    return with_positive_peak((lengths[:, None] * axes)[:n_components])
+
+
+def with_positive_peak(L: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Fix the sign of each row: its entry of largest magnitude becomes positive.
+
+    The sign of an axis is arbitrary. A fixed sign makes results reproducible.
 
     Parameters
     ----------

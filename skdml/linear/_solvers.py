@@ -1,48 +1,64 @@
-"""How the objectives of the linear learners are minimised; the one place that warns of no end."""
+"""L-BFGS for the objectives of the linear learners, and the warning when it does not converge."""
 
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from skdml._threads import one_thread
 
-# Up to so many entries of L products are small enough for one thread: handing them out to several
-# takes longer than they do.
+Objective: TypeAlias = Callable[[NDArray[np.floating]], tuple[float, NDArray[np.floating]]]
+"""``objective(L)`` -> (value, gradient), the gradient an array of the shape of L."""
+
+Monitor: TypeAlias = Callable[[NDArray[np.floating], float], object]
+"""``monitor(L, value)``, called after each iteration; it ends the search by returning True."""
+
+# With at most this many entries of L, products are faster on one thread than on several.
 _SMALL = 2**14
 
-# How many past steps L-BFGS remembers. More than the usual 10 saves evaluations, which cost far
-# more here than the memory of L.
+# How many past steps L-BFGS keeps. More than the usual 10 saves evaluations, which cost far more
+# here than the memory.
 _MEMORY = 20
 
-# What is added to a matrix, in units of what it is to be like, before its determinant is taken.
-_TRACE = 1e-9
 
-
-def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monitor=None, verbose=0):
+def minimize_lbfgs(
+    objective: Objective,
+    start: ArrayLike,
+    *,
+    max_iter: int,
+    tol: float,
+    name: str,
+    bounds: Sequence[tuple[float | None, float | None]] | None = None,
+    monitor: Monitor | None = None,
+    verbose: int = 0,
+) -> tuple[NDArray[np.floating], NDArray[np.floating], int]:
     """Minimise a smooth function of an array by L-BFGS.
 
-    Iteration ends when the objective falls by less than `tol` of its scale, or the largest entry
-    of the gradient is below `tol` of what it was at the start.
+    The search ends when the objective falls by less than `tol` of its magnitude (of that at the
+    start if this is larger), or when the largest entry of the gradient is below `tol` of what it
+    was at the start.
 
     Parameters
     ----------
     objective : callable
         ``objective(L)`` -> (value, gradient), a float and an array of the shape of `start`.
     start : ndarray
-        Where to begin, of any shape.
+        The array to begin with, of any shape.
     max_iter : int
-        Iterations at most. Where they do not suffice a ConvergenceWarning says so.
+        Maximum number of iterations.
     tol : float
         Relative tolerance, >= 0.
     name : str
-        Of the learner, for messages.
+        Name of the learner, for messages.
     bounds : sequence of (low, high), default=None
-        Of each entry of the flattened array.
+        Bounds of each entry of the flattened array.
     monitor : callable, default=None
-        Called ``monitor(L, value)`` after each iteration, with a copy of L; it ends the search,
+        ``monitor(L, value)`` is called after each iteration with a copy of L. It ends the search,
         without a warning, by returning True.
     verbose : int, default=0
         1 prints a line for each iteration.
@@ -50,7 +66,7 @@ def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monito
     Returns
     -------
     L : ndarray
-        The best array seen, float64.
+        The array found, float64.
     loss_curve : ndarray of float64, shape (n_iter + 1,)
         The objective at the start and after each iteration; it never rises.
     n_iter : int
@@ -59,7 +75,7 @@ def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monito
     Warns
     -----
     ConvergenceWarning
-        If `max_iter` iterations did not suffice.
+        If the search did not converge in `max_iter` iterations.
 
     Examples
     --------
@@ -77,115 +93,84 @@ def minimize_lbfgs(objective, start, *, max_iter, tol, name, bounds=None, monito
            [3., 3.]])
     """
     start = np.asarray(start, dtype=np.float64)
-    value, gradient = objective(start)
-    # scipy's tolerances are partly absolute: in units of the start they are relative.
-    unit = abs(float(value)) or 1.0
-    steepest = float(abs(gradient).max(initial=0)) / unit
-    curve, last = [float(value)], {}
-
-    def scaled(x):
-        value, gradient = objective(x.reshape(start.shape))
-        last["x"], last["value"] = x.copy(), float(value)
-        return float(value) / unit, np.asarray(gradient, dtype=np.float64).ravel() / unit
-
-    def after_iteration(x):
-        if not np.array_equal(x, last["x"]):  # the line search ended on an earlier point
-            scaled(x)
-        curve.append(last["value"])
-        if verbose:
-            print(f"[{name}] iteration {len(curve) - 1}: {curve[-1]:.6g}", flush=True)
-        if monitor is not None and monitor(x.reshape(start.shape).copy(), curve[-1]):
-            stopped.append(x.copy())
-            raise StopIteration
-
-    stopped = []
-    options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": _MEMORY}
-    options |= {"ftol": tol, "gtol": tol * steepest}
+    search = _Search(objective, start, name, monitor, verbose)
+    limits = {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": _MEMORY}
+    tolerances = {"ftol": tol, "gtol": tol * search.steepest}
     try:
         with one_thread("blas") if start.size <= _SMALL else nullcontext():
             found = minimize(
-                scaled,
+                search.scaled,
                 start.ravel(),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=bounds,
-                callback=after_iteration,
-                options=options,
+                callback=search.after_iteration,
+                options=limits | tolerances,
             )
-        x, ended = found.x, found.status != 1
-    except StopIteration:  # older versions of scipy let it through
-        x, ended = stopped[-1], True
-    if not (ended or stopped):
+        x, converged = found.x, found.status != 1
+    except StopIteration:  # older versions of scipy do not catch it
+        x, converged = search.stopped_at, True
+    if not converged and search.stopped_at is None:
         warn_not_converged(name, max_iter)
+    curve = search.curve
     if len(curve) == 1:
-        curve.append(curve[0])  # it took one iteration to see that the start is the minimum
+        curve.append(curve[0])  # one iteration showed that the start is the minimum
     return x.reshape(start.shape), np.array(curve), len(curve) - 1
 
 
-def warn_not_converged(name, max_iter):
+class _Search:
+    """The objective in units of its value at the start, and its value after each iteration.
+
+    The tolerances of scipy are partly absolute. In these units they are relative.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        start: NDArray[np.floating],
+        name: str,
+        monitor: Monitor | None,
+        verbose: int,
+    ) -> None:
+        value, gradient = objective(start)
+        self.objective, self.shape = objective, start.shape
+        self.name, self.monitor, self.verbose = name, monitor, verbose
+        self.unit = abs(float(value)) or 1.0
+        self.steepest = float(abs(gradient).max(initial=0)) / self.unit
+        self.curve = [float(value)]
+        self.stopped_at: NDArray[np.floating] | None = None
+        self._last_x, self._last_value = start.ravel(), float(value)
+
+    def scaled(self, x: NDArray[np.floating]) -> tuple[float, NDArray[np.floating]]:
+        value, gradient = self.objective(x.reshape(self.shape))
+        self._last_x, self._last_value = x.copy(), float(value)
+        return float(value) / self.unit, np.asarray(gradient, dtype=np.float64).ravel() / self.unit
+
+    def after_iteration(self, x: NDArray[np.floating]) -> None:
+        if not np.array_equal(x, self._last_x):  # the line search returned an earlier point
+            self.scaled(x)
+        self.curve.append(self._last_value)
+        if self.verbose:
+            n_iter = len(self.curve) - 1
+            print(f"[{self.name}] iteration {n_iter}: {self.curve[-1]:.6g}", flush=True)
+        if self.monitor is not None and self.monitor(x.reshape(self.shape).copy(), self.curve[-1]):
+            self.stopped_at = x.copy()
+            raise StopIteration
+
+
+def warn_not_converged(name: str, max_iter: int) -> None:
     """Warn that a learner ran out of iterations.
 
     Parameters
     ----------
     name : str
-        Of the learner.
+        Name of the learner.
     max_iter : int
         The iterations it had.
     """
     warnings.warn(
-        f"{name} did not converge in max_iter={max_iter} iterations. Give it more, a larger tol, "
-        "or data on a like scale (StandardScaler).",
+        f"{name} did not converge in max_iter={max_iter} iterations. Increase max_iter or tol, or "
+        "scale the columns of X alike (StandardScaler).",
         ConvergenceWarning,
         stacklevel=4,
     )
-
-
-def with_prior(objective, strength, unit=None):
-    """Add to an objective of L a pull toward maps that keep all angles.
-
-    The pull is the LogDet divergence of L Lᵀ from unit² I,
-
-        tr A - ln det A - n_components,    A = L Lᵀ / unit²,
-
-    for a square L that of LᵀL, too. It keeps directions from vanishing of which few rows say
-    anything.
-
-    Parameters
-    ----------
-    objective : callable
-        ``objective(L)`` -> (value, gradient).
-    strength : float
-        Factor of the divergence, >= 0.
-    unit : float, default=None
-        Length of the rows of L that the pull is toward. None leaves it free: it is that of L,
-        for which the divergence is least, and only the shape of L counts.
-
-    Returns
-    -------
-    callable
-        ``objective(L)`` -> (value, gradient) of the sum.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear._solvers import with_prior
-    >>> objective = with_prior(lambda L: (0.0, np.zeros((2, 3))), strength=1.0)
-    >>> value, gradient = objective(2 * np.eye(2, 3))
-    >>> bool(abs(value) < 1e-6), bool(abs(gradient).max() < 1e-6)
-    (True, True)
-    """
-    if strength == 0:
-        return objective
-
-    def penalised(L):
-        value, gradient = objective(L)
-        A = L @ L.T
-        square = unit**2 if unit else max(A.trace() / len(A), np.finfo(np.float64).tiny)
-        # Rows of 0, of which the principal axes of few points have some, are not to be infinite.
-        A = A / square
-        B = A + _TRACE * np.eye(len(A))
-        divergence = A.trace() - np.linalg.slogdet(B)[1] - len(A)
-        slope = 2 / square * (L - np.linalg.solve(B, L))
-        return value + strength * divergence, gradient + strength * slope
-
-    return penalised

@@ -8,11 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 
 from skdml.base import unchanged_on_error
-from skdml.linear._differences import neighbor_pairs, scatter_of_differences
+from skdml.linear._differences import scatter_of_differences
 from skdml.linear._eigen import check_embedding_type
-from skdml.linear._neighbors import in_own_order
+from skdml.linear._neighbors import neighbor_pairs
+from skdml.linear._points import centre_and_scale, sort_rows
 from skdml.linear._psd import with_positive_peak
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
+from skdml.linear.base import LinearMetricLearner, check_n_components
 
 EMBEDDING_TYPES = ("weighted", "orthonormalized")
 
@@ -188,7 +189,7 @@ class ANMM(LinearMetricLearner):
             points, codes, _ = self._read_labelled(X, y)
             check_n_components(self.n_components, points.shape[1], "n_features")
 
-            points, codes = in_own_order(points, codes)
+            points, codes = sort_rows(points, codes)
             scaled, _ = centre_and_scale(points)
             pairs = neighbor_pairs(scaled, codes, self.n_neighbors, self.n_impostors)
 

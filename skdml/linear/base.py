@@ -1,11 +1,12 @@
-"""What linear learners share: f(x) = L x, with L kept in `components_`; and what `fit` reads."""
+"""The base class of linear learners: f(x) = L x, with L in `components_`; it checks their input."""
 
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
-from sklearn.utils import check_array, check_random_state, check_scalar
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import Tags, check_array, check_random_state, check_scalar
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -20,11 +21,13 @@ from skdml.constraints import (
 from skdml.distances import LearnedDistance
 
 FLOATS = [np.float64, np.float32]
-"""The dtypes kept as they are; all others become the first."""
+"""The dtypes that are kept; all others become the first."""
 
-# The range of each scalar parameter, by its name, which means the same in every learner:
-# (type, whether None will do, lower bound, upper bound, which bounds are in the range).
-_RANGES = {
+Range = tuple[type | tuple[type, ...], bool, float | None, float | None, str]
+"""Range of a scalar parameter: type, whether None is valid, bounds, and which bounds are valid."""
+
+# A name means the same in every learner.
+_RANGES: dict[str, Range] = {
     "max_iter": (Integral, False, 1, None, "left"),
     "tol": (Real, False, 0, None, "left"),
     "n_neighbors": (Integral, False, 1, None, "left"),
@@ -39,48 +42,58 @@ class LinearMetricLearner(MetricLearner):
     """A learned linear map f(x) = L x; d is the Mahalanobis distance with M = LᵀL.
 
     A learner implements `fit`, which sets `components_`, the matrix L of shape (n_components,
-    n_features). f does not subtract a mean, since no distance would change.
+    n_features). f does not subtract a mean, because that changes no distance.
 
-    A learner that takes sparse X in `fit` says so by ``_sparse = True``; one that learns from
-    tuples names in ``_supervisions`` what its parameter `supervision` may be.
+    A subclass sets ``_sparse = True`` if its `fit` takes sparse X. If it learns from tuples, it
+    lists the valid values of its parameter `supervision` in ``_supervisions``.
     """
 
     _sparse = False
-    _supervisions = ("labels",)
+    _supervisions: tuple[str, ...] = ("labels",)
+
+    # Set by `fit`.
+    components_: NDArray[np.floating]
+
+    # Parameters that the methods below read. A subclass has those that it needs.
+    n_components: int | None
+    init: str | ArrayLike
+    warm_start: bool
+    supervision: str
+    n_constraints: int | None
+    random_state: int | np.random.RandomState | None
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.components_.shape[0]
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> NDArray[np.floating]:
         """Embed points.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Points. Sparse where `fit` takes sparse points, too.
+            Points. They may be sparse if `fit` takes sparse points.
 
         Returns
         -------
         ndarray of shape (n_samples, n_components)
-            X Lᵀ; float32 for points of float32, else float64.
+            X Lᵀ; float32 if X is float32, else float64.
         """
         check_is_fitted(self)
         return _apply(self.components_, validate_data(self, X, reset=False, **self._input()))
 
-    def get_metric(self):
+    def get_metric(self) -> LearnedDistance:
         """Return the learned distance as a callable.
 
         Returns
         -------
         LearnedDistance
-            d(x, y) = |L x - L y|. It keeps its own copy of L, so that fitting again does not
-            change it.
+            d(x, y) = |L x - L y|. It has its own copy of L, so fitting again does not change it.
         """
         check_is_fitted(self)
         return LearnedDistance(LinearMap(self.components_), "euclidean")
 
-    def get_mahalanobis_matrix(self):
+    def get_mahalanobis_matrix(self) -> NDArray[np.floating]:
         """Return the matrix M of d(x, y)² = (x - y)ᵀ M (x - y).
 
         Returns
@@ -91,7 +104,7 @@ class LinearMetricLearner(MetricLearner):
         check_is_fitted(self)
         return self.components_.T @ self.components_
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = self._sparse
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
@@ -99,13 +112,13 @@ class LinearMetricLearner(MetricLearner):
         tags.target_tags.required = supervision not in ("triplets", "quadruplets")
         return tags
 
-    # -- what fit reads --------------------------------------------------------------------------
+    # -- checks of the parameters and of the input of fit ----------------------------------------
 
-    def _check_ranges(self, **more):
+    def _check_ranges(self, **more: Range) -> None:
         """Refuse scalar parameters out of range; `more` are ranges as in `_RANGES`."""
-        for name, (kind, none_will_do, low, high, bounds) in (_RANGES | more).items():
+        for name, (kind, allow_none, low, high, bounds) in (_RANGES | more).items():
             value = getattr(self, name, None)
-            if not hasattr(self, name) or (value is None and none_will_do):
+            if not hasattr(self, name) or (value is None and allow_none):
                 continue
             limits = {"min_val": low, "max_val": high, "include_boundaries": bounds}
             check_scalar(value, name, kind, **(limits if low is not None else {}))
@@ -116,19 +129,21 @@ class LinearMetricLearner(MetricLearner):
                 f"{list(self._supervisions)}."
             )
 
-    def _read_labelled(self, X, y, min_kinds=2, **options):
-        """Check points and their classes: X, the codes 0, 1, ... of the classes, the classes."""
+    def _read_labelled(
+        self, X: Any, y: Any, min_kinds: int = 2, **options: Any
+    ) -> tuple[Any, NDArray[np.integer], NDArray]:
+        """Check points and class labels; return X, the codes 0, 1, ... and the classes."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        # In C order, so that the same rows as a data frame, or transposed, give the same bits.
+        # C order: the same rows as a data frame, or transposed, then give the same bits.
         given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
         X, y = validate_data(self, X, y, **given)
         return X, *encode_labels(y, min_kinds)
 
-    def _read_pairs(self, X, y, min_kinds=2, **options):
-        """Check pairs, or draw them from classes: a `Pairs`."""
+    def _read_pairs(self, X: Any, y: Any, min_kinds: int = 2, **options: Any) -> "Pairs":
+        """Check pairs, or draw them from class labels."""
         if self.supervision == "pairs":
             X, (first, second) = self._read_tuples(X, 2, **options)
             same = check_same(y, len(first), both_kinds=min_kinds > 1)
@@ -137,38 +152,42 @@ class LinearMetricLearner(MetricLearner):
         rng = check_random_state(self.random_state)
         pairs = Pairs(X, *draw_pairs(codes, self._n_constraints(len(codes)), rng))
         if not pairs.same.any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         return pairs
 
-    def _read_triplets(self, X, y):
-        """Check triplets, or draw them from classes: points, and rows of shape (n, 3)."""
+    def _read_triplets(self, X: Any, y: Any) -> tuple[Any, NDArray[np.integer]]:
+        """Check triplets, or draw them from class labels; return points and rows (n, 3)."""
         if self.supervision == "triplets":
             X, rows = self._read_tuples(X, 3)
             return X, rows.T
         return self._draw(X, y, draw_triplets)
 
-    def _read_quadruplets(self, X, y):
-        """Check quadruplets, or draw them from classes: points, and rows of shape (n, 4)."""
+    def _read_quadruplets(self, X: Any, y: Any) -> tuple[Any, NDArray[np.integer]]:
+        """Check quadruplets, or draw them from class labels; return points and rows (n, 4)."""
         if self.supervision == "quadruplets":
             X, rows = self._read_tuples(X, 4)
             return X, rows.T
         return self._draw(X, y, draw_quadruplets)
 
-    def _draw(self, X, y, draw):
+    def _draw(
+        self, X: Any, y: Any, draw: Callable[..., NDArray[np.integer]]
+    ) -> tuple[Any, NDArray[np.integer]]:
         X, codes, _ = self._read_labelled(X, y)
         n_constraints = self._n_constraints(len(codes))
         rows = draw(codes, n_constraints, check_random_state(self.random_state))
         if len(rows) == 0:
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         return X, rows
 
-    def _read_tuples(self, tuples, size, **options):
-        """Check tuples: their points, one after the other, and rows of shape (size, n)."""
+    def _read_tuples(
+        self, tuples: Any, size: int, **options: Any
+    ) -> tuple[Any, NDArray[np.integer]]:
+        """Check tuples; return all their points in one array, and rows of shape (size, n)."""
         tuples = check_tuples(tuples, size)
         if tuples.ndim != 3:
             raise ValueError(
-                f"{type(self).__name__} learns from points that are vectors: tuples of shape "
-                f"(n, {size}, n_features); got {tuples.shape}."
+                f"{type(self).__name__} learns from points that are vectors, so tuples need the "
+                f"shape (n, {size}, n_features); got {tuples.shape}."
             )
         points = tuples.reshape(-1, tuples.shape[2])
         points = validate_data(
@@ -176,13 +195,13 @@ class LinearMetricLearner(MetricLearner):
         )
         return points, np.arange(len(points)).reshape(-1, size).T
 
-    def _n_constraints(self, n_samples):
-        # Ten constraints a row tell nearly all that more would; the cap keeps a fit on many rows
-        # quick, and is far more than the d (d + 1) / 2 numbers in M.
+    def _n_constraints(self, n_samples: int) -> int:
+        # More than ten constraints a row add little. The cap keeps a fit on many rows fast, and
+        # exceeds by far the d (d + 1) / 2 numbers in M.
         return self.n_constraints or min(10 * n_samples, 100_000)
 
-    def _read_weight(self, sample_weight, X):
-        """Check sample weights: ndarray of shape (n_samples,) in the dtype of X, ones for None."""
+    def _read_weight(self, sample_weight: ArrayLike | None, X: Any) -> NDArray[np.floating]:
+        """Check sample weights; return them in the dtype of X, ones for None."""
         if sample_weight is None:
             return np.ones(X.shape[0], dtype=X.dtype)
         weight = check_array(
@@ -199,30 +218,37 @@ class LinearMetricLearner(MetricLearner):
             )
         return weight
 
-    def _input(self):
+    def _init_or_last_fit(self) -> str | ArrayLike:
+        """Return `components_` of the last fit if `warm_start` is set, else `init`."""
+        if self.warm_start and hasattr(self, "components_"):
+            return self.components_
+        return self.init
+
+    def _input(self) -> dict[str, Any]:
+        """Options of `validate_data`."""
         return {"dtype": FLOATS, "accept_sparse": "csr" if self._sparse else False}
 
 
 class Pairs(NamedTuple):
-    """Pairs of points, as indices.
+    """Pairs of points, as row indices.
 
     Attributes
     ----------
     X : ndarray of shape (n_points, n_features)
         Points.
     first, second : ndarray of int, shape (n_pairs,)
-        The rows that make a pair.
+        The two rows of each pair.
     same : ndarray of bool, shape (n_pairs,)
         Whether they are of the same class.
     """
 
-    X: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    same: np.ndarray
+    X: NDArray[np.floating]
+    first: NDArray[np.integer]
+    second: NDArray[np.integer]
+    same: NDArray[np.bool_]
 
     @property
-    def differences(self):
+    def differences(self) -> NDArray[np.floating]:
         """The vector x - y of each pair, shape (n_pairs, n_features)."""
         return self.X[self.first] - self.X[self.second]
 
@@ -233,7 +259,7 @@ class LinearMap:
     Parameters
     ----------
     components : array-like of shape (n_components, n_features)
-        L, which is copied.
+        L. It is copied.
 
     Examples
     --------
@@ -242,10 +268,10 @@ class LinearMap:
     array([[2.]])
     """
 
-    def __init__(self, components):
+    def __init__(self, components: ArrayLike) -> None:
         self.components = check_array(components, dtype=FLOATS, copy=True)
 
-    def __call__(self, X):
+    def __call__(self, X: ArrayLike) -> NDArray[np.floating]:
         """Embed points.
 
         Parameters
@@ -256,42 +282,42 @@ class LinearMap:
         Returns
         -------
         ndarray of shape (n, n_components)
-            X Lᵀ, in the dtype of X where that is a float dtype, else float64.
+            X Lᵀ; float32 if X is float32, else float64.
 
         Raises
         ------
         ValueError
             If X is not 2-D, is empty, is not finite or has another number of features.
         """
-        X = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
+        points = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
         n_features = self.components.shape[1]
-        if X.shape[1] != n_features:
+        if points.shape[1] != n_features:
             raise ValueError(
-                f"X has {X.shape[1]} features, but the distance was learned on {n_features}."
+                f"X has {points.shape[1]} features, but the distance was learned on {n_features}."
             )
-        return _apply(self.components, X)
+        return _apply(self.components, points)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         n_components, n_features = self.components.shape
         return f"LinearMap({n_components} x {n_features})"
 
 
-def check_n_components(n_components, limit, reason):
+def check_n_components(n_components: int | None, limit: int, reason: str) -> int:
     """Return the number of components to keep, or raise.
 
     Parameters
     ----------
     n_components : int or None
-        What was asked for; None stands for `limit`.
+        The parameter; None stands for `limit`.
     limit : int
-        The most there can be.
+        The largest possible number.
     reason : str
-        What `limit` is, for the message.
+        Where `limit` comes from, for the message: "n_features".
 
     Returns
     -------
     int
-        A number in [1, limit].
+        A number from 1 to `limit`.
 
     Raises
     ------
@@ -313,56 +339,12 @@ def check_n_components(n_components, limit, reason):
     return int(n_components)
 
 
-def centre_and_scale(X, weight=None):
-    """Bring points to a mean of 0 and a mean square distance of 2, whatever their unit.
-
-    Learners whose objective has a unit of its own (a margin of 1, exp(-d²)) work on such points
-    and divide their L by `scale` in the end, so that they start equally well in every unit.
-
-    Parameters
-    ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points. Sparse ones are not centred: no distance changes by that.
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the rows.
-
-    Returns
-    -------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        The points, in the dtype they had.
-    scale : float
-        What they were divided by; 1 where all points are equal.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.linear.base import centre_and_scale
-    >>> centre_and_scale(np.array([[1000.0], [1002.0]]))
-    (array([[-1.],
-           [ 1.]]), 1.0)
-    """
-    weight = np.ones(X.shape[0]) if weight is None else weight.astype(np.float64)
-    weight = weight / weight.sum()
-    if issparse(X):
-        mean = np.asarray(X.T @ weight).ravel()
-        square = np.asarray(X.astype(np.float64).power(2).sum(axis=1)).ravel()
-        variance = float(square @ weight - mean @ mean)
-    else:
-        # By differences to a row, so that rounding leaves no variance in equal points.
-        X = X - X[0]
-        X -= (weight @ X).astype(X.dtype)
-        variance = float(weight @ np.einsum("ij,ij->i", X, X, dtype=np.float64))
-    scale = np.sqrt(variance) if variance > 0 else 1.0
-    # scipy makes float64 of the quotient of a sparse float32 matrix.
-    return (X / X.dtype.type(scale)).astype(X.dtype, copy=False), float(scale)
-
-
-def _apply(components, X):
+def _apply(components: NDArray[np.floating], X: Any) -> NDArray[np.floating]:
     return safe_sparse_dot(X, components.T.astype(X.dtype, copy=False), dense_output=True)
 
 
-def no_mates_message(codes):
-    """Return what to say where every class has a single row.
+def no_same_class_message(codes: NDArray[np.integer]) -> str:
+    """Return the error message for labels of which no two are equal.
 
     Parameters
     ----------
@@ -372,9 +354,9 @@ def no_mates_message(codes):
     Returns
     -------
     str
-        The message of the error.
+        The message.
     """
     return (
-        f"Each of the {codes.max() + 1} classes has a single sample, so no two samples are known "
-        "to be alike. Give at least one class two samples."
+        f"Each of the {codes.max() + 1} classes has a single sample, so there is no pair of the "
+        "same class to learn from. Give at least two samples of one class."
     )

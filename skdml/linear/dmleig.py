@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from skdml.base import unchanged_on_error
 from skdml.linear._differences import scatter_of_differences
 from skdml.linear._pairs import PairDistances, constrained_points
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
@@ -288,7 +288,10 @@ class DMLEig(LinearMetricLearner):
             scatter = scatter_of_differences(points, first[same], second[same]) / same.sum()
             A = whitening(scatter)
             S = self._maximise(*scale_different_pairs(points @ A.T, first[~same], second[~same]))
-            L, self.prior_share_ = keep_share(self, root(A.T @ S @ A), given, y)
+            labels = y if self.supervision == "labels" else None
+            L, self.prior_share_ = mix_with_prior(
+                root(A.T @ S @ A), given, self.prior_share, labels
+            )
             self.components_ = L[:n_components].astype(given.dtype)
         return self
 

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skdml.base import unchanged_on_error
-from skdml.linear._differences import neighbor_pairs, scatter_of_differences
-from skdml.linear._eigen import check_embedding_type, embed, relative_axes, shrink
-from skdml.linear._neighbors import in_own_order
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, check_n_components
+from skdml.linear._differences import scatter_of_differences
+from skdml.linear._eigen import check_embedding_type, generalized_eigenvectors, scale_axes, shrink
+from skdml.linear._neighbors import neighbor_pairs
+from skdml.linear._points import centre_and_scale, sort_rows
+from skdml.linear.base import LinearMetricLearner, check_n_components
 
 
 def local_covariances(
@@ -58,7 +59,7 @@ def jeffrey_axes(
     axes : ndarray of shape (rank of S, n_features)
         The axes as rows, with vᵀ S v = 1.
     """
-    values, axes = relative_axes(D, S, n_samples)
+    values, axes = generalized_eigenvectors(D, S, n_samples)
     positive = np.maximum(values, np.finfo(np.float64).tiny)
     order = np.argsort(-(positive + 1 / positive), kind="stable")
     return values[order], axes[order]
@@ -177,14 +178,14 @@ class DMLMJ(LinearMetricLearner):
             points, codes, _ = self._read_labelled(X, y)
             n_components = check_n_components(self.n_components, points.shape[1], "n_features")
 
-            points, codes = in_own_order(points, codes)
+            points, codes = sort_rows(points, codes)
             scaled, scale = centre_and_scale(points)
             pairs = neighbor_pairs(scaled, codes, self.n_neighbors, self.n_neighbors)
 
             variance = np.var(scaled, axis=0, dtype=np.float64)
             S, D = (shrink(C, variance, self.shrinkage) for C in local_covariances(scaled, *pairs))
             values, axes = jeffrey_axes(S, D, len(scaled))
-            L = embed(values[:n_components], axes[:n_components], self.embedding_type)
+            L = scale_axes(values[:n_components], axes[:n_components], self.embedding_type)
             if self.embedding_type != "orthonormalized":
                 L = L / scale
             self.components_ = L.astype(points.dtype)

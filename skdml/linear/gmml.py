@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from skdml.linear._differences import DifferenceLearner
+from skdml.linear._difference_learner import DifferenceLearner
 from skdml.linear._eigen import inverse_root
 from skdml.linear._psd import root
 

@@ -9,9 +9,10 @@ from sklearn.utils import check_array
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import PairDistances, leading_components, told_apart
+from skdml.linear._pairs import PairDistances, points_differ
 from skdml.linear._prior import log_det_divergence, map_by_prior
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
+from skdml.linear._psd import leading_components
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -250,12 +251,13 @@ class ITML(LinearMetricLearner):
             n_components = check_n_components(self.n_components, given.shape[1], "n_features")
 
             points, L0, first, second = map_by_prior(self.prior, n_components, given, first, second)
-            apart = told_apart(points, first, second)
+            apart = points_differ(points, first, second)
             pairs = PairDistances(points, first[apart], second[apart])
 
             A = self._minimise(pairs, same[apart])
             mapped = safe_sparse_dot(given, L0.T.astype(given.dtype), dense_output=True)
-            A, self.prior_share_ = keep_share(self, A, mapped, y)
+            labels = y if self.supervision == "labels" else None
+            A, self.prior_share_ = mix_with_prior(A, mapped, self.prior_share, labels)
             self.components_ = leading_components(A @ L0, n_components).astype(given.dtype)
             return self
 

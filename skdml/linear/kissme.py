@@ -5,8 +5,13 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
-from skdml.linear._differences import DifferenceLearner
-from skdml.linear._eigen import leading_by_spread, relative_axes, shrink, with_standardised
+from skdml.linear._difference_learner import DifferenceLearner
+from skdml.linear._eigen import (
+    generalized_eigenvectors,
+    leading_by_variance,
+    mix_with_standardised,
+    shrink,
+)
 
 
 def likelihood_ratio_map(
@@ -36,7 +41,7 @@ def likelihood_ratio_map(
         1 - contrast / max(λ, 1).
     """
     S, D = shrink(same, variance, shrinkage), shrink(different, variance, shrinkage)
-    values, axes = relative_axes(D, S, len(S))
+    values, axes = generalized_eigenvectors(D, S, len(S))
     # In these axes Σ_S is I and Σ_D is diag(values). If different pairs are nearer than same pairs
     # along an axis, the paper's weight can be negative. Here they count as equally far apart.
     weight = 1 - contrast / np.maximum(values, 1)
@@ -160,5 +165,5 @@ class KISSME(DifferenceLearner):
                 f"contrast={self.contrast} leaves no distance: along no direction are different "
                 "pairs farther apart than same pairs. Choose contrast < 1."
             )
-        L = with_standardised(L, covariance, self.prior_share)
-        return leading_by_spread(L, covariance, self.n_components)
+        L = mix_with_standardised(L, covariance, self.prior_share)
+        return leading_by_variance(L, covariance, self.n_components)

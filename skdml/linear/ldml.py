@@ -10,9 +10,10 @@ from scipy.special import expit
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import PairDistances, leading_components
+from skdml.linear._pairs import PairDistances
 from skdml.linear._prior import log_det_divergence, map_by_prior
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
+from skdml.linear._psd import leading_components
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -255,7 +256,8 @@ class LDML(LinearMetricLearner):
 
             A, b = self._minimise(pairs, same)
             mapped = safe_sparse_dot(given, L0.T.astype(given.dtype), dense_output=True)
-            A, self.prior_share_ = keep_share(self, A, mapped, y)
+            labels = y if self.supervision == "labels" else None
+            A, self.prior_share_ = mix_with_prior(A, mapped, self.prior_share, labels)
             self.bias_ = float(most_likely_bias(pairs(A)[0], same) if self.prior_share_ else b)
             self.components_ = leading_components(A @ L0, n_components).astype(given.dtype)
             return self

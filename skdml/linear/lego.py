@@ -14,9 +14,9 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import check_same, draw_pairs
-from skdml.linear._init import within_axes
+from skdml.linear._prior import to_principal_axes
 from skdml.linear._psd import root
-from skdml.linear.base import LinearMetricLearner, Pairs, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, Pairs, check_n_components, no_same_class_message
 
 # Numbers in a block of differences between the points of pairs.
 _BLOCK = 2**18
@@ -358,7 +358,7 @@ class LEGO(LinearMetricLearner):
         n_components = check_n_components(self.n_components, pairs.X.shape[1], "n_features")
 
         if state is None:
-            mapped, axes = within_axes(pairs.X, n_components)
+            mapped, axes = to_principal_axes(pairs.X, n_components)
             state = OnlineState.initial(mapped.shape[1], rng, axes)
         else:
             mapped, axes = map_to_axes(pairs.X, state.axes), state.axes
@@ -394,6 +394,6 @@ class LEGO(LinearMetricLearner):
         points, codes, _ = self._read_labelled(X, y, min_kinds, **options)
         first, second, same = draw_pairs(codes, self._n_constraints(len(codes)), rng)
         if min_kinds > 1 and not same.any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         order = rng.permutation(len(first))
         return Pairs(points, first[order], second[order], same[order])

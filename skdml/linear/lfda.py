@@ -1,39 +1,40 @@
 """Local Fisher discriminant analysis."""
 
+from collections.abc import Iterator
 from numbers import Real
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from skdml._threads import threads_for
 from skdml.base import unchanged_on_error
-from skdml.linear._eigen import check_embedding_type, embed, relative_axes, shrink
+from skdml.linear._eigen import check_embedding_type, generalized_eigenvectors, scale_axes, shrink
 from skdml.linear._kernels import square_factors
 from skdml.linear._moments import scatter_of
-from skdml.linear.base import (
-    LinearMetricLearner,
-    centre_and_scale,
-    check_n_components,
-    no_mates_message,
-)
+from skdml.linear._points import centre_and_scale
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 # Numbers in a block of affinities.
 _BLOCK = 2**20
 
 
-def negative_squares(left, right):
-    """-|x_i - x_j|² of points, in blocks of rows.
+def negative_squared_distances(
+    left: NDArray[np.floating], right: NDArray[np.floating]
+) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+    """Compute -|x_i - x_j|² of points, in blocks of rows.
 
     Parameters
     ----------
     left, right : ndarray of shape (n, n_features + 2)
-        Of the points, as `square_factors` makes them.
+        Factors of the points, as `square_factors` returns them.
 
     Yields
     ------
     block : slice
         Rows.
     negative : ndarray of shape (n_rows, n)
-        What theirs are to all points; no rounding makes one positive.
+        -|x_i - x_j|² of these rows to all points. Rounding makes none of them positive.
     """
     n_rows = max(1, _BLOCK // len(left))
     for start in range(0, len(left), n_rows):
@@ -42,62 +43,66 @@ def negative_squares(left, right):
         yield block, np.minimum(negative, 0, out=negative)
 
 
-def local_scaling(left, right, n_neighbors):
-    """Distance of each point to its k-th neighbour, σ.
+def local_scales(
+    left: NDArray[np.floating], right: NDArray[np.floating], n_neighbors: int
+) -> NDArray[np.floating]:
+    """Distance of each point to its k-th nearest neighbour, σ.
 
     Parameters
     ----------
     left, right : ndarray of shape (n, n_features + 2)
-        Of the points of one class, as `square_factors` makes them.
+        Factors of the points of one class, as `square_factors` returns them.
     n_neighbors : int
-        k, or n - 1 if that is less.
+        k; n - 1 is used if it is less.
 
     Returns
     -------
     ndarray of shape (n,)
-        σ; among duplicates, as far as the precision of the points can tell, the least distance
-        that is more than rounding.
+        σ. For a point with k duplicates, up to rounding, it is the smallest distance that exceeds
+        rounding.
     """
-    # From the largest down; at place 0 each point is its own nearest.
-    place = -1 - min(n_neighbors, len(left) - 1)
+    # Counted from the largest value down. The largest is that of the point itself.
+    position = -1 - min(n_neighbors, len(left) - 1)
     found = []
-    for _, block in negative_squares(left, right):
-        block.partition(place)
-        found.append(block[:, place].copy())  # a view would keep its block
+    for _, block in negative_squared_distances(left, right):
+        block.partition(position)
+        found.append(block[:, position].copy())  # a view would keep the block in memory
     info = np.finfo(left.dtype)
     return np.sqrt(
         np.maximum(-np.concatenate(found), max(-info.eps * left[:, -1].min(), info.tiny))
     )
 
 
-def local_scatter(X, n_neighbors):
+def local_scatter(X: NDArray[np.floating], n_neighbors: int) -> NDArray[np.floating]:
     """Half the sum of A_ij (x_i - x_j)(x_i - x_j)ᵀ, A_ij = exp(-|x_i - x_j|² / (σ_i σ_j)).
 
     Parameters
     ----------
     X : ndarray of shape (n, n_features)
-        Points of one class, about 0.
+        Points of one class, centred.
     n_neighbors : int
-        Of the local scaling σ.
+        k of the local scaling σ.
 
     Returns
     -------
     ndarray of float64, shape (n_features, n_features)
-        The sum, in blocks of A.
+        The sum. A is computed in blocks.
     """
     total = np.zeros((X.shape[1], X.shape[1]))
     if len(X) < 2:
         return total
     left, right = square_factors(X)
-    scale = 1 / local_scaling(left, right, n_neighbors)[:, None]
-    for block, A in negative_squares(left * scale, right * scale):
+    scale = 1 / local_scales(left, right, n_neighbors)[:, None]
+    for block, A in negative_squared_distances(left * scale, right * scale):
         np.exp(A, out=A)
         total += scatter_of(X[block], A.sum(axis=1)) - X[block].T @ (A @ X)
     return (total + total.T) / 2
 
 
-def local_within_and_between(X, codes, n_neighbors):
-    """Matrices S̃ʷ and S̃ᵇ of the paper's equations 13 and 14, over n.
+def local_within_and_between(
+    X: NDArray[np.floating], codes: NDArray[np.integer], n_neighbors: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Matrices S̃ʷ and S̃ᵇ of the paper's equations 13 and 14, divided by n.
 
     Parameters
     ----------
@@ -106,60 +111,62 @@ def local_within_and_between(X, codes, n_neighbors):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     n_neighbors : int
-        Of the local scaling.
+        k of the local scaling.
 
     Returns
     -------
     within, between : ndarray of float64, shape (n_features, n_features)
-        Local scatter within classes; that between them, positive semi-definite, too.
+        Local scatter within classes and between classes, both positive semi-definite.
     """
     n, within = len(X), np.zeros((X.shape[1], X.shape[1]))
-    # Pairs of two classes, each with the weight 1 / n: all pairs less those within classes.
-    between = scatter_of(_about_mean(X))
+    # Pairs of two classes have the weight 1 / n: all pairs minus those within classes.
+    between = scatter_of(_centre(X))
     for code in range(codes.max() + 1):
-        rows = _about_mean(X[codes == code])
+        rows = _centre(X[codes == code])
         local, size = local_scatter(rows, n_neighbors), len(rows)
         within += local / size
         between += local * (1 / n - 1 / size) - scatter_of(rows) * (size / n)
     return within / n, between / n
 
 
-def _about_mean(X):
+def _centre(X: NDArray[np.floating]) -> NDArray[np.floating]:
     return X - X.mean(axis=0, dtype=np.float64).astype(X.dtype)
 
 
 class LFDA(LinearMetricLearner):
     """Local Fisher discriminant analysis.
 
-    Fisher's analysis asks all points of a class to be near each other, LFDA only those that are
-    neighbours: a class may consist of several clusters [1]_. Its axes v solve, by decreasing λ,::
+    Fisher's discriminant analysis pulls all points of a class together. LFDA pulls only neighbours
+    together, so a class may consist of several clusters (Sugiyama [1]_). Its axes v solve, by
+    decreasing λ,::
 
         S̃ᵇ v = λ S̃ʷ v
         S̃ʷ = ½ Σ_ij W_ij (x_i - x_j)(x_i - x_j)ᵀ,    W_ij = A_ij / n_c
         S̃ᵇ, the same with                            W_ij = A_ij (1/n - 1/n_c)
 
-    for x_i and x_j both in a class of n_c points, and 0 and 1/n for points of two classes. The
-    affinity is A_ij = exp(-|x_i - x_j|² / (σ_i σ_j)), σ_i the distance from x_i to its k-th
-    neighbour of its class.
+    if x_i and x_j are in the same class of n_c points. For points of two classes W_ij is 0 in S̃ʷ
+    and 1/n in S̃ᵇ. The affinity is A_ij = exp(-|x_i - x_j|² / (σ_i σ_j)), where σ_i is the
+    distance from x_i to its k-th nearest neighbour in its class.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of axes. None for n_features.
+        Number of axes, in [1, n_features]; None for n_features.
     n_neighbors : int, default=7
-        k of the local scaling, fewer in a class of no more than k points.
+        k of the local scaling; fewer in a class with at most k points.
     embedding_type : {"weighted", "orthonormalized", "plain"}, default="weighted"
-        How long the axes are: vᵀ S̃ʷ v = λ, so that those along which classes are apart count
-        for more; or orthonormal axes of the space they span, which is a mere turn unless
-        n_components is less than n_features; or vᵀ S̃ʷ v = 1.
+        Length of the axes. "weighted" makes vᵀ S̃ʷ v = λ: axes that separate the classes better
+        are longer. "plain" makes vᵀ S̃ʷ v = 1. "orthonormalized" takes orthonormal axes of the same
+        space. With n_components=None these only rotate X, and distances are Euclidean.
     shrinkage : float, default=0.03
-        In [0, 1]. Share of a diagonal matrix in S̃ʷ, namely of the variances of the columns times
-        the mean quotient of the diagonal and those. 0 is the paper's S̃ʷ.
+        Share of a diagonal matrix in S̃ʷ, in [0, 1]. The diagonal matrix holds the variances of the
+        columns, times the mean of the diagonal of S̃ʷ divided by them. Unlike the paper, S̃ʷ is
+        shrunk by default; 0 is the S̃ʷ of the paper.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L, whose rows are the axes; in the dtype of X if that is a float dtype, else float64.
+        L, one axis a row; float32 if X is float32, else float64.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -167,13 +174,14 @@ class LFDA(LinearMetricLearner):
 
     See Also
     --------
-    sklearn.discriminant_analysis.LinearDiscriminantAnalysis : Fisher's own, with A_ij = 1.
-    DMLMJ : Likewise from neighbours, strangers among them.
+    sklearn.discriminant_analysis.LinearDiscriminantAnalysis : The case A_ij = 1.
+    DMLMJ : Compares neighbours of the same class with neighbours of other classes.
 
     Notes
     -----
-    A singular S̃ʷ, possible with ``shrinkage=0`` only, gives a pseudo-inverse and a UserWarning.
-    Cost: O(Σ n_c² d + n d²) time, O(n d + d²) memory, A being made in blocks.
+    With ``shrinkage=0`` S̃ʷ may be singular. Its pseudo-inverse is then used, with a UserWarning.
+    Cost: O(Σ n_c² d + n d²) time and O(n d + d²) memory for n points with d features, because A is
+    computed in blocks.
 
     References
     ----------
@@ -194,14 +202,19 @@ class LFDA(LinearMetricLearner):
     """
 
     def __init__(
-        self, n_components=None, *, n_neighbors=7, embedding_type="weighted", shrinkage=0.03
-    ):
+        self,
+        n_components: int | None = None,
+        *,
+        n_neighbors: int = 7,
+        embedding_type: str = "weighted",
+        shrinkage: float = 0.03,
+    ) -> None:
         self.n_components = n_components
         self.n_neighbors = n_neighbors
         self.embedding_type = embedding_type
         self.shrinkage = shrinkage
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Learn the distance.
 
         Parameters
@@ -219,24 +232,29 @@ class LFDA(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not 2-D or not finite, y is missing, continuous or of one class, each class has
-            a single row, or a parameter is out of range.
+            If X is not 2-D or not finite, if y is missing, continuous or has a single class, if
+            each class has a single row, or if a parameter is out of range.
+
+        Warns
+        -----
+        UserWarning
+            If S̃ʷ is singular.
         """
         with unchanged_on_error(self):
             self._check_ranges(shrinkage=(Real, False, 0, 1, "both"))
             check_embedding_type(self.embedding_type)
-            X, codes, _ = self._read_labelled(X, y)
+            rows, codes, _ = self._read_labelled(X, y)
             largest = int(np.bincount(codes).max())
             if largest < 2:
-                raise ValueError(no_mates_message(codes))
-            n_components = check_n_components(self.n_components, X.shape[1], "n_features")
-            points, scale = centre_and_scale(X)
-            with threads_for(largest**2 * X.shape[1]):
+                raise ValueError(no_same_class_message(codes))
+            n_components = check_n_components(self.n_components, rows.shape[1], "n_features")
+            points, scale = centre_and_scale(rows)
+            with threads_for(largest**2 * rows.shape[1]):
                 within, between = local_within_and_between(points, codes, self.n_neighbors)
             variance = np.var(points, axis=0, dtype=np.float64)
             S = shrink(within, variance, self.shrinkage)
-            values, axes = relative_axes(between, S, len(X))
-            L = embed(values[:n_components], axes[:n_components], self.embedding_type)
-            turned = self.embedding_type == "orthonormalized"
-            self.components_ = (L if turned else L / scale).astype(X.dtype)
+            values, axes = generalized_eigenvectors(between, S, len(rows))
+            L = scale_axes(values[:n_components], axes[:n_components], self.embedding_type)
+            orthonormal = self.embedding_type == "orthonormalized"
+            self.components_ = (L if orthonormal else L / scale).astype(rows.dtype)
             return self

@@ -1,9 +1,10 @@
-"""Large margin nearest neighbours: a row's target neighbours nearer than any stranger, by 1."""
+"""Large margin nearest neighbours: pulls same-class neighbours in, pushes other classes away."""
 
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.sparse import issparse
@@ -12,20 +13,22 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._init import start_components, starts_anew
+from skdml.linear._init import initial_components
 from skdml.linear._moments import centre, scatter_of
-from skdml.linear._neighbors import PairGraph, distinct_rows, nearest_mates, nearest_strangers
+from skdml.linear._neighbors import nearest_other_class, nearest_same_class
+from skdml.linear._pairs import PairGraph
+from skdml.linear._points import Matrix, Points, distinct_rows
 from skdml.linear._solvers import minimize_lbfgs, warn_not_converged
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message
+from skdml.linear.base import LinearMetricLearner, no_same_class_message
 
-# Steps of L-BFGS before the impostors are searched for again.
+# Steps of L-BFGS between two searches for impostors.
 _STEPS = 20
-# For directions without any spread within classes.
+# Keeps the whitening finite along directions without spread within classes.
 _LEAST_SHRINKAGE = 1e-3
 
 
 class Problem(NamedTuple):
-    """The points and who is a target neighbour of whom.
+    """The points, their target neighbours, and the two parameters of the objective.
 
     Attributes
     ----------
@@ -36,49 +39,54 @@ class Problem(NamedTuple):
     weight : ndarray of shape (n_samples,)
         w, how many times each row counts.
     targets : PairGraph
-        Pairs (i, j), n_targets for each row i.
-    share : ndarray of shape (n_samples, n_targets)
+        Pairs (i, j) of a row and a target neighbour, n_targets for each row i.
+    target_weight : ndarray of shape (n_samples, n_targets)
         w_i times the number of times that j counts among the target neighbours of i.
     mu : float
         Weight of the push, in (0, 1).
     n_impostors : int
-        How many strangers of each row count at most.
+        Maximum number of impostors of each row.
     """
 
-    X: np.ndarray
-    codes: np.ndarray
-    weight: np.ndarray
+    X: Matrix
+    codes: NDArray[np.integer]
+    weight: NDArray[np.floating]
     targets: PairGraph
-    share: np.ndarray
+    target_weight: NDArray[np.floating]
     mu: float
     n_impostors: int
 
-    def embed(self, L):
+    def embed(self, L: NDArray[np.floating]) -> NDArray[np.floating]:
         """X Lᵀ, in the dtype of X."""
         return safe_sparse_dot(self.X, L.T.astype(self.X.dtype), dense_output=True)
 
-    def target_distances(self, Z):
+    def target_distances(self, Z: NDArray[np.floating]) -> NDArray[np.floating]:
         """Squared distances to the target neighbours, of shape (n_samples, n_targets)."""
-        return self.targets.squared_distances(Z).reshape(self.share.shape)
+        return self.targets.squared_distances(Z).reshape(self.target_weight.shape)
 
 
 class Impostors(NamedTuple):
-    """Strangers of each row.
+    """Rows of other classes near each row.
 
     Attributes
     ----------
     pairs : PairGraph
-        Pairs (i, l) of a row and a stranger.
-    share : ndarray of shape (n_pairs,)
-        How many times the stranger counts: its weight, or what is left of the bound.
+        Pairs (i, l) of a row and an impostor.
+    weight : ndarray of shape (n_pairs,)
+        How many times the impostor counts: its sample weight, or what `n_impostors` leaves of it.
     """
 
     pairs: PairGraph
-    share: np.ndarray
+    weight: NDArray[np.floating]
 
 
-def target_neighbors(Z, codes, weight, n_neighbors):
-    """Target neighbours of each row: the nearest others of its class.
+def target_neighbors(
+    Z: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    weight: NDArray[np.floating],
+    n_neighbors: int,
+) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+    """Target neighbours of each row: the nearest other rows of its class.
 
     Parameters
     ----------
@@ -87,29 +95,30 @@ def target_neighbors(Z, codes, weight, n_neighbors):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     weight : ndarray of shape (n_samples,)
-        A row of weight 2 is two rows: each the nearest neighbour of the other, and two neighbours
-        of others. A fraction counts as a row when neighbours are counted.
+        A row of weight 2 counts as two equal rows. Each is the nearest neighbour of the other,
+        and both are neighbours of other rows. Fractions are rounded up when neighbours are
+        counted.
     n_neighbors : int
-        How many.
+        Number of target neighbours.
 
     Returns
     -------
     second : ndarray of int, shape (n_samples, n_targets)
-        Rows; the row itself where there are none left.
+        Rows, padded with the row itself.
     count : ndarray of shape (n_samples, n_targets)
-        How many times each counts.
+        How many times each counts; 0 for padding.
     """
     rows = np.arange(len(Z))[:, None]
-    second = np.hstack([rows, nearest_mates(Z, codes, n_neighbors)])
-    places = np.where(second < 0, 0, np.ceil(weight)[second])
-    places[:, 0] -= 1
-    count = _first_places(places, n_neighbors) * (weight / np.ceil(weight))[second]
+    second = np.hstack([rows, nearest_same_class(Z, codes, n_neighbors)])
+    copies = np.where(second < 0, 0, np.ceil(weight)[second])
+    copies[:, 0] -= 1
+    count = _take_first(copies, n_neighbors) * (weight / np.ceil(weight))[second]
     used = count.any(axis=0)
     return np.where(second < 0, rows, second)[:, used], count[:, used]
 
 
-def reach(problem, near):
-    """Squared distance of the farthest target neighbour, and 1; -1 for a row that has none.
+def squared_margin_radius(problem: Problem, near: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Squared distance of the farthest target neighbour, plus 1; -1 for a row without one.
 
     Parameters
     ----------
@@ -121,55 +130,57 @@ def reach(problem, near):
     Returns
     -------
     ndarray of shape (n_samples,)
-        Strangers closer than that violate a margin.
+        Rows of other classes that are closer violate the margin.
     """
-    return np.where(problem.share > 0, 1 + near, -1).max(axis=1)
+    return np.where(problem.target_weight > 0, 1 + near, -1).max(axis=1)
 
 
-def find_impostors(problem, Z):
-    """Strangers closer to a row than its farthest target neighbour and the margin of 1.
+def find_impostors(problem: Problem, Z: NDArray[np.floating]) -> Impostors:
+    """Rows of other classes that are closer than the farthest target neighbour plus the margin.
 
     Parameters
     ----------
     problem : Problem
         The points.
     Z : ndarray of shape (n_samples, n_components)
-        The points embedded.
+        The embedded points.
 
     Returns
     -------
     Impostors
-        The nearest of them, up to the bound.
+        The nearest of them, at most `n_impostors` for each row.
     """
-    square = reach(problem, problem.target_distances(Z))
+    square = squared_margin_radius(problem, problem.target_distances(Z))
     radius = np.where(square < 0, -1, np.sqrt(abs(square)))
-    first, second = nearest_strangers(Z, problem.codes, problem.n_impostors, radius)
+    first, second = nearest_other_class(Z, problem.codes, problem.n_impostors, radius)
     pairs = PairGraph(first, second, len(Z))
-    places = np.ceil(problem.weight)[second]
-    before = places.cumsum() - places
+    copies = np.ceil(problem.weight)[second]
+    before = copies.cumsum() - copies
     before -= before[pairs.starts[first]]
-    places = np.clip(problem.n_impostors - before, 0, places)
-    kept = np.flatnonzero(places)
-    share = places * (problem.weight / np.ceil(problem.weight))[second]
-    return Impostors(pairs.of(kept), share[kept])
+    copies = np.clip(problem.n_impostors - before, 0, copies)
+    kept = np.flatnonzero(copies)
+    weight = copies * (problem.weight / np.ceil(problem.weight))[second]
+    return Impostors(pairs.subset(kept), weight[kept])
 
 
-def _first_places(places, n):
-    """Of the places in each row the first n."""
-    return np.clip(n - (places.cumsum(axis=1) - places), 0, places)
+def _take_first(copies: NDArray[np.floating], n: int) -> NDArray[np.floating]:
+    """Take the first n copies in each row: how many of each entry."""
+    return np.clip(n - (copies.cumsum(axis=1) - copies), 0, copies)
 
 
-def unite(a, b):
-    """All impostors of two sets; of those in both the larger share."""
+def merge_impostors(a: Impostors, b: Impostors) -> Impostors:
+    """All impostors of two sets. One that is in both has the larger weight."""
     n = a.pairs.n_samples
     keys = np.concatenate([s.pairs.first * n + s.pairs.second for s in (a, b)])
-    keys, place = np.unique(keys, return_inverse=True)
-    share = np.zeros(len(keys))
-    np.maximum.at(share, place, np.concatenate([a.share, b.share]))
-    return Impostors(PairGraph(keys // n, keys % n, n), share)
+    keys, position = np.unique(keys, return_inverse=True)
+    weight = np.zeros(len(keys))
+    np.maximum.at(weight, position, np.concatenate([a.weight, b.weight]))
+    return Impostors(PairGraph(keys // n, keys % n, n), weight)
 
 
-def lmnn_loss(L, problem, impostors):
+def lmnn_loss(
+    L: NDArray[np.floating], problem: Problem, impostors: Impostors
+) -> tuple[float, NDArray[np.floating]]:
     """Objective of LMNN over given impostors, and its gradient.
 
     Parameters
@@ -179,23 +190,24 @@ def lmnn_loss(L, problem, impostors):
     problem : Problem
         The points.
     impostors : Impostors
-        The strangers that count.
+        The impostors l of each row i.
 
     Returns
     -------
     loss : float
-        The mean over all (i, j) of (1 - mu) d_ij² + mu Σ_l max(0, 1 + d_ij² - d_il²)².
+        The mean over all rows i and targets j of
+        (1 - mu) d_ij² + mu Σ_l max(0, 1 + d_ij² - d_il²)².
     gradient : ndarray of shape (n_components, n_features)
         Its gradient by L.
     """
-    _, _, _, targets, share, mu, _ = problem
+    share, mu = problem.target_weight, problem.mu
     pairs, total = impostors.pairs, share.sum()
     Z = problem.embed(L)
     near, far = problem.target_distances(Z), pairs.squared_distances(Z)
-    # Few of the pairs violate a margin, once some steps are made.
-    violating = np.flatnonzero(far < reach(problem, near)[pairs.first])
-    pairs, far = pairs.of(violating), far[violating]
-    counts, push = mu * impostors.share[violating], np.zeros(len(far))
+    # After some steps few of the pairs violate the margin.
+    violating = np.flatnonzero(far < squared_margin_radius(problem, near)[pairs.first])
+    pairs, far = pairs.subset(violating), far[violating]
+    counts, push = mu * impostors.weight[violating], np.zeros(len(far))
     loss, pull = (1 - mu) * np.vdot(share, near), (1 - mu) * share
     for j in range(share.shape[1]):
         violation = np.maximum(1 + near[pairs.first, j] - far, 0)
@@ -203,13 +215,15 @@ def lmnn_loss(L, problem, impostors):
         loss += weighted @ violation
         pull[:, j] += 2 * np.bincount(pairs.first, weighted, len(Z))
         push -= 2 * weighted
-    G = targets.laplacian_product(pull.ravel(), Z) + pairs.laplacian_product(push, Z)
+    G = problem.targets.laplacian_product(pull.ravel(), Z) + pairs.laplacian_product(push, Z)
     gradient = safe_sparse_dot(problem.X.T, G, dense_output=True).T
     return loss / total, 2 * gradient.astype(np.float64) / total
 
 
-def halfway_start(X, codes, weight):
-    """L halfway between Euclid's and the one by which the spread within classes is a sphere.
+def half_whitened_start(
+    X: NDArray[np.floating], codes: NDArray[np.integer], weight: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """L halfway between the identity and the whitening of the covariance within classes.
 
     Parameters
     ----------
@@ -224,8 +238,8 @@ def halfway_start(X, codes, weight):
     -------
     ndarray of float64, shape (n_features, n_features)
         The symmetric L with LᵀL = S^(-1/2), the geometric mean of I and S⁻¹. S is the covariance
-        within classes, shrunk to a multiple of I as Ledoit & Wolf (2004) do, so that few rows
-        leave L near Euclid's.
+        within classes, shrunk to a multiple of I as by Ledoit & Wolf (2004). With few rows L is
+        then near a multiple of I.
     """
     rows, _ = centre(X.astype(np.float64), codes, weight)
     n, n_features = weight.sum(), X.shape[1]
@@ -240,19 +254,19 @@ def halfway_start(X, codes, weight):
     return axes * values**-0.25 @ axes.T
 
 
-def best_scale(L, problem):
-    """Find the factor of L for which the objective is least, by the nearest strangers."""
+def best_scale(L: NDArray[np.floating], problem: Problem) -> float:
+    """Find the factor of L that minimises the objective, over the nearest rows of other classes."""
     Z = problem.embed(L)
     near = problem.target_distances(Z)
-    pull = np.vdot(problem.share, near)
+    pull = np.vdot(problem.target_weight, near)
     if pull == 0:
         return 1.0
-    pairs = PairGraph(*nearest_strangers(Z, problem.codes, problem.n_impostors), len(Z))
+    pairs = PairGraph(*nearest_other_class(Z, problem.codes, problem.n_impostors), len(Z))
     gap = near[pairs.first] - pairs.squared_distances(Z)[:, None]
-    weight = problem.share[pairs.first] * problem.weight[pairs.second][:, None]
-    unit = 2 * problem.share.sum() / pull
+    weight = problem.target_weight[pairs.first] * problem.weight[pairs.second][:, None]
+    unit = 2 * problem.target_weight.sum() / pull
 
-    def loss(log_factor):
+    def loss(log_factor: float) -> float:
         factor = unit * np.exp(log_factor)
         violation = np.maximum(1 + factor * gap, 0)
         push = np.einsum("ij,ij,ij", weight, violation, violation)
@@ -262,39 +276,41 @@ def best_scale(L, problem):
     return np.sqrt(unit * np.exp(found.x))
 
 
-def solve(problem, L, max_iter, tol, verbose=0):
-    """Minimise the objective in rounds, each over the impostors known so far.
+def solve(
+    problem: Problem, L: NDArray[np.floating], max_iter: int, tol: float, verbose: int = 0
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Minimise the objective in rounds, each over the impostors found so far.
 
     Parameters
     ----------
     problem : Problem
         The points.
     L : ndarray of shape (n_components, n_features)
-        Where to begin.
+        L at the start.
     max_iter : int
-        Rounds at most.
+        Maximum number of rounds.
     tol : float
-        The objective has converged when a round lowers it, or promises to, by less than this
-        share of it.
+        The rounds end when one lowers the objective by less than this share of its value, either
+        over all impostors or over those found so far.
     verbose : int, default=0
         1 prints a line for each round.
 
     Returns
     -------
     L : ndarray of shape (n_components, n_features)
-        The best map seen.
+        The best map found.
     loss_curve : ndarray of shape (n_iter + 1,)
         The objective of the best map so far, at the start and after each round.
 
     Warns
     -----
     ConvergenceWarning
-        If `max_iter` rounds did not suffice.
+        If the rounds did not converge in `max_iter`.
     """
     impostors = find_impostors(problem, problem.embed(L))
     curve = [lmnn_loss(L, problem, impostors)[0]]
     for _ in range(max_iter):
-        trial, promise = _descend(problem, impostors, L, tol)
+        trial, expected_gain = _run_lbfgs(problem, impostors, L, tol)
         Z = problem.embed(trial)
         found = find_impostors(problem, Z)
         value, best = lmnn_loss(trial, problem, found)[0], curve[-1]
@@ -302,33 +318,36 @@ def solve(problem, L, max_iter, tol, verbose=0):
         if verbose:
             print(f"[LMNN] round {len(curve) - 1}: {curve[-1]:.6g}", flush=True)
         if value < best:
-            # Strangers that have been left behind count for nothing, but are not to come back.
+            # Former impostors outside the margin add nothing now. They stay in the set, because the
+            # next steps could bring them back into the margin.
             L, gain, stuck = trial, best - value, False
-            impostors = unite(found, _beyond_reach(problem, impostors, Z))
+            impostors = merge_impostors(found, _outside_margin(problem, impostors, Z))
         else:
-            known, impostors, gain = impostors, unite(impostors, found), np.inf
+            known, impostors, gain = impostors, merge_impostors(impostors, found), np.inf
             stuck = len(impostors.pairs) == len(known.pairs)
-        # Where classes come to lie in a point each, the objective ends at 0: no share of that.
-        if stuck or min(promise, gain) <= tol * max(curve[-1], tol * curve[0]):
+        # If each class collapses to a point, the objective tends to 0, and so would its share.
+        if stuck or min(expected_gain, gain) <= tol * max(curve[-1], tol * curve[0]):
             break
     else:
         warn_not_converged("LMNN", max_iter)
     return L, np.array(curve)
 
 
-def _beyond_reach(problem, impostors, Z):
-    """Pick the strangers that violate no margin."""
-    pairs, share = impostors
-    square = reach(problem, problem.target_distances(Z))
+def _outside_margin(problem: Problem, impostors: Impostors, Z: NDArray[np.floating]) -> Impostors:
+    """Select the impostors that do not violate the margin."""
+    pairs, weight = impostors
+    square = squared_margin_radius(problem, problem.target_distances(Z))
     kept = np.flatnonzero(pairs.squared_distances(Z) > square[pairs.first])
-    return Impostors(pairs.of(kept), share[kept])
+    return Impostors(pairs.subset(kept), weight[kept])
 
 
-def _descend(problem, impostors, L, tol):
-    """Take some steps over given impostors: L, and by how much the objective over them fell."""
-    steps = []
+def _run_lbfgs(
+    problem: Problem, impostors: Impostors, L: NDArray[np.floating], tol: float
+) -> tuple[NDArray[np.floating], float]:
+    """Take some steps over given impostors; return L and the decrease of the objective."""
+    steps: list[float] = []
 
-    def enough(L, value):
+    def enough(L: NDArray[np.floating], value: float) -> bool:
         steps.append(value)
         return len(steps) == _STEPS
 
@@ -346,54 +365,55 @@ def _descend(problem, impostors, L, tol):
 class LMNN(LinearMetricLearner):
     """Large margin nearest neighbours.
 
-    Each row has target neighbours: the nearest others of its class, in the metric that the search
-    begins with. They are drawn near, and strangers (rows of other classes) pushed farther away
-    than they are, by a margin (Weinberger, Blitzer & Saul [1]_, Weinberger & Saul [2]_). With
+    The target neighbours of a row are its nearest same-class neighbours under L at the start.
+    LMNN pulls them near. It pushes rows of other classes, the impostors, farther away than the
+    target neighbours by a margin (Weinberger, Blitzer & Saul [1]_, Weinberger & Saul [2]_). With
     d_ij = |L x_i - L x_j| the objective is the mean over all rows i and their targets j of
 
         (1 - mu) d_ij² + mu Σ_l max(0, 1 + d_ij² - d_il²)²
 
-    where l are the strangers of i, the nearest `n_impostors` of them. That is equation (13) of
-    [2]_ with its hinge squared, which makes the objective smooth.
+    where l runs over the `n_impostors` nearest rows of other classes. Unlike the paper, whose
+    objective is equation (13) of [2]_, the hinge is squared. This makes the objective smooth.
 
     Parameters
     ----------
     n_components : int, default=None
-        Rows of L, in [1, n_features]. None for n_features.
+        Number of rows of L, in [1, n_features]; None for n_features.
     n_neighbors : int, default=3
-        Target neighbours of each row, fewer in a class that has not so many other rows.
+        Number of target neighbours of each row; fewer in a class with fewer other rows.
     mu : float, default=0.5
-        Weight of the push against the pull, in (0, 1).
+        Weight of the push, in (0, 1); 1 - mu is the weight of the pull.
     n_impostors : int, default=20
-        How many strangers of a row count at most, the nearest ones. It bounds time and memory.
+        Maximum number of impostors of each row. The nearest are taken. It bounds time and memory.
     init : {"auto", "pca", "lda", "identity", "random"} or array-like of shape \
             (n_components, n_features), default="auto"
-        L to begin with; it decides the target neighbours, too. "auto" keeps all features halfway
-        between "identity" and the whitening of the spread within classes (the latter shrunk,
-        M the geometric mean of both); with fewer components it is "lda" if there are so many
-        discriminant axes, else "pca". Sparse X begins with "identity" or "pca". All but an array
-        are then scaled to where the objective is least.
+        L at the start. It also decides the target neighbours. With all n_features components,
+        "auto" is halfway between the identity and the whitening of the covariance within classes:
+        M is the geometric mean of I and the inverse of the shrunk covariance. With fewer
+        components "auto" is "lda" if there are enough discriminant axes, else "pca". For sparse X
+        it is "identity" or "pca". Every start except an array is scaled to minimise the objective.
     max_iter : int, default=50
-        Rounds at most. Each searches for impostors once and then takes up to 20 steps of L-BFGS.
+        Maximum number of rounds. Each searches for impostors once and takes up to 20 steps of
+        L-BFGS.
     tol : float, default=1e-2
-        The rounds end when one lowers the objective by less than this share of it, or does so over
-        the impostors it knows of.
+        The rounds end when one lowers the objective by less than this share of its value, either
+        over all impostors or over those found so far.
     warm_start : bool, default=False
-        Whether `fit` begins with the L of an earlier fit, and with its nearest mates for target
-        neighbours: the passes of [2]_. They pay with many rows and overfit few.
+        Whether to start with L of the last fit. The target neighbours are then the nearest under
+        this L, as in the passes of [2]_. This helps with many rows and overfits with few.
     random_state : int, RandomState instance or None, default=None
-        Draws ``init="random"``; nothing else is drawn.
+        Seed of ``init="random"``. Nothing else is random.
     verbose : int, default=0
         1 prints a line for each round.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L, for points in the unit they came in. float32 if X is, else float64.
+        L, for points in the unit of X; float32 if X is float32, else float64.
     n_iter_ : int
-        Rounds.
+        Number of rounds.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
-        The objective of the best L so far, at the start and after each round; it never rises.
+        The objective of the best L so far, at the start and after each round. It never rises.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -401,16 +421,16 @@ class LMNN(LinearMetricLearner):
 
     See Also
     --------
-    sklearn.neighbors.NeighborhoodComponentsAnalysis : Softens the neighbours instead.
+    sklearn.neighbors.NeighborhoodComponentsAnalysis : Uses soft neighbours instead of a margin.
 
     Notes
     -----
-    Cost: O(n (n_neighbors + n_impostors + n_features) n_components) time for each of some 20 steps
-    of a round, and a search for neighbours for each round, which is O(n² n_components) among many
-    columns; O(n (n_features + n_neighbors + n_impostors)) memory.
+    Each step takes O(n (n_neighbors + n_impostors + n_features) n_components) time, and a round has
+    up to 20 steps. A round also searches for neighbours, in O(n² n_components) time with many
+    columns. Memory is O(n (n_features + n_neighbors + n_impostors)).
 
-    Equal rows are merged and counted, and rows are sorted: their order makes no difference, and
-    neither does the unit of X.
+    Equal rows of one class are merged into one row with their total weight, and rows are sorted.
+    The result depends neither on the order of the rows nor on the unit of X.
 
     References
     ----------
@@ -436,18 +456,18 @@ class LMNN(LinearMetricLearner):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        n_neighbors=3,
-        mu=0.5,
-        n_impostors=20,
-        init="auto",
-        max_iter=50,
-        tol=1e-2,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        n_neighbors: int = 3,
+        mu: float = 0.5,
+        n_impostors: int = 20,
+        init: str | ArrayLike = "auto",
+        max_iter: int = 50,
+        tol: float = 1e-2,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.n_neighbors = n_neighbors
         self.mu = mu
@@ -459,7 +479,9 @@ class LMNN(LinearMetricLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -469,9 +491,9 @@ class LMNN(LinearMetricLearner):
         y : array-like of shape (n_samples,)
             Class labels, of any kind.
         sample_weight : array-like of shape (n_samples,), default=None
-            How many times each row counts, as a point, as a target neighbour and as a stranger:
-            weight 2 is the same as a row given twice. When neighbours are counted a fraction
-            counts as a whole row.
+            How many times each row counts: as a point, as a target neighbour and as an impostor.
+            Weight 2 is the same as a row given twice. Fractions are rounded up when neighbours are
+            counted.
 
         Returns
         -------
@@ -481,43 +503,49 @@ class LMNN(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not 2-D or not finite, if y is missing, continuous or of one class, if no
-            class has two rows, or if a parameter is out of range.
+            If X is not 2-D or not finite, if y is missing, continuous or has a single class, if
+            no class has two rows, or if a parameter is out of range.
 
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` rounds did not suffice.
+            If the rounds did not converge in `max_iter`.
         """
         with unchanged_on_error(self):
             self._check_ranges(
                 mu=(Real, False, 0, 1, "neither"), n_impostors=(Integral, False, 1, None, "left")
             )
-            X, codes, _ = self._read_labelled(X, y)
-            X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
-            encode_labels(codes)  # two classes are needed with a weight, too
-            X, scale = centre_and_scale(X, weight)
-            start = self._start(X, codes, weight, scale)
-            problem = self._pose(X, codes, weight, start)
-            start = start * best_scale(start, problem) if starts_anew(self) else start
+            rows, codes, _ = self._read_labelled(X, y)
+            weight = self._read_weight(sample_weight, rows)
+            rows, codes, weight = distinct_rows(rows, codes, weight)
+            encode_labels(codes)  # refuses a single class among the rows of positive weight
+            points = Points(rows, codes, weight).centred_and_scaled()
+            init = self._init_or_last_fit()
+            start = self._start(init, points)
+            problem = self._make_problem(points, start)
+            start = start * best_scale(start, problem) if isinstance(init, str) else start
             L, self.loss_curve_ = solve(problem, start, self.max_iter, self.tol, self.verbose)
-            self.components_ = (L / scale).astype(X.dtype)
+            self.components_ = (L / points.scale).astype(rows.dtype)
             self.n_iter_ = len(self.loss_curve_) - 1
         return self
 
-    def _start(self, X, codes, weight, scale):
-        rng = check_random_state(self.random_state)
-        L = start_components(self, X, codes, scale, rng, weight)
-        if starts_anew(self) and self.init == "auto" and len(L) == X.shape[1] and not issparse(X):
-            return halfway_start(X, codes, weight)
+    def _start(self, init: str | ArrayLike, points: Points) -> NDArray[np.floating]:
+        X, codes, weight, _ = points
+        L = initial_components(
+            init, self.n_components, points, check_random_state(self.random_state)
+        )
+        if isinstance(init, str) and init == "auto" and len(L) == X.shape[1] and not issparse(X):
+            return half_whitened_start(X, codes, weight)
         return L
 
-    def _pose(self, X, codes, weight, start):
+    def _make_problem(self, points: Points, start: NDArray[np.floating]) -> Problem:
+        """Find the target neighbours under the start."""
+        X, codes, weight, _ = points
         Z = safe_sparse_dot(X, start.T.astype(X.dtype), dense_output=True)
         second, count = target_neighbors(Z, codes, weight, self.n_neighbors)
         if not count.any():
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         n_samples, n_targets = second.shape
         targets = PairGraph(np.repeat(np.arange(n_samples), n_targets), second.ravel(), n_samples)
-        share = weight[:, None] * count
-        return Problem(X, codes, weight, targets, share, self.mu, self.n_impostors)
+        target_weight = weight[:, None] * count
+        return Problem(X, codes, weight, targets, target_weight, self.mu, self.n_impostors)

@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
 from skdml.base import unchanged_on_error
-from skdml.linear._pairs import PairDistances, leading_components, told_apart
+from skdml.linear._pairs import PairDistances, points_differ
 from skdml.linear._prior import log_det_divergence, map_by_prior
+from skdml.linear._psd import leading_components
 from skdml.linear._solvers import minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -218,7 +219,7 @@ class LSML(LinearMetricLearner):
             weight = self._read_quadruplet_weights(weights, len(rows))
 
             points, L0, a, b, c, d = map_by_prior(self.prior, n_components, given, *rows.T)
-            apart = told_apart(points, c, d)
+            apart = points_differ(points, c, d)
             pairs = PairDistances(points, *(np.r_[i[apart], j[apart]] for i, j in ((a, c), (b, d))))
             weight = self.gamma * len(points) / len(rows) * weight[apart]
 

@@ -1,10 +1,13 @@
 """The classical Mahalanobis distance: M is the inverse of a covariance."""
 
 import warnings
+from typing import Any, Self
 
 import numpy as np
-from sklearn.base import clone
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import OAS, LedoitWolf, MinCovDet
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
@@ -12,7 +15,7 @@ from skdml.base import unchanged_on_error
 from skdml.linear._moments import (
     Moments,
     centre,
-    counted,
+    drop_zero_weights,
     mean_of,
     merge,
     moments_of,
@@ -22,20 +25,22 @@ from skdml.linear._psd import pinv_sqrt
 from skdml.linear.base import FLOATS, LinearMetricLearner, check_n_components
 
 
-def make_estimator(covariance, random_state):
-    """Return an unfitted estimator for the parameter `covariance`, or raise.
+def make_estimator(
+    covariance: Any, random_state: int | np.random.RandomState | None
+) -> BaseEstimator | None:
+    """Return an unfitted estimator for the parameter `covariance`.
 
     Parameters
     ----------
     covariance : str or estimator
         The parameter.
     random_state : int, RandomState instance or None
-        Decides the subsets that MinCovDet draws.
+        Seed of the subsets that MinCovDet draws.
 
     Returns
     -------
     estimator or None
-        None for "empirical", which is a mere sum.
+        None for "empirical", which needs no estimator.
 
     Raises
     ------
@@ -60,13 +65,15 @@ def make_estimator(covariance, random_state):
     return clone(covariance)
 
 
-def estimate(estimator, rows):
+def fit_covariance(
+    estimator: Any, rows: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Fit a covariance estimator to centred rows.
 
     Parameters
     ----------
     estimator : estimator
-        It is fitted in place.
+        The estimator. It is fitted in place.
     rows : ndarray of shape (n_samples, n_features)
         Centred rows.
 
@@ -75,35 +82,41 @@ def estimate(estimator, rows):
     covariance : ndarray of shape (n_features, n_features)
         The covariance.
     location : ndarray of shape (n_features,)
-        The centre the estimator found, 0 if it looks for none.
+        The centre that the estimator found, 0 if it estimates none.
 
     Raises
     ------
     ValueError
-        If the estimator learns no `covariance_`.
+        If the estimator sets no `covariance_`.
     """
     estimator.fit(rows)
     if not hasattr(estimator, "covariance_"):
         raise ValueError(
-            f"covariance={estimator!r} is no covariance estimator: fit sets no covariance_."
+            f"covariance={estimator!r} is not a covariance estimator: its fit sets no covariance_. "
+            "Give an estimator that does, such as sklearn.covariance.ShrunkCovariance()."
         )
     location = getattr(estimator, "location_", np.zeros(rows.shape[1]))
     return np.array(estimator.covariance_, dtype=np.float64), location
 
 
-def whiten(covariance, n_samples, n_components, within_class):
-    """Leading rows of the root of a covariance's inverse; warn where there is only a pseudo-one.
+def whiten(
+    covariance: NDArray[np.floating],
+    n_samples: float,
+    n_components: int | None,
+    within_class: bool,
+) -> NDArray[np.floating]:
+    """Leading rows of the root of a covariance's inverse; warn if it only has a pseudo-inverse.
 
     Parameters
     ----------
     covariance : ndarray of shape (n_features, n_features)
         The covariance.
-    n_samples : int
-        How many rows it was estimated from.
+    n_samples : float
+        How many rows it was estimated from, or the sum of their weights.
     n_components : int or None
-        How many rows to return; None for as many as there are.
+        How many rows to return; None for all.
     within_class : bool
-        Whether it is a covariance within classes, for the message.
+        Whether it is a covariance within classes, for the error message.
 
     Returns
     -------
@@ -114,17 +127,22 @@ def whiten(covariance, n_samples, n_components, within_class):
     ------
     ValueError
         If the covariance is 0, or too large for a float.
+
+    Warns
+    -----
+    UserWarning
+        If the covariance is singular.
     """
     if not np.isfinite(covariance).all():
         raise ValueError(
-            "The covariance is not finite: squares of these rows are too large for a float64. Give "
-            "X in a larger unit."
+            "The covariance is not finite: squares of the rows of X are too large for a float64. "
+            "Divide X by a constant."
         )
     if not covariance.any():
         which = "In each class of y all rows" if within_class else f"All {n_samples} rows of X"
         raise ValueError(
-            f"{which} are equal, as far as a float64 variance can tell: there is no spread to "
-            "learn a distance from."
+            f"{which} are equal up to float64 rounding, so there is no spread to learn a distance "
+            "from. Give rows that differ."
         )
     L = pinv_sqrt(covariance, n_samples)
     rank, n_features = L.shape
@@ -132,8 +150,8 @@ def whiten(covariance, n_samples, n_components, within_class):
         warnings.warn(
             f"The covariance is singular: it has rank {rank}, X has {n_features} features and "
             f"{n_samples} rows. Constant or collinear columns and too few rows do that. The "
-            f"distance is blind to all but {rank} directions; covariance='ledoit_wolf' sees all, "
-            f"and n_components={rank} or less asks for no more than there are.",
+            f"distance ignores all but {rank} directions. Use covariance='ledoit_wolf' to keep all "
+            f"directions, or n_components={rank} or less to silence this warning.",
             UserWarning,
             stacklevel=3,
         )
@@ -144,40 +162,41 @@ class MahalanobisMetric(LinearMetricLearner):
     """The Mahalanobis distance: M is the inverse of the covariance.
 
     d(x, y)² = (x - y)ᵀ Σ⁻¹ (x - y) measures each direction in units of the spread along it
-    (Mahalanobis [1]_). It is the same in whatever units, or other basis, the columns are given.
-    With ``within_class=True`` Σ is the spread around the class means: directions along which
-    members of a class differ count for little.
+    (Mahalanobis [1]_). It does not depend on the units or the basis of the columns. With
+    ``within_class=True`` Σ is the covariance around the class means. Directions along which rows
+    of one class differ then have little weight.
 
     Parameters
     ----------
     covariance : {"empirical", "ledoit_wolf", "oas", "min_cov_det"} or estimator, \
             default="empirical"
-        How Σ is estimated: by maximum likelihood (the sum of squares over n_samples), with the
-        shrinkage of :class:`~sklearn.covariance.LedoitWolf` or :class:`~sklearn.covariance.OAS`,
-        by the outlier-resistant :class:`~sklearn.covariance.MinCovDet`, or by any covariance
-        estimator, which is cloned. It is given the centred rows.
+        How Σ is estimated. "empirical" is maximum likelihood: the sum of squares over n_samples.
+        "ledoit_wolf" and "oas" are the shrunk covariances of
+        :class:`~sklearn.covariance.LedoitWolf` and :class:`~sklearn.covariance.OAS`. "min_cov_det"
+        is :class:`~sklearn.covariance.MinCovDet`, which resists outliers. Any other covariance
+        estimator is cloned and fitted to the centred rows.
     within_class : bool, default=False
         Whether to centre each row by the mean of its class instead of the mean of X. `fit` then
-        needs y. A class of one row adds nothing to the sum of squares.
+        needs y. A class with a single row adds nothing to the sum of squares.
     n_components : int, default=None
-        Keep this many principal axes, those along which the data vary most, whitened: distances
-        are then those of ``PCA(n_components, whiten=True)`` (but for its n_samples - 1 in place of
-        n_samples). In [1, min(n_samples, n_features)]. None keeps them all.
+        How many principal axes to keep, those of largest variance, in
+        [1, min(n_samples, n_features)]. None keeps all. Distances are those of
+        ``PCA(n_components, whiten=True)``, except that PCA divides by n_samples - 1.
     random_state : int, RandomState instance or None, default=None
-        Decides the subsets that "min_cov_det" draws. An estimator keeps its own.
+        Seed of the subsets that "min_cov_det" draws. A given estimator uses its own.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L with LᵀL = Σ⁻¹: the principal axes, each over the standard deviation along it, by
-        decreasing variance. float32 if X is, else float64.
+        L with LᵀL = Σ⁻¹: the principal axes, each divided by the standard deviation along it, by
+        decreasing variance. float32 if X is float32, else float64.
     covariance_ : ndarray of shape (n_features, n_features)
         Σ, float64.
     location_ : ndarray of shape (n_features,)
-        The centre: the mean of X, or what the covariance estimator takes for it if
-        ``within_class=False``. No distance depends on it.
+        The centre: the mean of X, or with ``within_class=False`` the centre that the covariance
+        estimator found. No distance depends on it.
     n_samples_seen_ : int
-        Number of rows learned from, or the sum of their weights.
+        Number of training rows, or the sum of their weights.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -185,14 +204,14 @@ class MahalanobisMetric(LinearMetricLearner):
 
     See Also
     --------
-    sklearn.decomposition.PCA : The same f with ``whiten=True``, but for its centring.
-    sklearn.covariance.EmpiricalCovariance : Has the squared distance to the mean, as `mahalanobis`.
+    sklearn.decomposition.PCA : The same f with ``whiten=True``, but centred.
+    sklearn.covariance.EmpiricalCovariance : Its `mahalanobis` is the squared distance to the mean.
 
     Notes
     -----
-    Where Σ is singular its pseudo-inverse is used and a UserWarning says so: distances among the
-    rows of X are still right, but d is blind to the directions that X does not span. Whether Σ is
-    singular is judged on the correlations, so that columns in very unequal units pass.
+    If Σ is singular, its pseudo-inverse is used, with a UserWarning. Distances between rows of X
+    are still right, but d ignores the directions that X does not span. The rank of Σ is that of
+    the correlation matrix, so columns in very different units do not make Σ singular.
     Cost: O(n_samples n_features² + n_features³) time, O(n_samples n_features + n_features²) memory.
 
     References
@@ -217,18 +236,20 @@ class MahalanobisMetric(LinearMetricLearner):
 
     def __init__(
         self,
-        covariance="empirical",
+        covariance: str | BaseEstimator = "empirical",
         *,
-        within_class=False,
-        n_components=None,
-        random_state=None,
-    ):
+        within_class: bool = False,
+        n_components: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.covariance = covariance
         self.within_class = within_class
         self.n_components = n_components
         self.random_state = random_state
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -236,10 +257,10 @@ class MahalanobisMetric(LinearMetricLearner):
         X : array-like of shape (n_samples, n_features)
             Points.
         y : array-like of shape (n_samples,), default=None
-            Class labels, of any kind. Only read if ``within_class=True``.
+            Class labels, of any kind. They are only read if ``within_class=True``.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, >= 0: a row of weight 2 counts as two rows, one of weight 0 as
-            none. Only ``covariance="empirical"`` takes weights. None counts each row once.
+            Weights of the rows, >= 0. A row of weight 2 counts as two rows, and a row of weight 0
+            is ignored. Only ``covariance="empirical"`` takes weights. None counts each row once.
 
         Returns
         -------
@@ -249,41 +270,49 @@ class MahalanobisMetric(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not 2-D, not finite, has a single row or rows that are all equal (with
-            ``within_class=True``: within each class), if y is missing or continuous where it is
-            needed, if weights are negative, all 0 or given to another covariance than the
-            empirical, or if a parameter is out of range.
+            If X is not 2-D, is not finite or has a single row, if all rows are equal (with
+            ``within_class=True``: in each class), if y is needed and is missing or continuous, if
+            weights are negative, all 0, or given with another covariance than "empirical", or if a
+            parameter is out of range.
+
+        Warns
+        -----
+        UserWarning
+            If Σ is singular.
         """
         with unchanged_on_error(self):
             estimator = make_estimator(self.covariance, self.random_state)
             self._refuse_weight(sample_weight, estimator)
-            data, y = self._check_rows(X, y, ensure_min_samples=2)
+            data, labels = self._check_rows(X, y, ensure_min_samples=2)
             check_n_components(self.n_components, min(data.shape), "min(n_samples, n_features)")
-            rows, y, weight = counted(data, y, self._read_weight(sample_weight, data))
-            rows, classes = centre(rows, y, weight)
+            kept = drop_zero_weights(data, labels, self._read_weight(sample_weight, data))
+            rows, labels, weight = kept
+            rows, classes = centre(rows, labels, weight)
             location, moments = mean_of(classes), None
             if estimator is None or not rows.any():
                 moments = Moments(classes, scatter_of(rows, weight))
-                covariance = moments.scatter / moments.count
+                covariance = moments.scatter / moments.n_rows
             else:
-                covariance, shift = estimate(estimator, rows)
+                covariance, shift = fit_covariance(estimator, rows)
                 location = location if self.within_class else location + shift
             L = whiten(covariance, len(rows), self.n_components, self.within_class)
             n_seen = sum(count for count, _ in classes.values())
             return self._store(L.astype(data.dtype), covariance, location, n_seen, moments)
 
-    def partial_fit(self, X, y=None, sample_weight=None):
-        """Learn from some more rows, for data larger than memory.
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Learn from more rows, for data larger than memory.
 
-        However the rows are cut into batches, the result is that of one `fit` on all of them.
+        The result is that of one `fit` on all batches together, however they are cut.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            More points. The first batch needs rows that differ (with ``within_class=True``: within
-            a class); later ones may be of one row.
+            More points. The first batch needs rows that differ (with ``within_class=True``: in a
+            class). Later batches may have a single row.
         y : array-like of shape (n_samples,), default=None
-            Their class labels. Classes may show up in any batch.
+            Their class labels. Later batches may add classes.
         sample_weight : array-like of shape (n_samples,), default=None
             Their weights, >= 0. None counts each row once.
 
@@ -295,31 +324,40 @@ class MahalanobisMetric(LinearMetricLearner):
         Raises
         ------
         ValueError
-            As `fit` does, and if `covariance` is not "empirical": no other can be updated.
+            As `fit` does, and if `covariance` is not "empirical".
+
+        Warns
+        -----
+        UserWarning
+            If Σ is singular.
         """
         if make_estimator(self.covariance, None) is not None:
             raise ValueError(
-                f'partial_fit needs covariance="empirical", not {self.covariance!r}: fit on all '
-                "rows at once, or choose that one."
+                f'partial_fit needs covariance="empirical"; got {self.covariance!r}. Choose '
+                '"empirical", or call fit on all rows at once.'
             )
         with unchanged_on_error(self):
             seen = getattr(self, "_moments", None)
-            data, y = self._check_rows(X, y, reset=seen is None)
+            data, labels = self._check_rows(X, y, reset=seen is None)
             check_n_components(self.n_components, data.shape[1], "n_features")
-            moments = moments_of(*counted(data, y, self._read_weight(sample_weight, data)))
+            moments = moments_of(
+                *drop_zero_weights(data, labels, self._read_weight(sample_weight, data))
+            )
             moments = merge(seen, moments)
-            n, covariance = moments.count, moments.scatter / moments.count
+            n, covariance = moments.n_rows, moments.scatter / moments.n_rows
             L = whiten(covariance, n, self.n_components, self.within_class)
             return self._store(L.astype(data.dtype), covariance, moments.mean, n, moments)
 
-    def _refuse_weight(self, sample_weight, estimator):
+    def _refuse_weight(
+        self, sample_weight: ArrayLike | None, estimator: BaseEstimator | None
+    ) -> None:
         if sample_weight is not None and estimator is not None:
             raise ValueError(
-                f"covariance={self.covariance!r} takes no sample_weight; choose "
+                f"covariance={self.covariance!r} takes no sample_weight. Choose "
                 'covariance="empirical", or give no weights.'
             )
 
-    def _check_rows(self, X, y, **options):
+    def _check_rows(self, X: Any, y: Any, **options: Any) -> tuple[Any, Any]:
         if not self.within_class:
             return validate_data(self, X, dtype=FLOATS, **options), None
         if y is None:
@@ -334,7 +372,14 @@ class MahalanobisMetric(LinearMetricLearner):
             )
         return X, y
 
-    def _store(self, components, covariance, location, n_samples, moments):
+    def _store(
+        self,
+        components: NDArray[np.floating],
+        covariance: NDArray[np.floating],
+        location: NDArray[np.floating],
+        n_samples: float,
+        moments: Moments | None,
+    ) -> Self:
         self.components_ = components
         self.covariance_ = covariance
         self.location_ = location
@@ -342,7 +387,7 @@ class MahalanobisMetric(LinearMetricLearner):
         self._moments = moments
         return self
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = bool(self.within_class)
         return tags

@@ -1,35 +1,45 @@
-"""Maximally collapsing metric learning: each class drawn to one point, the others sent away."""
+"""Maximally collapsing metric learning: each class is pulled to one point, away from the others."""
 
 from functools import partial
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 from sklearn.utils import check_random_state
 
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._kernels import kernel_start, kernel_sums, spread_out
-from skdml.linear._neighbors import distinct_rows
-from skdml.linear._solvers import minimize_lbfgs, with_prior
-from skdml.linear.base import LinearMetricLearner, centre_and_scale, no_mates_message
+from skdml.linear._kernels import (
+    KernelBlock,
+    initial_kernel_components,
+    kernel_sums,
+    scale_to_unit_variance,
+)
+from skdml.linear._points import Points, distinct_rows
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear._solvers import Objective, minimize_lbfgs
+from skdml.linear.base import LinearMetricLearner, no_same_class_message
 
 
-def mass_of_mates(codes, weight):
-    """Weight of the other rows of the class of each row.
+def same_class_weight(
+    codes: NDArray[np.integer], weight: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Total weight of the other rows of the class of each row.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n_samples,)
         Classes.
     weight : ndarray of shape (n_samples,)
-        A row of weight w counts as w rows at one place: its w - 1 twins are among its mates.
+        A row of weight w counts as w equal rows; w - 1 of them are other rows of its class.
 
     Returns
     -------
     ndarray of float64, shape (n_samples,)
-        Weights; 0 where a row is alone.
+        Weights; 0 for the only row of a class.
     """
     weight = weight.astype(np.float64)
     total = np.bincount(codes, weight)[codes]
@@ -37,8 +47,13 @@ def mass_of_mates(codes, weight):
     return np.where(size > 1, total - weight, 0) + np.maximum(weight - 1, 0)
 
 
-def scatter_of_mates(X, codes, share, weight):
-    """Mean over the rows i of the mean of (x_i - x_j)(x_i - x_j)ᵀ over the mates j of i.
+def same_class_scatter(
+    X: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    share: NDArray[np.floating],
+    weight: NDArray[np.floating],
+) -> NDArray[np.floating]:
+    """Mean over rows i of the mean of (x_i - x_j)(x_i - x_j)ᵀ over other rows j of the class of i.
 
     Parameters
     ----------
@@ -47,31 +62,41 @@ def scatter_of_mates(X, codes, share, weight):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     share : ndarray of shape (n_samples,)
-        Weight of each row in the outer mean, 0 for rows without mates; the sum is 1.
+        Weight of each row i in the outer mean, 0 for the only row of a class. The sum is 1.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows as mates.
+        Weights of the rows j in the inner mean.
 
     Returns
     -------
     ndarray of float64, shape (n_features, n_features)
-        S: tr(S LᵀL) is the mean square distance of mates.
+        S. tr(S LᵀL) is the mean squared distance of two rows of one class.
     """
     X, weight = X.astype(np.float64), weight.astype(np.float64)
     member = csr_matrix((weight, (codes, np.arange(len(X)))))
     total = np.bincount(codes, weight)
     X -= ((member @ X) / total[:, None])[codes]
-    # Sum over j in the class of w_j (x_i - x_j)(x_i - x_j)ᵀ is total x_i x_iᵀ + sum w_j x_j x_jᵀ.
-    per_mass = np.divide(share, mass_of_mates(codes, weight), where=share > 0, out=0 * share)
-    outer = per_mass * total[codes] + weight * np.bincount(codes, per_mass)[codes]
+    # The sum of w_j (x_i - x_j)(x_i - x_j)ᵀ over the class is total x_i x_iᵀ + sum w_j x_j x_jᵀ.
+    share_per_weight = np.divide(
+        share, same_class_weight(codes, weight), where=share > 0, out=0 * share
+    )
+    outer = share_per_weight * total[codes] + weight * np.bincount(codes, share_per_weight)[codes]
     return (X.T * outer) @ X
 
 
-def mcml_loss(L, X, codes, weight, scatter, n_threads=1):
-    """Mean divergence from ideal neighbours to those under L (eq. 4 of the paper), its gradient.
+def mcml_loss(
+    L: NDArray[np.floating],
+    X: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    weight: NDArray[np.floating],
+    scatter: NDArray[np.floating],
+    n_threads: int = 1,
+) -> tuple[float, NDArray[np.floating]]:
+    """Mean divergence of the neighbours under L from ideal ones (eq. 4 of the paper), its gradient.
 
-    Row i chooses row j with probability p_ij, proportional to exp(-|L x_i - L x_j|²); ideally it
-    would choose each row of its class with the same probability, and no other. The loss is the
-    mean over i of the Kullback-Leibler divergence of the one from the other. It is convex in LᵀL.
+    Row i draws row j with probability p_ij, proportional to exp(-|L x_i - L x_j|²). Ideally it
+    would draw every other row of its class with the same probability, and no row of other classes.
+    The loss is the mean over i of the Kullback-Leibler divergence from the ideal distribution to
+    p_i. It is convex in LᵀL.
 
     Parameters
     ----------
@@ -80,13 +105,13 @@ def mcml_loss(L, X, codes, weight, scatter, n_threads=1):
     X : ndarray of shape (n_samples, n_features)
         Points.
     codes : ndarray of int, shape (n_samples,)
-        Their classes. Rows without a mate only serve as neighbours.
+        Their classes. The only row of a class is a neighbour of others, but adds no divergence.
     weight : ndarray of shape (n_samples,)
-        A row of weight w counts as w rows at one place.
+        A row of weight w counts as w equal rows.
     scatter : ndarray of shape (n_features, n_features)
-        `scatter_of_mates` of the same.
+        `same_class_scatter` of the points.
     n_threads : int, default=1
-        How many threads to use.
+        Number of threads.
 
     Returns
     -------
@@ -95,30 +120,31 @@ def mcml_loss(L, X, codes, weight, scatter, n_threads=1):
     gradient : ndarray of shape (n_components, n_features)
         Its derivative by L.
     """
-    mass = mass_of_mates(codes, weight)
-    share = share_of_choosers(mass, weight)
+    others = same_class_weight(codes, weight)
+    share = row_shares(others, weight)
 
-    def work(block):
+    def row_terms(block: KernelBlock) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         return np.log(block.total) - block.shift, -share[block.rows] / block.total
 
     Z = X @ L.T.astype(X.dtype)
-    log_total, pull = kernel_sums(
-        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+    self_weight = np.maximum(weight - 1, 0)
+    log_total, product = kernel_sums(
+        Z, row_terms, weight=weight, self_weight=self_weight, n_threads=n_threads
     )
-    has_mates = share > 0
-    divergence = log_total[has_mates] - np.log(mass[has_mates])
+    has_same_class = share > 0
+    divergence = log_total[has_same_class] - np.log(others[has_same_class])
     toward = L @ scatter
-    loss = float(share[has_mates] @ divergence + (L * toward).sum())
-    return loss, 2 * (toward + (pull.astype(X.dtype).T @ X).astype(np.float64))
+    loss = float(share[has_same_class] @ divergence + (L * toward).sum())
+    return loss, 2 * (toward + (product.astype(X.dtype).T @ X).astype(np.float64))
 
 
-def share_of_choosers(mass, weight):
-    """Share of each row in the mean over all rows that have mates.
+def row_shares(others: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Share of each row in the mean over all rows that have other rows of their class.
 
     Parameters
     ----------
-    mass : ndarray of shape (n_samples,)
-        `mass_of_mates`.
+    others : ndarray of shape (n_samples,)
+        Weight of the other rows of the class, as `same_class_weight` returns it.
     weight : ndarray of shape (n_samples,)
         Weights of the rows.
 
@@ -127,52 +153,54 @@ def share_of_choosers(mass, weight):
     ndarray of float64, shape (n_samples,)
         The shares; their sum is 1.
     """
-    chosen = np.where(mass > 0, weight, 0).astype(np.float64)
-    return chosen / chosen.sum()
+    counted = np.where(others > 0, weight, 0).astype(np.float64)
+    return counted / counted.sum()
 
 
 class MCML(LinearMetricLearner):
-    """Maximally collapsing metric learning: each class drawn together, the others kept away.
+    """Maximally collapsing metric learning: pulls each class together, away from the others.
 
-    MCML (Globerson & Roweis [1]_) minimises the divergence from ideal neighbours,
+    MCML (Globerson & Roweis [1]_) minimises the divergence from an ideal distribution,
 
         1/n sum_i KL(q_i || p_i) + alpha n_components / n D(L Lᵀ, s² I),
         p_ij = exp(-|L x_i - L x_j|²) / sum_{k != i} exp(-|L x_i - L x_k|²),
 
-    where q_ij is the same for all other rows j of the class of i, and 0 for all others. For a
-    square L that is convex in M = LᵀL. D is the LogDet divergence tr A - ln det A - n_components,
-    A = L Lᵀ / s²: a pull toward Euclid, as if ``alpha * n_components`` more rows spoke for it. It
-    is no part of the paper; without it few rows in many dimensions collapse onto directions that
-    other rows do not share.
+    where q_ij is the same for all other rows j of the class of i, and 0 for rows of other classes.
+    For a square L this is convex in M = LᵀL. D is the LogDet divergence
+    tr A - ln det A - n_components with A = L Lᵀ / s². It is a pull toward the Euclidean distance,
+    as strong as ``alpha * n_components`` additional rows. Unlike the paper, the objective includes
+    this pull. Without it, few rows in many dimensions collapse along directions that do not
+    generalise to new rows.
 
     Parameters
     ----------
     n_components : int, default=None
-        Rows of L, in [1, n_features]; None for n_features. With fewer the minimum may be a local
-        one.
+        Number of rows of L, in [1, n_features]; None for n_features. With fewer than n_features
+        the search may end in a local minimum.
     init : {"auto", "pca", "lda", "identity", "random"} or array-like of shape \
             (n_components, n_features), default="auto"
-        L to begin with. "auto" is "lda" where that has so many axes, else "pca" where some are
-        left out, else "identity". All but an array are brought to a scale at which the nearest
-        few neighbours are the likely choices.
+        L at the start. "auto" is "lda" if there are at least `n_components` discriminant axes,
+        else "pca" if `n_components` leaves axes out, else "identity". Every start except an array
+        is scaled so that the few nearest neighbours are the likely choices.
     alpha : float, default=0.5
-        Strength of the pull, >= 0; 0 for the objective of the paper. s² I is Euclid
-        at a scale at which the nearest few neighbours are the likely choices.
+        Strength of the pull, >= 0; 0 for the objective of the paper. s² I is the Euclidean
+        distance, scaled so that the few nearest neighbours are the likely choices.
     max_iter : int, default=200
-        Iterations at most.
+        Maximum number of iterations.
     tol : float, default=1e-4
-        The search ends when an iteration gains less than this share of the loss at the start.
+        The search ends when an iteration lowers the loss by less than this share of its value at
+        the start.
     warm_start : bool, default=False
-        Whether to begin with L of the last fit.
+        Whether to start with L of the last fit.
     random_state : int, RandomState instance or None, default=None
-        Decides ``init="random"``. All else draws nothing.
+        Seed of ``init="random"``. Nothing else is random.
     verbose : int, default=0
         1 prints a line for each iteration.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L. float32 if X is, else float64.
+        L; float32 if X is float32, else float64.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
         The loss at the start and after each iteration.
     n_iter_ : int
@@ -184,13 +212,13 @@ class MCML(LinearMetricLearner):
 
     See Also
     --------
-    skdml.linear.NCA : Rewards one mate among the nearest, where MCML asks for all.
+    skdml.linear.NCA : Needs near neighbours of the same class; MCML pulls on all rows of a class.
 
     Notes
     -----
     An iteration takes O(n² n_components + n n_features n_components) time; memory is
-    O(n (n_features + n_components) + n_features²). Minimising over L needs no projection of M,
-    and for a square L finds the minimum over M, too.
+    O(n (n_features + n_components) + n_features²). Minimising over L needs no projection of M.
+    For a square L it also finds the minimum over M.
 
     References
     ----------
@@ -212,16 +240,16 @@ class MCML(LinearMetricLearner):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        init="auto",
-        alpha=0.5,
-        max_iter=200,
-        tol=1e-4,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        init: str | ArrayLike = "auto",
+        alpha: float = 0.5,
+        max_iter: int = 200,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.init = init
         self.alpha = alpha
@@ -231,7 +259,9 @@ class MCML(LinearMetricLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -251,36 +281,40 @@ class MCML(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not 2-D or not finite, if y is missing, continuous or of one class, if no
-            class has two rows, or if a parameter is out of range.
+            If X is not 2-D or not finite, if y is missing, continuous or has a single class, if
+            no class has two rows, or if a parameter is out of range.
 
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` iterations did not suffice.
+            If the search did not converge in `max_iter` iterations.
         """
         with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
-            X, codes, _ = self._read_labelled(X, y)
-            X, codes, weight = distinct_rows(X, codes, self._read_weight(sample_weight, X))
-            codes, _ = encode_labels(codes)  # classes without weight are none
-            X, scale = centre_and_scale(X, weight)
+            rows, codes, _ = self._read_labelled(X, y)
+            weight = self._read_weight(sample_weight, rows)
+            rows, codes, weight = distinct_rows(rows, codes, weight)
+            codes, _ = encode_labels(codes)  # drops classes whose rows all have weight 0
+            points = Points(rows, codes, weight).centred_and_scaled()
             rng = check_random_state(self.random_state)
-            start = kernel_start(self, X, codes, scale, rng, weight)
-            loss = with_prior(
-                self._loss(X, codes, weight, n_threads),
+            init = self._init_or_last_fit()
+            start = initial_kernel_components(init, self.n_components, points, rng)
+            loss = add_log_det_prior(
+                self._loss(points, n_threads),
                 self.alpha * len(start) / weight.sum(dtype=np.float64),
-                unit=spread_out(np.eye(X.shape[1]), X, weight)[0, 0],
+                unit=scale_to_unit_variance(np.eye(rows.shape[1]), points.X, weight)[0, 0],
             )
-            options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
-            L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MCML", **options)
-            self.components_ = (L / scale).astype(X.dtype)
+            options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+            options |= {"name": "MCML", "verbose": self.verbose}
+            L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, **options)
+            self.components_ = (L / points.scale).astype(rows.dtype)
         return self
 
-    def _loss(self, X, codes, weight, n_threads):
-        mass = mass_of_mates(codes, weight)
-        if not mass.any():
-            raise ValueError(no_mates_message(codes))
-        scatter = scatter_of_mates(X, codes, share_of_choosers(mass, weight), weight)
+    def _loss(self, points: Points, n_threads: int) -> Objective:
+        X, codes, weight, _ = points
+        others = same_class_weight(codes, weight)
+        if not others.any():
+            raise ValueError(no_same_class_message(codes))
+        scatter = same_class_scatter(X, codes, row_shares(others, weight), weight)
         data = {"X": X, "codes": codes, "weight": weight, "scatter": scatter}
         return partial(mcml_loss, **data, n_threads=n_threads)

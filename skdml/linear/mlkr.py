@@ -2,23 +2,33 @@
 
 from functools import partial
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
-from skdml.linear._kernels import kernel_start, kernel_sums
-from skdml.linear._neighbors import distinct_rows
-from skdml.linear._solvers import minimize_lbfgs, with_prior
-from skdml.linear.base import LinearMetricLearner, centre_and_scale
+from skdml.linear._kernels import KernelBlock, initial_kernel_components, kernel_sums
+from skdml.linear._points import Matrix, Points, distinct_rows
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear._solvers import Objective, minimize_lbfgs
+from skdml.linear.base import LinearMetricLearner
 
 
-def mlkr_loss(L, X, y, weight, n_threads=1):
-    """Mean square error of leave-one-out kernel regression (eq. 2 of the paper, over n).
+def mlkr_loss(
+    L: NDArray[np.floating],
+    X: Matrix,
+    y: NDArray[np.floating],
+    weight: NDArray[np.floating],
+    n_threads: int = 1,
+) -> tuple[float, NDArray[np.floating]]:
+    """Mean squared error of leave-one-out kernel regression (eq. 2 of the paper, over n).
 
-    Row i is predicted as the mean of the other y_j, with weights k_ij = exp(-|L x_i - L x_j|²).
+    The prediction for row i is the mean of the other y_j, weighted by
+    k_ij = exp(-|L x_i - L x_j|²).
 
     Parameters
     ----------
@@ -29,35 +39,36 @@ def mlkr_loss(L, X, y, weight, n_threads=1):
     y : ndarray of shape (n_samples,)
         Targets.
     weight : ndarray of shape (n_samples,)
-        A row of weight w counts as w rows at one place: its w - 1 twins help to predict it.
+        A row of weight w counts as w equal rows; w - 1 of them help to predict it.
     n_threads : int, default=1
-        How many threads to use.
+        Number of threads.
 
     Returns
     -------
     loss : float
-        Mean square error.
+        Mean squared error.
     gradient : ndarray of shape (n_components, n_features)
         Its derivative by L.
     """
     share = weight / weight.sum(dtype=np.float64)
 
-    def work(block):
+    def row_terms(block: KernelBlock) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         error = (block.kernel @ y) / block.total - y[block.rows]
         predicted = error + y[block.rows]
-        # dŷ_i / d|z_i - z_j|² is -k_ij (y_j - ŷ_i) over the sum of k_i.
+        # The derivative of ŷ_i by |z_i - z_j|² is -k_ij (y_j - ŷ_i) / sum_k k_ik.
         np.multiply(block.kernel, y - predicted[:, None], out=block.kernel)
         return error, -2 * share[block.rows] * error / block.total
 
     Z = X @ L.T.astype(X.dtype)
-    error, pull = kernel_sums(
-        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+    self_weight = np.maximum(weight - 1, 0)
+    error, product = kernel_sums(
+        Z, row_terms, weight=weight, self_weight=self_weight, n_threads=n_threads
     )
-    return float(share @ error**2), 2 * (X.T @ pull.astype(X.dtype)).T.astype(np.float64)
+    return float(share @ error**2), 2 * (X.T @ product.astype(X.dtype)).T.astype(np.float64)
 
 
 class MLKR(LinearMetricLearner):
-    """Metric learning for kernel regression: points near each other have like targets.
+    """Metric learning for kernel regression: near points have similar targets.
 
     MLKR (Weinberger & Tesauro [1]_) minimises the leave-one-out error of a kernel smoother,
 
@@ -66,35 +77,36 @@ class MLKR(LinearMetricLearner):
         k_ij = exp(-|L x_i - L x_j|²).
 
     D(A) = n_components ln(tr A / n_components) - ln det A is the LogDet divergence of A from the
-    nearest multiple of I: a pull toward Euclid in any unit, as if ``alpha * n_components`` more
-    rows spoke for it. It is no part of the paper.
+    nearest multiple of I. It is a pull toward a multiple of the Euclidean distance, as strong as
+    ``alpha * n_components`` additional rows. Unlike the paper, the objective includes this pull.
 
     Parameters
     ----------
     n_components : int, default=None
-        Rows of L, in [1, n_features]; None for n_features.
+        Number of rows of L, in [1, n_features]; None for n_features.
     init : {"auto", "pca", "identity", "random"} or array-like of shape \
             (n_components, n_features), default="auto"
-        L to begin with. "auto" is "pca" where some axes are left out, else "identity". All but an
-        array are brought to a scale at which the nearest few neighbours weigh most.
+        L at the start. "auto" is "pca" if `n_components` leaves axes out, else "identity". Every
+        start except an array is scaled so that the few nearest neighbours have most of the weight.
     alpha : float, default=0.02
-        Strength of the pull, >= 0; 0 for the objective of the paper. Targets that are mostly noise
-        want more, about 0.5.
+        Strength of the pull, >= 0; 0 for the objective of the paper. For targets that are mostly
+        noise use more, about 0.5.
     max_iter : int, default=200
-        Iterations at most.
+        Maximum number of iterations.
     tol : float, default=1e-3
-        The search ends when an iteration gains less than this share of the error at the start.
+        The search ends when an iteration lowers the objective by less than this share of its value
+        at the start.
     warm_start : bool, default=False
-        Whether to begin with L of the last fit.
+        Whether to start with L of the last fit.
     random_state : int, RandomState instance or None, default=None
-        Decides ``init="random"``. All else draws nothing.
+        Seed of ``init="random"``. Nothing else is random.
     verbose : int, default=0
         1 prints a line for each iteration.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L. float32 if X is, else float64.
+        L; float32 if X is float32, else float64.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
         The objective at the start and after each iteration, in the square of the unit of y.
     n_iter_ : int
@@ -112,8 +124,9 @@ class MLKR(LinearMetricLearner):
     Notes
     -----
     An iteration takes O(n² n_components + n n_features n_components) time; memory is
-    O(n (n_features + n_components)). Rows that are equal are merged to one of their weight, so
-    that neither the order of the rows nor how a weight is given matters.
+    O(n (n_features + n_components)). Equal rows with equal targets are merged into one row with
+    their total weight. The result does not depend on the order of the rows, and a weight of 2
+    gives the same result as a row given twice.
 
     References
     ----------
@@ -140,16 +153,16 @@ class MLKR(LinearMetricLearner):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        init="auto",
-        alpha=0.02,
-        max_iter=200,
-        tol=1e-3,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        init: str | ArrayLike = "auto",
+        alpha: float = 0.02,
+        max_iter: int = 200,
+        tol: float = 1e-3,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.init = init
         self.alpha = alpha
@@ -159,7 +172,9 @@ class MLKR(LinearMetricLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -185,32 +200,39 @@ class MLKR(LinearMetricLearner):
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` iterations did not suffice.
+            If the search did not converge in `max_iter` iterations.
         """
         with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
-            X, y = self._read_targets(X, y)
-            X, y, weight = _distinct(X, y, self._read_weight(sample_weight, X))
-            X, scale = centre_and_scale(X, weight)
+            rows, targets = self._read_targets(X, y)
+            weight = self._read_weight(sample_weight, rows)
+            rows, targets, weight = _merge_equal_rows(rows, targets, weight)
+            points = Points(rows, None, weight).centred_and_scaled()
             rng = check_random_state(self.random_state)
-            start = kernel_start(self, X, None, scale, rng, weight)
-            variance = np.average(y.astype(np.float64) ** 2, weights=weight)
+            init = self._init_or_last_fit()
+            start = initial_kernel_components(init, self.n_components, points, rng)
+            variance = np.average(targets.astype(np.float64) ** 2, weights=weight)
             strength = self.alpha * variance * len(start) / weight.sum(dtype=np.float64)
-            loss = partial(mlkr_loss, X=X, y=y, weight=weight, n_threads=n_threads)
-            loss = with_prior(loss, strength)
-            options = {"max_iter": self.max_iter, "tol": self.tol, "verbose": self.verbose}
-            L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, name="MLKR", **options)
-            self.components_ = (L / scale).astype(X.dtype)
+            loss: Objective = partial(
+                mlkr_loss, X=points.X, y=targets, weight=weight, n_threads=n_threads
+            )
+            loss = add_log_det_prior(loss, strength)
+            options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+            options |= {"name": "MLKR", "verbose": self.verbose}
+            L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, **options)
+            self.components_ = (L / points.scale).astype(rows.dtype)
         return self
 
-    def _read_targets(self, X, y):
+    def _read_targets(self, X: Any, y: Any) -> tuple[Any, NDArray[np.floating]]:
         if y is None:
             raise ValueError("MLKR requires y to be passed, but the target y is None.")
         return validate_data(self, X, y, y_numeric=True, ensure_min_samples=2, **self._input())
 
 
-def _distinct(X, y, weight):
-    """Merge equal rows of equal targets; centre the targets, since rounding grows with them."""
+def _merge_equal_rows(
+    X: Matrix, y: NDArray[np.floating], weight: NDArray[np.floating]
+) -> tuple[Matrix, NDArray[np.floating], NDArray[np.floating]]:
+    """Merge equal rows with equal targets; centre the targets, because rounding grows with them."""
     values, codes = np.unique(y, return_inverse=True)
     X, codes, weight = distinct_rows(X, codes, weight)
     y = values.astype(np.float64)[codes]

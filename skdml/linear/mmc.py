@@ -10,17 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
 from skdml.base import unchanged_on_error
-from skdml.linear._init import within_axes
-from skdml.linear._pairs import (
-    PairDistances,
-    distinct_neighbor_pairs,
-    leading_components,
-    told_apart,
-)
-from skdml.linear._prior import log_det_divergence, map_by_prior
-from skdml.linear._prior_share import check_prior_share, keep_share
+from skdml.linear._neighbors import distinct_neighbor_pairs
+from skdml.linear._pairs import PairDistances, points_differ
+from skdml.linear._prior import log_det_divergence, map_by_prior, to_principal_axes
+from skdml.linear._prior_share import check_prior_share, mix_with_prior
+from skdml.linear._psd import leading_components
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 Objective = Callable[[NDArray[np.floating]], tuple[float, NDArray[np.floating]]]
 """A function of an array that returns its value and its gradient."""
@@ -268,11 +264,14 @@ class MMC(LinearMetricLearner):
 
             points, L0, first, second = map_by_prior(self.prior, n_components, given, first, second)
             kept = same.copy()
-            kept[~same] = told_apart(points, first[~same], second[~same])
+            kept[~same] = points_differ(points, first[~same], second[~same])
             pairs, same = PairDistances(points, first[kept], second[kept]), same[kept]
 
             A = self._minimise(pairs, same, L0)
-            A, self.prior_share_ = keep_share(self, A, given @ L0.T.astype(given.dtype), y)
+            labels = y if self.supervision == "labels" else None
+            A, self.prior_share_ = mix_with_prior(
+                A, given @ L0.T.astype(given.dtype), self.prior_share, labels
+            )
             same_mean = pairs(A)[0][same].mean()
             L = A @ L0 / np.sqrt(same_mean if same_mean > 0 else 1.0)
             L = L if axes is None else L @ axes
@@ -307,8 +306,8 @@ class MMC(LinearMetricLearner):
             return points, None, first, second, same
         points, codes, _ = self._read_labelled(X, y)
         if np.bincount(codes).max() < 2:
-            raise ValueError(no_mates_message(codes))
-        points, axes = within_axes(points, self._count_components())
+            raise ValueError(no_same_class_message(codes))
+        points, axes = to_principal_axes(points, self._count_components())
         return points, axes, *distinct_neighbor_pairs(points, codes, self.n_neighbors)
 
     def _count_components(self) -> int:

@@ -1,69 +1,82 @@
-"""Neighbourhood components analysis: L that makes a soft nearest-neighbour rule right."""
+"""Neighbourhood components analysis: L that maximises the accuracy of a soft nearest neighbour."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Real
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
 from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._kernels import kernel_start, kernel_sums
-from skdml.linear._neighbors import PairGraph, distinct_rows
-from skdml.linear._solvers import minimize_lbfgs, warn_not_converged, with_prior
-from skdml.linear.base import LinearMetricLearner, centre_and_scale
+from skdml.linear._kernels import KernelBlock, initial_kernel_components, kernel_sums
+from skdml.linear._pairs import PairGraph
+from skdml.linear._points import Matrix, Points, distinct_rows
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear._solvers import Objective, minimize_lbfgs, warn_not_converged
+from skdml.linear.base import LinearMetricLearner
 
 SOLVERS = ("auto", "exact", "neighbors", "sgd")
 
-# Up to so many rows "auto" takes all pairs, and up to so many the nearest neighbours.
+# solver="auto" is "exact" up to the first number of rows, and "neighbors" up to the second.
 _EXACT, _NEIGHBORS = 5_000, 20_000
-# Iterations with the first candidates.
+# Iterations over the first candidates.
 _ROUND = 8
-# The first step by batches, in units of the entries of L.
+# The first step of the solver "sgd", in units of the entries of L.
 _STEP = 0.1
 
+Solution = tuple[NDArray[np.floating], NDArray[np.floating], int]
+"""L, the loss curve and the number of iterations."""
 
-def nca_loss(L, X, codes, weight, n_threads=1):
-    """Minus the mean probability of a right choice (eq. 3 of the paper, over n), and its gradient.
 
-    Row i chooses row j as its neighbour with probability p_ij, proportional to
-    exp(-|L x_i - L x_j|²), and takes over the class of j: it is right with probability p_i, the
-    sum of p_ij over its own class.
+def nca_loss(
+    L: NDArray[np.floating],
+    X: Matrix,
+    codes: NDArray[np.integer],
+    weight: NDArray[np.floating],
+    n_threads: int = 1,
+) -> tuple[float, NDArray[np.floating]]:
+    """Minus the mean probability of the right class (eq. 3 of the paper, over n), and its gradient.
+
+    Row i draws row j as its neighbour with probability p_ij, proportional to
+    exp(-|L x_i - L x_j|²), and predicts the class of j. The prediction is right with probability
+    p_i, the sum of p_ij over the class of i.
 
     Parameters
     ----------
     L : ndarray of shape (n_components, n_features)
         L.
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-        Points, those of one class after the other.
+        Points, sorted by class.
     codes : ndarray of int, shape (n_samples,)
         Their classes, sorted.
     weight : ndarray of shape (n_samples,)
-        A row of weight w counts as w rows at one place: its w - 1 twins are neighbours, too.
+        A row of weight w counts as w equal rows; w - 1 of them are its neighbours.
     n_threads : int, default=1
-        How many threads to use.
+        Number of threads.
 
     Returns
     -------
     loss : float
-        In [-1, 0].
+        The loss, in [-1, 0].
     gradient : ndarray of shape (n_components, n_features)
         Its derivative by L.
     """
     starts = np.searchsorted(codes, np.arange(codes[-1] + 2))
     share = weight / weight.sum(dtype=np.float64)
 
-    def work(block):
+    def row_terms(block: KernelBlock) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         own = np.empty_like(block.total)
-        pieces = list(_classes(block.rows, codes, starts))
+        pieces = list(_class_pieces(block.rows, codes, starts))
         for rows, columns in pieces:
             own[rows] = block.kernel[rows, columns].sum(axis=1)
         p = own / block.total
-        # W_ij = share_i p_ij (s_ij - p_i), s_ij = 1 for the same class, is -share_i p_i p_ij
-        # times (1 - s_ij / p_i): only columns of the own class need another factor.
+        # With s_ij = 1 for the same class, W_ij = share_i p_ij (s_ij - p_i) is -share_i p_i p_ij
+        # times (1 - s_ij / p_i). Only columns of the own class need the second factor.
         with np.errstate(divide="ignore"):
             ratio = np.where(p > np.finfo(p.dtype).tiny, 1 - 1 / p, 0)
         for rows, columns in pieces:
@@ -71,22 +84,28 @@ def nca_loss(L, X, codes, weight, n_threads=1):
         return p, -share[block.rows] * p / block.total
 
     Z = X @ L.T.astype(X.dtype)
-    p, pull = kernel_sums(
-        Z, work, weight=weight, twins=np.maximum(weight - 1, 0), n_threads=n_threads
+    self_weight = np.maximum(weight - 1, 0)
+    p, product = kernel_sums(
+        Z, row_terms, weight=weight, self_weight=self_weight, n_threads=n_threads
     )
-    # V_ij is dp/dlog p_ij, and -|z_i - z_j|² enters log p_ij; so minus twice for p, plus for -p.
-    return -float(share @ p), 2 * (X.T @ pull.astype(X.dtype)).T.astype(np.float64)
+    # V_ij is the derivative of p by the exponent -|z_i - z_j|². The loss is -p, so the two signs
+    # cancel.
+    return -float(share @ p), 2 * (X.T @ product.astype(X.dtype)).T.astype(np.float64)
 
 
-def _classes(rows, codes, starts):
-    """Cut a block into classes: (rows within the block, columns of their class)."""
+def _class_pieces(
+    rows: slice, codes: NDArray[np.integer], starts: NDArray[np.integer]
+) -> Iterator[tuple[slice, slice]]:
+    """Cut a block by class; yield the rows within the block and the columns of their class."""
     for code in range(codes[rows.start], codes[rows.stop - 1] + 1):
         first, last = max(starts[code], rows.start), min(starts[code + 1], rows.stop)
         yield slice(first - rows.start, last - rows.start), slice(starts[code], starts[code + 1])
 
 
-def nca_loss_of_candidates(L, X, candidates, weight):
-    """Compute the same with p_ij = 0 for all pairs but candidates.
+def nca_candidate_loss(
+    L: NDArray[np.floating], X: Matrix, candidates: "Candidates", weight: NDArray[np.floating]
+) -> tuple[float, NDArray[np.floating]]:
+    """Compute `nca_loss` with p_ij = 0 for all pairs that are no candidates.
 
     Parameters
     ----------
@@ -95,14 +114,14 @@ def nca_loss_of_candidates(L, X, candidates, weight):
     X : {ndarray, CSR matrix} of shape (n_samples, n_features)
         Points.
     candidates : Candidates
-        Who may choose whom.
+        The pairs.
     weight : ndarray of shape (n_samples,)
-        Weights of the rows that choose.
+        Weights of the rows.
 
     Returns
     -------
     loss : float
-        In [-1, 0].
+        The loss, in [-1, 0].
     gradient : ndarray of shape (n_components, n_features)
         Its derivative by L.
     """
@@ -117,30 +136,35 @@ def nca_loss_of_candidates(L, X, candidates, weight):
     p = np.add.reduceat(kernel * same, starts) / total
     change = kernel * (same - p[first])
     change *= (share / total)[first]
-    pull = graph.laplacian_product(change, Z)
-    return -float(share @ p), 2 * (X.T @ pull).T.astype(np.float64)
+    product = graph.laplacian_product(change, Z)
+    return -float(share @ p), 2 * (X.T @ product).T.astype(np.float64)
 
 
 class Candidates(NamedTuple):
-    """Pairs (i, j) in which row i may choose row j as its neighbour.
+    """Pairs (i, j) where row i may draw row j as its neighbour.
 
     Attributes
     ----------
     graph : PairGraph
-        The pairs, by i; each row is there at least once.
+        The pairs, sorted by i. Every row has at least one.
     same : ndarray of bool, shape (n_pairs,)
-        Whether they are of one class.
+        Whether the two rows are of one class.
     log_weight : ndarray of shape (n_pairs,)
         Logarithm of the weight of j.
     """
 
     graph: PairGraph
-    same: np.ndarray
-    log_weight: np.ndarray
+    same: NDArray[np.bool_]
+    log_weight: NDArray[np.floating]
 
 
-def find_candidates(Z, codes, weight, n_neighbors):
-    """Let each row choose among its nearest neighbours.
+def find_candidates(
+    Z: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    weight: NDArray[np.floating],
+    n_neighbors: int,
+) -> Candidates:
+    """Take the nearest neighbours of each row as its candidates.
 
     Parameters
     ----------
@@ -149,9 +173,9 @@ def find_candidates(Z, codes, weight, n_neighbors):
     codes : ndarray of int, shape (n_samples,)
         Their classes.
     weight : ndarray of shape (n_samples,)
-        Weights; a row that weighs more than 1 is a candidate of its own, for its twins.
+        Weights. A row of weight above 1 is also a candidate of itself: it stands for equal rows.
     n_neighbors : int
-        How many neighbours, fewer where there are no more rows.
+        How many neighbours; fewer if there are fewer rows.
 
     Returns
     -------
@@ -160,9 +184,9 @@ def find_candidates(Z, codes, weight, n_neighbors):
     """
     k = min(n_neighbors, len(Z) - 1)
     near = kneighbors(Z, None, k)[1]
-    twins = np.flatnonzero(weight > 1)
-    first = np.concatenate([np.repeat(np.arange(len(Z)), k), twins])
-    second = np.concatenate([near.ravel(), twins])
+    repeated = np.flatnonzero(weight > 1)
+    first = np.concatenate([np.repeat(np.arange(len(Z)), k), repeated])
+    second = np.concatenate([near.ravel(), repeated])
     order = np.argsort(first, kind="stable")
     first, second = first[order], second[order]
     mass = np.where(first == second, weight[second] - 1, weight[second])
@@ -170,43 +194,50 @@ def find_candidates(Z, codes, weight, n_neighbors):
     return Candidates(graph, codes[first] == codes[second], np.log(mass).astype(Z.dtype))
 
 
-def minimize_by_neighbors(start, X, codes, weight, prior, n_neighbors, **options):
-    """Minimise the loss over candidates, which are found anew as L moves.
+def minimize_by_neighbors(
+    start: NDArray[np.floating],
+    points: Points,
+    add_prior: Callable[[Objective], Objective],
+    n_neighbors: int,
+    **options: Any,
+) -> Solution:
+    """Minimise the loss over candidates, which are searched again as L changes.
 
     Parameters
     ----------
     start : ndarray of shape (n_components, n_features)
-        L to begin with.
-    X, codes, weight : arrays
-        As in `nca_loss`.
-    prior : callable
-        ``prior(objective)`` -> the objective with a prior.
+        L at the start.
+    points : Points
+        Points, sorted by class, centred and scaled.
+    add_prior : callable
+        ``add_prior(objective)`` -> the objective with a prior.
     n_neighbors : int
-        As in `find_candidates`.
+        Number of candidates, as in `find_candidates`.
     **options : dict
-        As in `minimize_lbfgs`: max_iter, tol, name, verbose.
+        max_iter, tol, name and verbose, as in `minimize_lbfgs`.
 
     Returns
     -------
     L : ndarray of shape (n_components, n_features)
-        The best by the loss over its own candidates.
+        The best L, each scored by the loss over its own candidates.
     loss_curve : ndarray of shape (n_iter + 1,)
-        The loss at the start and after each iteration, over the candidates of the time.
+        The loss at the start and after each iteration, over the current candidates.
     n_iter : int
         Number of iterations.
     """
+    X, codes, weight, _ = points
     L, best, curve = start, (np.inf, start), [0.0]
     while True:
         Z = X @ L.T.astype(X.dtype)
         candidates = find_candidates(Z, codes, weight, n_neighbors)
-        # Each round has as many iterations as there were before: the first candidates are soon
-        # out of date, the last ones not.
+        # Each round has as many iterations as all rounds before it: the first candidates are soon
+        # out of date, the last ones are not.
         length = min(max(_ROUND, len(curve) - 1), options["max_iter"] + 1 - len(curve))
-        loss = partial(nca_loss_of_candidates, X=X, candidates=candidates, weight=weight)
+        loss = partial(nca_candidate_loss, X=X, candidates=candidates, weight=weight)
         L_next, losses, n_steps = minimize_lbfgs(
-            prior(loss),
+            add_prior(loss),
             L,
-            monitor=_Countdown(length),
+            monitor=_StopAfter(length),
             **options | {"max_iter": length + 1},
         )
         curve[-1] = losses[0]  # over the new candidates
@@ -221,45 +252,53 @@ def minimize_by_neighbors(start, X, codes, weight, prior, n_neighbors, **options
             return L, np.array(curve), len(curve) - 1
 
 
-class _Countdown:
-    """A monitor that ends a search after some iterations."""
+class _StopAfter:
+    """A monitor that ends a search after a number of iterations."""
 
-    def __init__(self, length):
-        self.left = length
+    def __init__(self, n_iter: int) -> None:
+        self.left = n_iter
 
-    def __call__(self, L, value):
+    def __call__(self, L: NDArray[np.floating], value: float) -> bool:
         self.left -= 1
         return self.left <= 0
 
 
-def minimize_by_batches(start, X, codes, weight, prior, batch_size, rng, **options):
+def minimize_by_batches(
+    start: NDArray[np.floating],
+    points: Points,
+    add_prior: Callable[[Objective], Objective],
+    batch_size: int,
+    rng: np.random.RandomState,
+    **options: Any,
+) -> Solution:
     """Minimise the loss within random batches, by steps of Adam (Kingma & Ba 2015).
 
     Parameters
     ----------
     start : ndarray of shape (n_components, n_features)
-        L to begin with.
-    X, codes, weight : arrays
-        As in `nca_loss`.
-    prior : callable
-        ``prior(objective)`` -> the objective with a prior.
+        L at the start.
+    points : Points
+        Points, sorted by class, centred and scaled.
+    add_prior : callable
+        ``add_prior(objective)`` -> the objective with a prior.
     batch_size : int
         Rows in a batch.
     rng : RandomState
         Draws the batches.
     **options : dict
-        max_iter, how many times each row is in a batch, while the steps shrink to nothing; name,
-        of the learner; verbose, 1 for a line each time.
+        max_iter, the number of passes over the rows, during which the steps shrink to 0; name, the
+        name of the learner; verbose, 1 for a line after each pass.
 
     Returns
     -------
     L : ndarray of shape (n_components, n_features)
         L after the last step.
     loss_curve : ndarray of shape (n_iter,)
-        Mean loss of the batches of each pass over the rows, while L moved.
+        Mean loss of the batches of each pass. L changes during the pass.
     n_iter : int
         `max_iter`.
     """
+    X, codes, weight, _ = points
     L, curve = start.copy(), []
     mean, square = np.zeros_like(L), np.zeros_like(L)
     n_batches = -(-len(codes) // batch_size)
@@ -268,9 +307,9 @@ def minimize_by_batches(start, X, codes, weight, prior, batch_size, rng, **optio
     for iteration in range(options["max_iter"]):
         losses = []
         for batch in np.array_split(rng.permutation(len(codes)), n_batches):
-            rows = np.sort(batch)  # by class again
+            rows = np.sort(batch)  # sorted by class again
             loss = partial(nca_loss, X=X[rows], codes=codes[rows], weight=weight[rows])
-            value, gradient = prior(loss)(L)
+            value, gradient = add_prior(loss)(L)
             losses.append(value)
             mean += 0.1 * (gradient - mean)
             square += 0.01 * (gradient**2 - square)
@@ -284,7 +323,7 @@ def minimize_by_batches(start, X, codes, weight, prior, batch_size, rng, **optio
 
 
 class NCA(LinearMetricLearner):
-    """Neighbourhood components analysis: a soft nearest-neighbour rule that is right most often.
+    """Neighbourhood components analysis: maximises the accuracy of a soft nearest neighbour.
 
     NCA (Goldberger, Roweis, Hinton & Salakhutdinov [1]_) minimises
 
@@ -292,52 +331,53 @@ class NCA(LinearMetricLearner):
         p_i = sum_{j of the class of i} p_ij,
         p_ij = exp(-|L x_i - L x_j|²) / sum_{k != i} exp(-|L x_i - L x_k|²),
 
-    where p_i is the probability that row i takes over the right class from a neighbour it draws:
-    the leave-one-out accuracy of a soft nearest-neighbour rule. D(A) =
-    n_components ln(tr A / n_components) - ln det A is the LogDet divergence of A from the nearest
-    multiple of I: a weak pull toward Euclid in any unit, as if ``alpha * n_components`` more rows
-    spoke for it. It is no part of the paper.
+    Row i draws row j as its neighbour with probability p_ij and predicts the class of j. p_i is
+    the probability that the prediction is right, and its mean is the leave-one-out accuracy of
+    this soft nearest-neighbour rule. D(A) = n_components ln(tr A / n_components) - ln det A is the
+    LogDet divergence of A from the nearest multiple of I. It is a weak pull toward a multiple of
+    the Euclidean distance, as strong as ``alpha * n_components`` additional rows. Unlike the
+    paper, the objective includes this pull.
 
     Parameters
     ----------
     n_components : int, default=None
-        Rows of L, in [1, n_features]; None for n_features. Few make it quicker, and d a distance
-        in a plane, say, where ``n_components=2``.
+        Number of rows of L, in [1, n_features]; None for n_features. Fewer components are faster;
+        two give a planar embedding.
     init : {"auto", "pca", "lda", "identity", "random"} or array-like of shape \
             (n_components, n_features), default="auto"
-        L to begin with. "auto" is "lda" where that has so many axes, else "pca" where some are
-        left out, else "identity". All but an array are brought to a scale at which the nearest
-        few neighbours are the likely choices.
+        L at the start. "auto" is "lda" if there are at least `n_components` discriminant axes,
+        else "pca" if `n_components` leaves axes out, else "identity". Every start except an array
+        is scaled so that the few nearest neighbours are the likely choices.
     alpha : float, default=0.1
         Strength of the pull, >= 0; 0 for the objective of the paper.
     solver : {"auto", "exact", "neighbors", "sgd"}, default="auto"
         "exact" sums over all pairs, a block of rows at a time. "neighbors" sums over the
-        `n_neighbors` nearest rows of each row, which are found anew as L moves. "sgd" sums over
-        pairs within random batches. "auto" is "exact" up to 5000 rows, "neighbors" up to 20 000,
-        and "sgd" beyond.
+        `n_neighbors` nearest rows of each row, which are searched again as L changes. "sgd" sums
+        over pairs within random batches. "auto" is "exact" up to 5000 rows, "neighbors" up to
+        20 000, and "sgd" beyond.
     n_neighbors : int, default=60
-        How many candidates each row has with the solver "neighbors".
+        Number of candidates of each row with the solver "neighbors".
     batch_size : int, default=2000
-        Rows in a batch for the solver "sgd".
+        Number of rows in a batch of the solver "sgd".
     max_iter : int, default=100
-        Iterations at most; passes over the rows with the solver "sgd".
+        Maximum number of iterations; number of passes over the rows with the solver "sgd".
     tol : float, default=1e-4
-        The search ends when an iteration gains less than this share of the loss at the start. Not
-        used by the solver "sgd".
+        The search ends when an iteration lowers the loss by less than this share of its
+        magnitude. Not used by the solver "sgd".
     warm_start : bool, default=False
-        Whether to begin with L of the last fit.
+        Whether to start with L of the last fit.
     random_state : int, RandomState instance or None, default=None
-        Decides ``init="random"`` and the batches of the solver "sgd". All else draws nothing.
+        Seed of ``init="random"`` and of the batches of the solver "sgd". Nothing else is random.
     verbose : int, default=0
         1 prints a line for each iteration.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        L. float32 if X is, else float64.
+        L; float32 if X is float32, else float64.
     loss_curve_ : ndarray of shape (n_iter_ + 1,)
         The loss at the start and after each iteration. With the solver "neighbors" it is over the
-        candidates of the time; with "sgd" it is the mean over the batches of each pass, of shape
+        current candidates. With "sgd" it is the mean over the batches of each pass, of shape
         (n_iter_,).
     n_iter_ : int
         Number of iterations.
@@ -348,17 +388,18 @@ class NCA(LinearMetricLearner):
 
     See Also
     --------
-    sklearn.neighbors.NeighborhoodComponentsAnalysis : The same with ``alpha=0``, and times n.
+    sklearn.neighbors.NeighborhoodComponentsAnalysis : The same objective with ``alpha=0``, times n.
 
     Notes
     -----
     An iteration takes O(n² n_components) time with the solver "exact", O(n n_neighbors
-    n_components) with "neighbors" (and a search for neighbours every few iterations), O(n
-    batch_size n_components) with "sgd", each and O(n n_features n_components) for L x. Memory
-    is O(n (n_features + n_components)), with O(n n_neighbors) for "neighbors".
+    n_components) with "neighbors" (and a search for neighbours every few iterations), and O(n
+    batch_size n_components) with "sgd". L x adds O(n n_features n_components) to each. Memory
+    is O(n (n_features + n_components)), plus O(n n_neighbors) for "neighbors".
 
-    Rows that are equal are merged to one of their weight, so that neither the order of the rows
-    nor how a weight is given (as a number, or by repeated rows) matters, but to "sgd".
+    Equal rows of one class are merged into one row with their total weight. Except for "sgd", the
+    result does not depend on the order of the rows, and a weight of 2 gives the same result as a
+    row given twice.
 
     References
     ----------
@@ -381,19 +422,19 @@ class NCA(LinearMetricLearner):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        init="auto",
-        alpha=0.1,
-        solver="auto",
-        n_neighbors=60,
-        batch_size=2000,
-        max_iter=100,
-        tol=1e-4,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        init: str | ArrayLike = "auto",
+        alpha: float = 0.1,
+        solver: str = "auto",
+        n_neighbors: int = 60,
+        batch_size: int = 2000,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.init = init
         self.alpha = alpha
@@ -406,7 +447,9 @@ class NCA(LinearMetricLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the distance.
 
         Parameters
@@ -426,50 +469,61 @@ class NCA(LinearMetricLearner):
         Raises
         ------
         ValueError
-            If X is not 2-D or not finite, if y is missing, continuous or of one class, or if a
-            parameter is out of range.
+            If X is not 2-D or not finite, if y is missing, continuous or has a single class, or if
+            a parameter is out of range.
 
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` iterations did not suffice. "sgd" never warns: it ends by plan.
+            If the search did not converge in `max_iter` iterations. "sgd" never warns.
         """
         with unchanged_on_error(self), one_thread("blas") as n_threads:
             self._check_ranges(alpha=(Real, False, 0, None, "left"))
-            X, codes, _ = self._read_labelled(X, y)
-            X, codes, weight = self._by_class(X, codes, self._read_weight(sample_weight, X))
-            X, scale = centre_and_scale(X, weight)
+            rows, codes, _ = self._read_labelled(X, y)
+            points = _sorted_by_class(rows, codes, self._read_weight(sample_weight, rows))
+            points = points.centred_and_scaled()
             rng = check_random_state(self.random_state)
-            start = kernel_start(self, X, codes, scale, rng, weight)
-            strength = self.alpha * len(start) / weight.sum(dtype=np.float64)
-            prior = partial(with_prior, strength=strength)
-            data = X, codes, weight
-            L, self.loss_curve_, self.n_iter_ = self._solve(start, data, prior, rng, n_threads)
-            self.components_ = (L / scale).astype(X.dtype)
+            init = self._init_or_last_fit()
+            start = initial_kernel_components(init, self.n_components, points, rng)
+            strength = self.alpha * len(start) / points.weight.sum(dtype=np.float64)
+            add_prior = partial(add_log_det_prior, strength=strength)
+            found = self._solve(start, points, add_prior, rng, n_threads)
+            L, self.loss_curve_, self.n_iter_ = found
+            self.components_ = (L / points.scale).astype(rows.dtype)
         return self
 
-    def _by_class(self, X, codes, weight):
-        X, codes, weight = distinct_rows(X, codes, weight)
-        codes, _ = encode_labels(codes)  # classes without weight are none
-        order = np.argsort(codes, kind="stable")
-        return X[order], codes[order], weight[order].astype(X.dtype)
-
-    def _solve(self, start, data, prior, rng, n_threads):
-        X, codes, weight = data
-        solver = self.solver if self.solver != "auto" else _choose(len(codes))
-        options = {"max_iter": self.max_iter, "name": "NCA", "verbose": self.verbose}
+    def _solve(
+        self,
+        start: NDArray[np.floating],
+        points: Points,
+        add_prior: Callable[[Objective], Objective],
+        rng: np.random.RandomState,
+        n_threads: int,
+    ) -> Solution:
+        X, codes, weight, _ = points
+        solver = self.solver if self.solver != "auto" else _choose_solver(len(codes))
+        options: dict[str, Any] = {"max_iter": self.max_iter, "verbose": self.verbose}
+        options["name"] = "NCA"
         if solver == "sgd":
-            return minimize_by_batches(start, *data, prior, self.batch_size, rng, **options)
+            return minimize_by_batches(start, points, add_prior, self.batch_size, rng, **options)
         options["tol"] = self.tol
         if solver == "neighbors":
-            return minimize_by_neighbors(start, *data, prior, self.n_neighbors, **options)
+            return minimize_by_neighbors(start, points, add_prior, self.n_neighbors, **options)
         if solver == "exact":
             loss = partial(nca_loss, X=X, codes=codes, weight=weight, n_threads=n_threads)
-            return minimize_lbfgs(prior(loss), start, **options)
+            return minimize_lbfgs(add_prior(loss), start, **options)
         raise ValueError(f"solver={solver!r} is unknown; choose one of {list(SOLVERS)}.")
 
 
-def _choose(n_samples):
+def _sorted_by_class(X: Matrix, codes: NDArray[np.integer], weight: NDArray[np.floating]) -> Points:
+    """Merge equal rows, and sort the rows by class."""
+    X, codes, weight = distinct_rows(X, codes, weight)
+    codes, _ = encode_labels(codes)  # drops classes whose rows all have weight 0
+    order = np.argsort(codes, kind="stable")
+    return Points(X[order], codes[order], weight[order].astype(X.dtype))
+
+
+def _choose_solver(n_samples: int) -> str:
     if n_samples <= _EXACT:
         return "exact"
     return "neighbors" if n_samples <= _NEIGHBORS else "sgd"

@@ -18,10 +18,10 @@ from sklearn.utils.validation import check_is_fitted
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import encode_labels
-from skdml.linear._init import start_components, starts_anew
-from skdml.linear._neighbors import distinct_rows
+from skdml.linear._init import initial_components
+from skdml.linear._points import Points, centre_and_scale, distinct_rows
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import LinearMetricLearner, centre_and_scale
+from skdml.linear.base import LinearMetricLearner
 
 # Entries in a block of probabilities: 32 MiB of float64.
 _BLOCK = 2**22
@@ -248,8 +248,10 @@ class _CentroidClassifier(ClassifierMixin, LinearMetricLearner):
             rng = check_random_state(self.random_state)
             points, scale = centre_and_scale(given, weight)
             clusters, centroid_codes = self._cluster(points, codes, weight, rng)
-            start = start_components(self, points, codes, scale, rng, weight)
-            if starts_anew(self):
+            init = self._init_or_last_fit()
+            data = Points(points, codes, weight, scale)
+            start = initial_components(init, self.n_components, data, rng)
+            if isinstance(init, str):
                 start = scale_for_softmax(start, points, weight)
 
             centroids = cluster_means(points, clusters, weight)

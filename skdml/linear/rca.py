@@ -11,11 +11,11 @@ from skdml.base import unchanged_on_error
 from skdml.linear._eigen import (
     check_embedding_type,
     inverse_root,
-    leading_by_spread,
+    leading_by_variance,
+    mix_with_standardised,
     shrink,
-    with_standardised,
 )
-from skdml.linear._moments import Moments, counted, merge, moments_of
+from skdml.linear._moments import Moments, drop_zero_weights, merge, moments_of
 from skdml.linear._psd import root
 from skdml.linear.base import LinearMetricLearner, check_n_components
 
@@ -44,7 +44,7 @@ def rca_map(
         L. "plain": by principal axes of C. "weighted": by Fisher's axes, with decreasing ratio of
         the total variance to the variance within chunks.
     """
-    C = shrink(within.scatter / within.count, covariance.diagonal(), shrinkage)
+    C = shrink(within.scatter / within.n_rows, covariance.diagonal(), shrinkage)
     L = inverse_root(C, len(C), "shrinkage > 0")
     # In the coordinates L x, C is I and the ratios are the eigenvalues of the covariance.
     return L if embedding_type == "plain" else root(L @ covariance @ L.T) @ L
@@ -289,10 +289,10 @@ class RCA(LinearMetricLearner):
         X, chunks, chunked, weight = rows
         check_n_components(self.n_components, X.shape[1], "n_features")
         within, total = seen or (None, None)
-        total = merge(total, moments_of(*counted(X, None, weight)))
+        total = merge(total, moments_of(*drop_zero_weights(X, None, weight)))
         chunked = chunked & (weight > 0)
         if chunked.any():
-            in_chunks = counted(X[chunked], chunks[chunked], weight[chunked])
+            in_chunks = drop_zero_weights(X[chunked], chunks[chunked], weight[chunked])
             within = merge(within, moments_of(*in_chunks))
         if within is None or not within.scatter.any():
             raise ValueError(
@@ -301,11 +301,11 @@ class RCA(LinearMetricLearner):
                 "two different rows."
             )
 
-        covariance = total.scatter / total.count
+        covariance = total.scatter / total.n_rows
         L = rca_map(within, covariance, self.shrinkage, self.embedding_type)
-        L = with_standardised(L, covariance, self.prior_share)
+        L = mix_with_standardised(L, covariance, self.prior_share)
         if self.n_components is not None:
-            L = leading_by_spread(L, covariance, self.n_components)
+            L = leading_by_variance(L, covariance, self.n_components)
         self._moments = within, total
         self.components_ = L.astype(X.dtype, copy=False)
         return self

@@ -14,10 +14,10 @@ from skdml._threads import kneighbors, one_thread
 from skdml.base import unchanged_on_error
 from skdml.constraints import neighbor_triplets
 from skdml.linear._init import discriminants
-from skdml.linear._neighbors import PairGraph
+from skdml.linear._pairs import PairGraph
 from skdml.linear._psd import root
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import LinearMetricLearner, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, check_n_components, no_same_class_message
 
 # Sizes of a region: points of each class, or anchors, that are nearest to its centre.
 _SCALES = (10, 20, 50)
@@ -458,7 +458,7 @@ class SCML(LinearMetricLearner):
         points, codes, _ = self._read_labelled(X, y)
         triplets = neighbor_triplets(points, codes, self.n_neighbors, self.n_impostors)
         if len(triplets) == 0:
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         if self.n_constraints is not None and self.n_constraints < len(triplets):
             triplets = triplets[np.sort(rng.permutation(len(triplets))[: self.n_constraints])]
         return points, codes, triplets

@@ -13,7 +13,7 @@ from skdml.linear._differences import all_differences, scatter_of_differences
 from skdml.linear._moments import moments_of
 from skdml.linear._psd import root
 from skdml.linear._solvers import warn_not_converged
-from skdml.linear.base import LinearMetricLearner, Pairs, check_n_components, no_mates_message
+from skdml.linear.base import LinearMetricLearner, Pairs, check_n_components, no_same_class_message
 
 # Lower bound on P, as a share of inv(M0): P >= _FLOOR * inv(M0), so that M <= M0 / _FLOOR.
 _FLOOR = 0.5
@@ -411,6 +411,6 @@ class SDML(LinearMetricLearner):
             return pairs.X.dtype, *pair_scatters(pairs)
         points, codes, _ = self._read_labelled(X, y)
         if np.bincount(codes).max() < 2:
-            raise ValueError(no_mates_message(codes))
+            raise ValueError(no_same_class_message(codes))
         same, different, _ = all_differences(moments_of(points.astype(np.float64), codes))
         return points.dtype, same, different

@@ -8,7 +8,7 @@ from sklearn.datasets import load_iris, make_blobs
 from sklearn.exceptions import NotFittedError
 
 from skdml import DMLMJ
-from skdml.linear._differences import neighbor_pairs
+from skdml.linear._neighbors import neighbor_pairs
 from skdml.linear.dmlmj import jeffrey_axes, local_covariances
 
 IRIS, SPECIES = load_iris(return_X_y=True)

@@ -8,8 +8,9 @@ from sklearn.datasets import load_iris
 
 from skdml import ITML
 from skdml.constraints import draw_pairs
-from skdml.linear._pairs import PairDistances, constrained_points, leading_components, told_apart
+from skdml.linear._pairs import PairDistances, constrained_points, points_differ
 from skdml.linear._prior import log_det_divergence
+from skdml.linear._psd import leading_components
 from skdml.linear.itml import itml_objective, slack_loss
 
 IRIS, SPECIES = load_iris(return_X_y=True)
@@ -190,7 +191,7 @@ def test_pairs_of_equal_points_are_left_out():
     with pytest.raises(ValueError, match="all 5 pairs are equal"):
         learner_of_the_paper(1.0).fit(equal, [0, 1, 0, 1, 0])
     points = np.array([[1.0], [1 + 1e-15], [2.0]])
-    assert told_apart(points, np.array([0, 0]), np.array([1, 2])).tolist() == [False, True]
+    assert points_differ(points, np.array([0, 0]), np.array([1, 2])).tolist() == [False, True]
 
 
 def test_distance_does_not_depend_on_the_unit():

@@ -186,8 +186,8 @@ def test_distance_does_not_depend_on_the_units():
     ("parameters", "X", "y", "message"),
     [
         ({}, IRIS, np.zeros(150), "at least two classes"),
-        ({}, IRIS, np.arange(150), "No two points known to be of one class differ"),
-        ({}, np.repeat(IRIS[:2], 5, axis=0), np.repeat([0, 1], 5), "No two points known to be"),
+        ({}, IRIS, np.arange(150), "No two points of one class differ"),
+        ({}, np.repeat(IRIS[:2], 5, axis=0), np.repeat([0, 1], 5), "No two points of one class"),
         ({"supervision": "pairs"}, IRIS, SPECIES, "pairs need the shape"),
         ({"supervision": "pairs"}, IRIS.reshape(75, 2, 4), np.ones(75), "Pairs of both kinds"),
         ({"supervision": "chunks"}, IRIS, SPECIES, "supervision='chunks' is unknown"),
@@ -207,7 +207,7 @@ def test_invalid_input_raises_and_leaves_the_learner_unfitted(learner, parameter
 @both
 def test_partial_fit_refuses_a_change_of_supervision(learner):
     learner = clone(learner).fit(IRIS, SPECIES).set_params(supervision="pairs")
-    with pytest.raises(ValueError, match="call fit to begin anew"):
+    with pytest.raises(ValueError, match="call fit to start again"):
         learner.partial_fit(*all_pairs(IRIS[::5], SPECIES[::5]))
 
 

@@ -1,4 +1,4 @@
-"""LFDA against sums over all pairs written out, and at the edges of its input."""
+"""LFDA against loops over all pairs, and on unusual input."""
 
 import tracemalloc
 
@@ -19,7 +19,7 @@ BLOBS, CLASSES = make_blobs([30, 20, 4], n_features=5, random_state=0, cluster_s
 
 
 def literal_affinity(X, k):
-    """A of one class."""
+    """Return A for the points of one class."""
     n = len(X)
     distance = np.array([[np.linalg.norm(X[i] - X[j]) for j in range(n)] for i in range(n)])
     sigma = np.array([sorted(distance[i])[min(k, n - 1)] for i in range(n)])
@@ -27,11 +27,11 @@ def literal_affinity(X, k):
 
 
 def literal_matrices(X, y, k):
-    """S̃ʷ and S̃ᵇ by the paper's equations 13 to 16, over n."""
+    """Return S̃ʷ and S̃ᵇ by the paper's equations 13 to 16, divided by n."""
     n, d = X.shape
     within, between = np.zeros((2, d, d))
     A = {c: literal_affinity(X[y == c], k) for c in set(y.tolist())}
-    place = {c: {i: p for p, i in enumerate(np.flatnonzero(y == c))} for c in A}
+    position = {c: {i: p for p, i in enumerate(np.flatnonzero(y == c))} for c in A}
     for i in range(n):
         for j in range(n):
             outer = np.outer(X[i] - X[j], X[i] - X[j]) / 2
@@ -39,7 +39,7 @@ def literal_matrices(X, y, k):
                 between += outer / n
                 continue
             c = y[i]
-            a, size = A[c][place[c][i], place[c][j]], len(A[c])
+            a, size = A[c][position[c][i], position[c][j]], len(A[c])
             within += a / size * outer
             between += a * (1 / n - 1 / size) * outer
     return within / n, between / n
@@ -52,7 +52,7 @@ def test_matrices_are_those_of_the_paper(k):
     assert_allclose(got[1], expected[1], atol=1e-10 * abs(expected[1]).max())
 
 
-def test_blocks_make_no_difference(monkeypatch):
+def test_result_is_independent_of_the_block_size(monkeypatch):
     X = BLOBS - BLOBS.mean(axis=0)
     whole = local_scatter(X, 7)
     monkeypatch.setattr(lfda, "_BLOCK", 200)
@@ -91,8 +91,8 @@ def test_axes_solve_the_eigenproblem(shrinkage, n_components):
     assert subspace_angles(turned.T, plain.T).max() < 1e-7
 
 
-def test_far_affinities_of_1_make_it_fishers_analysis(monkeypatch):
-    monkeypatch.setattr(lfda, "local_scaling", lambda left, right, k: np.full(50, 1e9))
+def test_affinities_of_1_give_fishers_discriminant_analysis(monkeypatch):
+    monkeypatch.setattr(lfda, "local_scales", lambda left, right, k: np.full(50, 1e9))
     fisher = LinearDiscriminantAnalysis(solver="eigen").fit(IRIS, SPECIES).scalings_[:, :2]
     axes = LFDA(2, shrinkage=0).fit(IRIS, SPECIES).components_
     for ours, theirs in zip(axes, fisher.T, strict=True):
@@ -100,7 +100,7 @@ def test_far_affinities_of_1_make_it_fishers_analysis(monkeypatch):
         assert abs(cosine) == pytest.approx(1, abs=1e-9)
 
 
-def test_neighbours_do_not_depend_on_the_number_of_features_or_on_other_classes():
+def test_local_scales_do_not_depend_on_other_classes():
     order = np.argsort(-CLASSES, kind="stable")  # the class of four rows first
     d = LFDA().fit(BLOBS, CLASSES).get_metric()(BLOBS)
     for X, y in ((BLOBS[order], CLASSES[order]), (BLOBS, 2 - CLASSES)):
@@ -108,7 +108,7 @@ def test_neighbours_do_not_depend_on_the_number_of_features_or_on_other_classes(
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_any_unit_will_do(scale):
+def test_result_is_independent_of_the_unit(scale):
     expected = LFDA().fit(IRIS, SPECIES).get_metric()(IRIS)
     assert_allclose(LFDA().fit(IRIS * scale, SPECIES).get_metric()(IRIS * scale), expected)
 
@@ -140,7 +140,7 @@ def test_singular_without_shrinkage_warns_and_with_it_does_not():
         ({"n_components": 5}, SPECIES, "n_components=5 has to be None or an int from 1 to 4"),
     ],
 )
-def test_bad_input_is_named_and_leaves_nothing_behind(parameters, y, message):
+def test_bad_input_is_refused_and_leaves_the_learner_unfitted(parameters, y, message):
     learner = LFDA(**parameters)
     with pytest.raises(ValueError, match=message):
         learner.fit(IRIS, y)
@@ -150,7 +150,7 @@ def test_bad_input_is_named_and_leaves_nothing_behind(parameters, y, message):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("offset", [0, 0.3])
-def test_a_row_with_k_duplicates_is_near_them_alone(dtype, offset):
+def test_a_row_with_k_duplicates_has_no_other_neighbours(dtype, offset):
     X = np.repeat(100 * IRIS[:5] + offset, 8, axis=0).astype(dtype)
     X -= X.mean(axis=0)
     assert abs(local_scatter(X, 7)).max() < 1e-5 * (X.T @ X).max()

@@ -1,4 +1,4 @@
-"""The ground of the linear learners: what fit reads, where it begins, how it is minimised."""
+"""What linear learners share: checks of the input, scale, start, L-BFGS and matrix roots."""
 
 import numpy as np
 import pytest
@@ -12,23 +12,23 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
 from skdml.linear import LinearMap, LinearMetricLearner
-from skdml.linear._init import INITS, discriminants, principal_axes, start_components
+from skdml.linear._init import INITS, discriminants, initial_components, principal_axes
+from skdml.linear._points import Points, centre_and_scale
 from skdml.linear._psd import root, with_positive_peak
 from skdml.linear._solvers import minimize_lbfgs
-from skdml.linear.base import centre_and_scale
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 
 
 class Learner(LinearMetricLearner):
-    """A learner that only reads."""
+    """A learner that only checks its input."""
 
     _supervisions = ("labels", "pairs", "triplets", "quadruplets")
 
     def __init__(self, n_components=None, **params):
         self.n_components = n_components
         self.init, self.supervision, self.random_state = "auto", "labels", 0
-        self.n_constraints = None
+        self.n_constraints, self.warm_start = None, False
         vars(self).update(params)
 
     def fit(self, X, y=None):
@@ -44,7 +44,7 @@ def rng():
     return np.random.RandomState(0)
 
 
-# What fit reads
+# Checks of the input
 
 
 def test_labelled_points_are_checked_and_encoded():
@@ -65,12 +65,12 @@ def test_labelled_points_are_checked_and_encoded():
         (SPECIES[:9], "inconsistent numbers of samples"),
     ],
 )
-def test_targets_that_are_no_classes_are_refused(y, message):
+def test_invalid_class_labels_are_refused(y, message):
     with pytest.raises(ValueError, match=message):
         Learner()._read_labelled(IRIS, y)
 
 
-def test_pairs_from_labels_are_alike_and_apart():
+def test_pairs_from_labels_are_same_and_different():
     pairs = Learner(n_constraints=200)._read_pairs(IRIS, SPECIES)
     assert_array_equal(SPECIES[pairs.first] == SPECIES[pairs.second], pairs.same)
     assert pairs.same.sum() == 200
@@ -131,7 +131,7 @@ def test_tuples_of_another_shape_are_refused():
         learner._read_pairs(np.full((3, 2, 2), np.nan), [1, 0, 1])
 
 
-def test_classes_without_any_mates_teach_no_likeness():
+def test_classes_of_a_single_row_are_refused():
     for read in (Learner()._read_pairs, Learner()._read_triplets, Learner()._read_quadruplets):
         with pytest.raises(ValueError, match="Each of the 5 classes has a single sample"):
             read(IRIS[:5], np.arange(5))
@@ -163,7 +163,7 @@ def test_weights_are_checked():
             read(bad, IRIS)
 
 
-def test_sparse_points_pass_where_a_learner_takes_them():
+def test_sparse_points_are_accepted_if_a_learner_takes_them():
     sparse = sp.csr_matrix(IRIS)
     X, _, _ = SparseLearner()._read_labelled(sparse.tocsc(), SPECIES)
     assert X.format == "csr"
@@ -182,7 +182,7 @@ def test_sparse_points_pass_where_a_learner_takes_them():
 
 @pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix])
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
-def test_points_come_to_a_mean_square_distance_of_two(make, unit, rng):
+def test_scaled_points_have_a_mean_squared_distance_of_two(make, unit, rng):
     weight = rng.randint(0, 3, size=150).astype(float)
     X, scale = centre_and_scale(make(IRIS * unit), weight)
     repeated = np.repeat(IRIS * unit, weight.astype(int), axis=0)
@@ -192,7 +192,7 @@ def test_points_come_to_a_mean_square_distance_of_two(make, unit, rng):
     assert_allclose(pdist(dense), pdist(IRIS * unit) / scale)
 
 
-def test_scaling_keeps_the_dtype_and_passes_equal_points():
+def test_scaling_keeps_the_dtype_and_accepts_equal_points():
     X, _scale = centre_and_scale(IRIS.astype(np.float32))
     assert X.dtype == np.float32
     assert_allclose(X.mean(axis=0), 0, atol=1e-6)
@@ -200,10 +200,12 @@ def test_scaling_keeps_the_dtype_and_passes_equal_points():
 
 
 def start(X, codes, rng, scale=1.0, **params):
-    return start_components(Learner(**params), X, codes, scale, rng)
+    learner = Learner(**params)
+    points = Points(X, codes, np.ones(X.shape[0]), scale)
+    return initial_components(learner._init_or_last_fit(), learner.n_components, points, rng)
 
 
-def test_starts_are_what_they_are_called(rng):
+def test_named_starts(rng):
     X, _scale = centre_and_scale(IRIS)
     assert_array_equal(start(X, SPECIES, rng, init="identity"), np.eye(4))
     assert_array_equal(start(X, SPECIES, rng, init="identity", n_components=2), np.eye(4)[:2])
@@ -211,7 +213,7 @@ def test_starts_are_what_they_are_called(rng):
     assert_allclose(abs(axes), abs(PCA(2).fit(X).components_))
     lda = start(X, SPECIES, rng, init="lda", n_components=2)
     reference = LinearDiscriminantAnalysis().fit(X, SPECIES).scalings_[:, :2].T
-    # Our ridge moves the axes a little; their directions are those of Fisher.
+    # The ridge changes the axes a little. Their directions are those of Fisher.
     cosine = abs((lda * reference).sum(axis=1))
     assert_allclose(
         cosine, np.linalg.norm(lda, axis=1) * np.linalg.norm(reference, axis=1), rtol=0.05
@@ -221,7 +223,7 @@ def test_starts_are_what_they_are_called(rng):
     assert start(X, SPECIES, rng, init="random", n_components=3).shape == (3, 4)
 
 
-def test_auto_starts_as_scikit_learn_does(rng):
+def test_auto_chooses_the_start_as_scikit_learn_does(rng):
     X, _ = centre_and_scale(IRIS)
     for n_components, init in [(None, "identity"), (4, "identity"), (3, "pca"), (2, "lda")]:
         options = {"n_components": n_components}
@@ -230,12 +232,11 @@ def test_auto_starts_as_scikit_learn_does(rng):
     assert_array_equal(start(X, None, rng, n_components=2), principal_axes(X, 2))
 
 
-def test_warm_start_begins_where_the_last_fit_ended(rng):
-    learner = Learner(warm_start=True)
-    learner.components_ = np.full((2, 4), 3.0)
-    assert_array_equal(start_components(learner, IRIS, SPECIES, 10.0, rng), np.full((2, 4), 30.0))
-    with pytest.raises(ValueError, match=r"n_features is 3, and init, .* has the shape \(2, 4\)"):
-        start_components(learner, IRIS[:, :3], SPECIES, 10.0, rng)
+def test_warm_start_starts_at_the_last_fit(rng):
+    options = {"scale": 10.0, "warm_start": True, "components_": np.full((2, 4), 3.0)}
+    assert_array_equal(start(IRIS, SPECIES, rng, **options), np.full((2, 4), 30.0))
+    with pytest.raises(ValueError, match=r"n_features is 3, but init .* has the shape \(2, 4\)"):
+        start(IRIS[:, :3], SPECIES, rng, **options)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_warm_start_begins_where_the_last_fit_ended(rng):
     [
         ({"init": "best"}, "init='best' is unknown; choose one of"),
         ({"init": np.eye(3)}, r"has the shape \(3, 3\)"),
-        ({"init": np.eye(4), "n_components": 2}, r"n_components is 2, n_features is 4"),
+        ({"init": np.eye(4), "n_components": 2}, r"n_components is 2 and n_features is 4"),
         ({"init": np.ones((5, 4))}, r"has the shape \(5, 4\)"),
         ({"init": [[np.nan] * 4]}, "init contains NaN"),
         ({"n_components": 5}, "n_components=5 has to be None or an int from 1 to 4"),
@@ -261,19 +262,22 @@ def test_lda_needs_classes_and_dense_points(rng):
 
 
 @pytest.mark.parametrize("init", [init for init in INITS if init != "random"])
-def test_weights_move_the_start_as_repeated_rows_do(init, rng):
+def test_whole_weights_are_repeated_rows_in_the_start(init, rng):
     weight = rng.randint(0, 3, size=150)
-    learner = Learner(init=init, n_components=3)
     X, _ = centre_and_scale(IRIS)
-    weighted = start_components(learner, X, SPECIES, 1.0, rng, weight.astype(float))
-    repeated = start_components(
-        learner, np.repeat(X, weight, axis=0), np.repeat(SPECIES, weight), 1.0, rng
+    rows = np.repeat(np.arange(150), weight)
+    weighted, repeated = (
+        initial_components(init, 3, points, rng)
+        for points in (
+            Points(X, SPECIES, weight.astype(float)),
+            Points(X[rows], SPECIES[rows], np.ones(len(rows))),
+        )
     )
     assert_allclose(weighted, repeated, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(60, 5), (6, 20), (2, 3)])
-def test_principal_axes_of_any_shape_dense_and_sparse(shape, rng):
+def test_principal_axes_of_dense_and_sparse_points(shape, rng):
     X = rng.normal(size=shape) * np.arange(1, shape[1] + 1)
     for n_components in range(1, shape[1] + 1):
         axes = principal_axes(X, n_components)
@@ -284,11 +288,11 @@ def test_principal_axes_of_any_shape_dense_and_sparse(shape, rng):
         assert_allclose(sparse[:kept], axes[:kept], atol=1e-6)
 
 
-def test_discriminants_are_spherical_within_classes(rng):
+def test_discriminants_whiten_within_classes(rng):
     X, _ = centre_and_scale(IRIS)
     Z = X @ discriminants(X, SPECIES, 4).T
     within = sum(np.cov(Z[c == SPECIES].T, bias=True) for c in range(3)) / 3
-    # To within the ridge; the smallest variance feels it most.
+    # Equal up to the ridge, which changes the smallest variance most.
     assert_allclose(within, np.eye(4) / 4, atol=0.02)
     between = np.ptp([Z[c == SPECIES].mean(axis=0) for c in range(3)], axis=0)
     assert_allclose(between[2:], 0, atol=1e-3)
@@ -325,7 +329,7 @@ def test_lbfgs_has_relative_tolerances(unit):
     assert_allclose(found[1][0], 3, atol=0.05)
 
 
-def test_lbfgs_warns_when_it_runs_out_of_iterations_and_only_then():
+def test_lbfgs_warns_if_it_runs_out_of_iterations():
     def objective(L):
         return rosen(L), rosen_der(L)
 
@@ -335,7 +339,7 @@ def test_lbfgs_warns_when_it_runs_out_of_iterations_and_only_then():
     assert len(curve) == 4
 
 
-def test_lbfgs_can_be_ended_by_its_monitor(capsys):
+def test_monitor_ends_lbfgs(capsys):
     seen = []
 
     def monitor(L, value):
@@ -357,7 +361,7 @@ def test_lbfgs_can_be_ended_by_its_monitor(capsys):
     assert capsys.readouterr().out.count("[Test] iteration") == 4
 
 
-def test_lbfgs_keeps_to_bounds():
+def test_lbfgs_respects_bounds():
     L, _, _ = minimize_lbfgs(
         lambda w: (((w + 1) ** 2).sum(), 2 * (w + 1)),
         np.ones(3),

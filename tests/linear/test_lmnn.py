@@ -15,17 +15,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdml import LMNN
+from skdml.linear._points import Points
 from skdml.linear.lmnn import (
-    _beyond_reach,
+    _outside_margin,
     find_impostors,
-    halfway_start,
+    half_whitened_start,
     lmnn_loss,
+    merge_impostors,
     solve,
     target_neighbors,
-    unite,
 )
 
-# Wide overlapping blobs: many impostors, and no two distances alike.
+# Wide overlapping blobs: many impostors, and no equal distances.
 X, Y = make_blobs(n_samples=60, n_features=4, centers=3, cluster_std=4.0, random_state=0)
 ALL = len(X)
 
@@ -35,11 +36,11 @@ def distances(Z):
 
 
 def literal_targets(D, y, k):
-    """Lists of the k nearest others of the class."""
+    """List the k nearest other rows of the class of each row."""
     targets = []
     for i in range(len(y)):
-        mates = [j for j in range(len(y)) if y[j] == y[i] and j != i]
-        targets.append(sorted(mates, key=lambda j: D[i, j])[:k])
+        others = [j for j in range(len(y)) if y[j] == y[i] and j != i]
+        targets.append(sorted(others, key=lambda j: D[i, j])[:k])
     return targets
 
 
@@ -47,17 +48,17 @@ def literal_loss(D, y, targets, mu, n_impostors):
     """The objective of the docstring, term by term, from squared distances."""
     loss = 0.0
     for i in range(len(y)):
-        strangers = sorted((m for m in range(len(y)) if y[m] != y[i]), key=lambda m: D[i, m])
+        impostors = sorted((m for m in range(len(y)) if y[m] != y[i]), key=lambda m: D[i, m])
         for j in targets[i]:
-            push = sum(max(0.0, 1 + D[i, j] - D[i, m]) ** 2 for m in strangers[:n_impostors])
+            push = sum(max(0.0, 1 + D[i, j] - D[i, m]) ** 2 for m in impostors[:n_impostors])
             loss += (1 - mu) * D[i, j] + mu * push
     return loss / sum(len(js) for js in targets)
 
 
-def pose(X, y, weight=None, **params):
-    """Return the problem that `fit` solves, on the points as they are, with targets by Euclid."""
+def make_problem(X, y, weight=None, **params):
+    """Return the problem of `fit` on unscaled points, with Euclidean target neighbours."""
     weight = np.ones(len(X)) if weight is None else weight
-    return LMNN(**params)._pose(X, y, weight, np.eye(X.shape[1]))
+    return LMNN(**params)._make_problem(Points(X, y, weight), np.eye(X.shape[1]))
 
 
 # The objective
@@ -66,7 +67,7 @@ def pose(X, y, weight=None, **params):
 @pytest.mark.parametrize("n_impostors", [2, ALL])
 @pytest.mark.parametrize("n_components", [2, 4])
 def test_objective_is_that_of_the_docstring(n_impostors, n_components):
-    problem = pose(X, Y, mu=0.3, n_impostors=n_impostors)
+    problem = make_problem(X, Y, mu=0.3, n_impostors=n_impostors)
     targets = literal_targets(distances(X), Y, 3)
     for scale in (0.03, 0.3, 3):
         L = scale * np.random.RandomState(0).normal(size=(n_components, 4))
@@ -78,7 +79,7 @@ def test_objective_is_that_of_the_docstring(n_impostors, n_components):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_gradient(sparse):
     weight = np.random.RandomState(1).uniform(0.2, 3, size=len(X))
-    problem = pose(csr_matrix(X) if sparse else X, Y, weight, mu=0.7, n_impostors=9)
+    problem = make_problem(csr_matrix(X) if sparse else X, Y, weight, mu=0.7, n_impostors=9)
     L = 0.2 * np.random.RandomState(0).normal(size=(3, 4))
     impostors = find_impostors(problem, problem.embed(L))
     assert len(impostors.pairs) > len(X)
@@ -117,9 +118,9 @@ def test_start_has_the_best_scale():
     assert curves[1][0] == pytest.approx(best, rel=5e-3)
 
 
-def test_halfway_start():
+def test_half_whitened_start():
     weight = np.random.RandomState(0).randint(1, 4, size=len(X))
-    L = halfway_start(X, Y, weight.astype(float))
+    L = half_whitened_start(X, Y, weight.astype(float))
     rows = np.repeat(
         X - np.array([X[c == Y].T @ weight[c == Y] / weight[c == Y].sum() for c in Y]),
         weight,
@@ -129,12 +130,12 @@ def test_halfway_start():
     assert shrinkage > 0.01
     M = L.T @ L
     assert_allclose(M @ M @ S, np.eye(4), atol=1e-10)
-    assert_array_equal(halfway_start(np.zeros((6, 2)), Y[:6], np.ones(6)), np.eye(2))
+    assert_array_equal(half_whitened_start(np.zeros((6, 2)), Y[:6], np.ones(6)), np.eye(2))
 
 
-# The objective is convex in M = LᵀL: with a square L every start has to end at the same value.
+# The objective is convex in M = LᵀL, so with a square L every start must end at the same value.
 def test_optimum_is_that_over_all_impostors():
-    problem = pose(X, Y, n_impostors=ALL)
+    problem = make_problem(X, Y, n_impostors=ALL)
     everyone = find_impostors(problem, np.zeros_like(X))
     assert len(everyone.pairs) == 2 * ALL**2 // 3
     ends = []
@@ -153,29 +154,30 @@ def test_optimum_is_that_over_all_impostors():
     assert_allclose(ends, best, rtol=1e-6)
 
 
-def test_impostors_unite_by_the_larger_share():
-    problem = pose(X, Y, np.full(len(X), 2.0), n_impostors=3)
+def test_merged_impostors_have_the_larger_weight():
+    problem = make_problem(X, Y, np.full(len(X), 2.0), n_impostors=3)
     a, b = (find_impostors(problem, problem.embed(s * np.eye(4))) for s in (0.1, 0.02))
-    both = unite(a, b)
-    shares = {}
+    both = merge_impostors(a, b)
+    weights = {}
     for s in (a, b):
-        for i, m, share in zip(s.pairs.first, s.pairs.second, s.share, strict=True):
-            shares[i, m] = max(share, shares.get((i, m), 0))
-    assert set(a.share) == {1.0, 2.0}
-    assert list(zip(both.pairs.first, both.pairs.second, strict=True)) == sorted(shares)
-    assert_array_equal(both.share, [shares[key] for key in sorted(shares)])
+        for i, m, w in zip(s.pairs.first, s.pairs.second, s.weight, strict=True):
+            weights[i, m] = max(w, weights.get((i, m), 0))
+    assert set(a.weight) == {1.0, 2.0}
+    assert list(zip(both.pairs.first, both.pairs.second, strict=True)) == sorted(weights)
+    assert_array_equal(both.weight, [weights[key] for key in sorted(weights)])
 
 
-def test_a_round_begins_with_the_objective_whatever_it_remembers():
-    problem = pose(X, Y, n_impostors=3)
+def test_impostors_outside_the_margin_do_not_change_the_objective():
+    problem = make_problem(X, Y, n_impostors=3)
     known = find_impostors(problem, problem.embed(0.02 * np.eye(4)))
     L = np.diag([0.5, 0.1, 0.1, 0.1])
     Z = problem.embed(L)
     found = find_impostors(problem, Z)
-    both = unite(found, _beyond_reach(problem, known, Z))
+    both = merge_impostors(found, _outside_margin(problem, known, Z))
     assert len(both.pairs) > len(found.pairs)
     assert lmnn_loss(L, problem, both)[0] == pytest.approx(lmnn_loss(L, problem, found)[0])
-    assert lmnn_loss(L, problem, unite(found, known))[0] > lmnn_loss(L, problem, found)[0] + 1e-3
+    with_known = lmnn_loss(L, problem, merge_impostors(found, known))[0]
+    assert with_known > lmnn_loss(L, problem, found)[0] + 1e-3
 
 
 # Weights and the order of rows
@@ -190,8 +192,7 @@ def test_weights_are_repeated_rows(kind):
     assert not np.allclose(weighted.components_, LMNN().fit(kind(X), Y).components_)
 
 
-# Repeated rows are merged before anything else, so this is what shows that they count as they do
-# in the sums of the paper.
+# Repeated rows are merged first. This test shows that they still count as in the sums of the paper.
 def test_merged_rows_count_as_in_the_sums_over_all_rows():
     weight = np.random.RandomState(0).randint(1, 6, size=len(X))
     learner = LMNN(n_impostors=7, init="identity").fit(X, Y, sample_weight=weight)
@@ -209,11 +210,11 @@ def test_target_neighbors_with_weights():
         {j: c for j, c in zip(js, cs, strict=True) if c}
         for js, cs in zip(second, count, strict=True)
     ]
-    # 1.5 is two rows of 0.75 each.
+    # A weight of 1.5 is two rows of 0.75 each.
     assert found == [{0: 2, 1: 0.75}, {1: 0.75, 0: 2}, {1: 1.5, 0: 1}, {3: 3}, {}]
 
 
-def test_order_of_rows_and_names_of_classes_make_no_difference():
+def test_result_is_independent_of_the_order_of_rows_and_the_names_of_classes():
     mixed = np.random.RandomState(0).permutation(len(X))
     names = np.array(["z", "a", "m"])
     for data in (X, load_iris().data[::3]):  # iris is full of ties
@@ -228,7 +229,7 @@ def test_order_of_rows_and_names_of_classes_make_no_difference():
 # Input
 
 
-def test_sparse_points_are_learned_from_as_dense_ones():
+def test_sparse_points_give_the_result_of_dense_points():
     rng = np.random.RandomState(0)
     counts = rng.poisson(0.7, size=(80, 12)) * rng.uniform(size=(80, 12))
     y = (counts[:, 0] > counts[:, 1]).astype(int)
@@ -242,7 +243,7 @@ def test_sparse_points_are_learned_from_as_dense_ones():
     assert low.transform(csr_matrix(counts)).shape == (80, 3)
 
 
-def test_float32_learns_what_float64_learns():
+def test_float32_gives_nearly_the_result_of_float64():
     single, double = (LMNN().fit(X.astype(t), Y) for t in (np.float32, np.float64))
     assert single.loss_curve_[-1] == pytest.approx(double.loss_curve_[-1], rel=2e-3)
 
@@ -259,7 +260,7 @@ def test_learns_to_ignore_noise():
     assert M[2:, 2:].trace() < 0.2 * M.trace()
 
 
-def test_warm_start_begins_where_the_last_fit_ended():
+def test_warm_start_starts_at_the_last_fit():
     learner = LMNN(warm_start=True, tol=1e-6).fit(X, Y)
     last = learner.loss_curve_[-1]
     again = learner.fit(X, Y)
@@ -271,7 +272,7 @@ def test_warm_start_begins_where_the_last_fit_ended():
 
 
 @pytest.mark.parametrize("init", ["pca", "lda", "identity", "random"])
-def test_inits(init):
+def test_every_init_lowers_the_objective(init):
     learner = LMNN(2, init=init, random_state=0).fit(X, Y)
     assert learner.components_.shape == (2, 4)
     assert learner.loss_curve_[-1] < learner.loss_curve_[0]
@@ -280,7 +281,7 @@ def test_inits(init):
 # Few rows, no impostors
 
 
-def test_class_smaller_than_the_neighbours_asked_for():
+def test_classes_with_fewer_rows_than_target_neighbours():
     kept = np.concatenate([np.flatnonzero(Y == 0), np.flatnonzero(Y == 1)[:2], [np.argmax(Y == 2)]])
     learner = LMNN(n_neighbors=5, init="identity").fit(X[kept], Y[kept])
     D = distances(learner.transform(X[kept]))
@@ -297,9 +298,9 @@ def test_no_impostor_at_the_start():
     assert learner.get_metric()(apart[0], apart[2]) > learner.get_metric()(apart[0], apart[1])
 
 
-def test_rows_that_are_all_twins():
-    twins = np.repeat(X[:6], 2, axis=0)
-    learner = LMNN().fit(twins, np.repeat([0, 1, 0, 1, 0, 1], 2))
+def test_duplicated_rows():
+    duplicated = np.repeat(X[:6], 2, axis=0)
+    learner = LMNN().fit(duplicated, np.repeat([0, 1, 0, 1, 0, 1], 2))
     assert np.isfinite(learner.components_).all()
     points = LMNN().fit(np.repeat([[0.0], [1.0]], 3, axis=0), [0, 0, 0, 1, 1, 1])
     assert points.loss_curve_[-1] == pytest.approx(0, abs=1e-12)
@@ -324,12 +325,12 @@ def test_rows_that_are_all_twins():
         ({"init": np.eye(3)}, "init"),
     ],
 )
-def test_parameters_out_of_range(params, message):
+def test_parameters_out_of_range_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         LMNN(**params).fit(X, Y)
 
 
-def test_what_cannot_be_learned_from():
+def test_invalid_data_are_refused():
     with pytest.raises(ValueError, match="at least two classes"):
         LMNN().fit(X, np.zeros(len(X)))
     with pytest.raises(ValueError, match="at least two classes"):
@@ -346,12 +347,12 @@ def test_what_cannot_be_learned_from():
     assert learner.n_features_in_ == 4
 
 
-def test_too_few_rounds_are_told():
+def test_too_few_rounds_warn():
     with pytest.warns(ConvergenceWarning, match="LMNN did not converge in max_iter=1"):
         LMNN(max_iter=1, tol=0).fit(X, Y)
 
 
-def test_verbose(capsys):
+def test_verbose_prints_a_line_for_each_round(capsys):
     learner = LMNN(verbose=1).fit(X, Y)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == learner.n_iter_
@@ -366,16 +367,16 @@ def literal_kernel_loss(A, K, y, targets):
     n, scale = len(y), sum(len(js) for js in targets)
     Z, G, loss = K @ A.T, np.zeros((n, len(A))), 0.0
     for i in range(n):
-        strangers = np.flatnonzero(y != y[i])
+        others = np.flatnonzero(y != y[i])
         for j in targets[i]:
             near = ((Z[i] - Z[j]) ** 2).sum()
-            violation = np.maximum(1 + near - ((Z[i] - Z[strangers]) ** 2).sum(axis=1), 0)
+            violation = np.maximum(1 + near - ((Z[i] - Z[others]) ** 2).sum(axis=1), 0)
             loss += 0.5 * near + 0.5 * (violation**2).sum()
             pull = (1 + 2 * violation.sum()) * (Z[i] - Z[j])
-            push = 2 * violation[:, None] * (Z[i] - Z[strangers])
+            push = 2 * violation[:, None] * (Z[i] - Z[others])
             G[i] += pull - push.sum(axis=0)
             G[j] -= pull
-            G[strangers] += push
+            G[others] += push
     return loss / scale, G.T @ K / scale
 
 
@@ -388,8 +389,8 @@ def test_kernel_pca_and_lmnn_are_kernel_lmnn():
         LMNN(n_impostors=len(K), init="identity", tol=1e-7, max_iter=300),
     ).fit(points, y)
     targets = literal_targets(K.diagonal()[:, None] + K.diagonal() - 2 * K, y, 3)
-    # L = A Φ has its rows in the span of the points in the kernel's space, which has 6 dimensions
-    # here; A is written in a basis of that span in which the points are those of kernel PCA.
+    # The rows of L = A Φ lie in the span of the points in the feature space of the kernel. It has 6
+    # dimensions here. A is given in the basis of that span that kernel PCA uses.
     values, axes = np.linalg.eigh(K)
     basis = (axes[:, -6:] / np.sqrt(values[-6:])).T
     assert values[-7] < 1e-12 * values[-1]

@@ -1,4 +1,4 @@
-"""MahalanobisMetric against NumPy, SciPy and scikit-learn, and at the edges of its input."""
+"""MahalanobisMetric against NumPy, SciPy and scikit-learn, and on unusual input."""
 
 import pickle
 import warnings
@@ -70,7 +70,7 @@ def test_distance_is_that_of_the_definition(X):
     assert learner.n_samples_seen_ == 60
 
 
-def test_training_data_come_out_white(X):
+def test_transformed_training_data_have_identity_covariance(X):
     Z = MahalanobisMetric().fit_transform(X)
     assert_allclose(np.cov(Z.T, bias=True), np.eye(5), atol=1e-12)
 
@@ -93,7 +93,7 @@ def test_components_are_those_of_whitening_pca(X, n_components):
 
 def test_axes_are_ordered_and_signed(X):
     L = MahalanobisMetric().fit(X).components_
-    assert (np.diff((L**2).sum(axis=1)) > 0).all()  # the longer the row, the less variance
+    assert (np.diff((L**2).sum(axis=1)) > 0).all()  # longer rows have less variance
     assert (L[np.arange(5), abs(L).argmax(axis=1)] > 0).all()
 
 
@@ -119,7 +119,7 @@ def test_matrix_is_the_precision_of_the_estimator(covariance, reference):
     assert_allclose(learner.location_, reference.location_)
 
 
-def test_outliers_move_the_robust_distance_little(rng):
+def test_outliers_hardly_change_the_robust_distance(rng):
     X = rng.normal(size=(200, 2))
     spoilt = np.vstack([X, np.full((10, 2), 50.0)])
     clean = MahalanobisMetric("min_cov_det", random_state=0).fit(X).get_metric()
@@ -160,7 +160,7 @@ def test_random_state_decides_min_cov_det(X):
     "names",
     [[0, 1, 2], ["b", "a", "c"], [-1, 1, 5], [1.0, 2.0, 3.0]],
 )
-def test_within_class_is_a_plain_loop(names):
+def test_within_class_covariance_is_that_of_a_plain_loop(names):
     y = np.array(names)[SPECIES]
     learner = MahalanobisMetric(within_class=True).fit(IRIS, y)
     assert_allclose(learner.covariance_, within_class_covariance(IRIS, SPECIES), rtol=1e-10)
@@ -168,7 +168,7 @@ def test_within_class_is_a_plain_loop(names):
 
 
 @pytest.mark.parametrize("names", [[False, True], [-1, 1], ["no", "yes"], [0, 1]])
-def test_two_classes_are_two_classes_whatever_they_are_called(names):
+def test_result_is_independent_of_the_names_of_two_classes(names):
     X, codes = IRIS[:100], SPECIES[:100]
     learner = MahalanobisMetric(within_class=True).fit(X, np.array(names)[codes])
     assert_allclose(learner.covariance_, within_class_covariance(X, codes), rtol=1e-10)
@@ -197,7 +197,7 @@ def test_class_of_one_row_adds_no_spread():
     assert_allclose(learner.covariance_, expected, rtol=1e-10)
 
 
-def test_one_class_is_no_class():
+def test_one_class_gives_the_covariance_of_all_rows():
     one = MahalanobisMetric(within_class=True).fit(IRIS, np.zeros(150))
     assert_allclose(one.components_, MahalanobisMetric().fit(IRIS).components_, rtol=1e-9)
 
@@ -231,7 +231,7 @@ def test_batches_equal_one_fit(within_class, cuts, rng):
     assert batched.n_samples_seen_ == whole.n_samples_seen_ == 150
 
 
-def test_classes_may_come_one_after_the_other():
+def test_batches_may_have_one_class_each():
     whole = MahalanobisMetric(within_class=True).fit(IRIS, SPECIES)
     batched = clone(whole)
     for label in range(3):
@@ -239,21 +239,21 @@ def test_classes_may_come_one_after_the_other():
     assert_allclose(batched.components_, whole.components_, rtol=1e-10)
 
 
-def test_batches_far_from_the_origin_keep_their_digits():
-    far = IRIS + 1e6  # a sum of squares would have lost about 12 of its 16 digits
+def test_batches_far_from_the_origin_are_accurate():
+    far = IRIS + 1e6  # a sum of squares would lose about 12 of its 16 digits
     whole = MahalanobisMetric().fit(IRIS)
     batched = MahalanobisMetric().partial_fit(far[:50]).partial_fit(far[50:])
     assert_allclose(batched.covariance_, whole.covariance_, rtol=1e-7)
 
 
-def test_fit_starts_anew_and_partial_fit_goes_on():
+def test_fit_forgets_earlier_batches_and_partial_fit_continues():
     whole = MahalanobisMetric().fit(IRIS)
     learner = MahalanobisMetric().partial_fit(IRIS[:90] * 3).fit(IRIS[:90]).partial_fit(IRIS[90:])
     assert_allclose(learner.components_, whole.components_, rtol=1e-10)
     assert_array_equal(learner.fit(IRIS).components_, whole.components_)
 
 
-def test_partial_fit_starts_anew_after_a_fit_that_cannot_go_on():
+def test_partial_fit_starts_again_after_a_fit_with_another_covariance():
     learner = MahalanobisMetric().fit(IRIS[:90]).set_params(covariance="oas").fit(IRIS[:90])
     learner.set_params(covariance="empirical").partial_fit(IRIS[90:])
     assert_array_equal(learner.components_, MahalanobisMetric().fit(IRIS[90:]).components_)
@@ -279,7 +279,7 @@ def test_failed_batch_changes_nothing(X):
 
 
 @pytest.mark.parametrize("within_class", [False, True])
-def test_weights_that_are_whole_numbers_repeat_rows(within_class, rng):
+def test_whole_weights_are_repeated_rows(within_class, rng):
     weight = rng.integers(0, 4, size=150)
     weighted = MahalanobisMetric(within_class=within_class).fit(IRIS, SPECIES, weight)
     rows = np.repeat(np.arange(150), weight)
@@ -302,7 +302,7 @@ def test_batches_of_weighted_rows_equal_one_fit(within_class, rng):
     assert batched.n_samples_seen_ == pytest.approx(weight.sum())
 
 
-def test_rows_without_weight_leave_no_trace():
+def test_rows_of_weight_0_are_ignored():
     spoilt, weight = IRIS.copy(), np.ones(150)
     spoilt[3], weight[3] = 1e9, 0
     kept = np.arange(150) != 3
@@ -326,7 +326,7 @@ def test_other_covariances_take_no_weights(X):
         (np.full(60, np.nan), "sample_weight contains NaN"),
     ],
 )
-def test_bad_weights_are_named(weight, message, X):
+def test_bad_weights_are_refused(weight, message, X):
     for call in (MahalanobisMetric().fit, MahalanobisMetric().partial_fit):
         with pytest.raises(ValueError, match=message):
             call(X, sample_weight=weight)
@@ -398,21 +398,21 @@ def test_components_are_bounded_by_the_rank(rng):
     assert learner.get_feature_names_out().tolist() == [f"mahalanobismetric{i}" for i in range(5)]
 
 
-def test_shrinkage_needs_no_warning(rng):
+def test_shrinkage_gives_no_warning(rng):
     for kind in ("few rows", "constant", "collinear"):
         X, _ = singular_data(kind, rng)
         learner = MahalanobisMetric("ledoit_wolf").fit(X)
         assert learner.components_.shape == (X.shape[1], X.shape[1])
 
 
-def test_duplicate_rows_weigh_twice(rng):
+def test_duplicate_rows_count_twice(rng):
     X = rng.normal(size=(20, 3))
     doubled = MahalanobisMetric().fit(np.repeat(X, 2, axis=0))
     assert_allclose(doubled.components_, MahalanobisMetric().fit(X).components_, rtol=1e-9)
 
 
 @pytest.mark.parametrize("decades", [6, 8])
-def test_units_do_not_matter_however_unequal_they_are(decades, rng):
+def test_columns_may_have_very_different_units(decades, rng):
     X = rng.normal(size=(100, 7)) + rng.normal(size=(100, 1))
     expected = MahalanobisMetric().fit(X).get_metric()(X)
     for _ in range(20):
@@ -428,7 +428,7 @@ BAD_DATA = [
     ({}, np.ones((5, 2)), None, "All 5 rows of X are equal"),
     ({}, np.array([[1.0, np.nan], [0.0, 1.0]]), None, "Input X contains NaN"),
     ({}, np.array([[1.0, np.inf], [0.0, 1.0]]), None, "Input X contains infinity"),
-    ({}, np.array([[1e300, 0.0], [0.0, 1e300]]), None, "not finite: squares of these rows"),
+    ({}, np.array([[1e300, 0.0], [0.0, 1e300]]), None, "not finite: squares of the rows"),
     ({}, np.empty((0, 2)), None, r"0 sample\(s\)"),
     ({}, np.empty((4, 0)), None, r"0 feature\(s\)"),
     ({}, np.ones((1, 2)), None, "minimum of 2 is required by MahalanobisMetric"),
@@ -437,7 +437,7 @@ BAD_DATA = [
     ({"covariance": "tied"}, IRIS, None, "covariance='tied' is unknown; choose one of"),
     ({"covariance": LedoitWolf}, IRIS, None, "is unknown; choose one of"),
     ({"covariance": None}, IRIS, None, "covariance=None is unknown"),
-    ({"covariance": PCA()}, IRIS, None, "is no covariance estimator"),
+    ({"covariance": PCA()}, IRIS, None, "is not a covariance estimator"),
     ({"n_components": 0}, IRIS, None, "n_components=0 has to be None or an int from 1 to 4"),
     ({"n_components": 5}, IRIS, None, "n_components=5 has to be None or an int from 1 to 4"),
     ({"n_components": 4}, IRIS[:3], None, "n_components=4 .* from 1 to 3"),
@@ -454,7 +454,7 @@ BAD_DATA = [
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 @pytest.mark.parametrize(("parameters", "X", "y", "message"), BAD_DATA)
-def test_bad_input_is_named_and_leaves_nothing_behind(parameters, X, y, message):
+def test_bad_input_is_refused_and_leaves_the_learner_unfitted(parameters, X, y, message):
     learner = MahalanobisMetric(**parameters)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
@@ -463,7 +463,7 @@ def test_bad_input_is_named_and_leaves_nothing_behind(parameters, X, y, message)
         learner.transform(IRIS)
 
 
-def test_failed_fit_keeps_the_former_one(X):
+def test_failed_fit_keeps_the_last_one(X):
     learner = MahalanobisMetric().fit(pd.DataFrame(X, columns=list("abcde")))
     before = pickle.dumps(learner)
     for bad in (np.ones((5, 2)), np.full((5, 2), np.nan)):
@@ -472,7 +472,7 @@ def test_failed_fit_keeps_the_former_one(X):
     assert pickle.dumps(learner) == before
 
 
-def test_wrong_width_is_named(X):
+def test_wrong_number_of_features_is_refused(X):
     learner = MahalanobisMetric().fit(X)
     with pytest.raises(ValueError, match="X has 4 features, but MahalanobisMetric is expecting 5"):
         learner.transform(X[:, :4])
@@ -480,13 +480,13 @@ def test_wrong_width_is_named(X):
         learner.get_metric()(X[:, :4])
 
 
-def test_column_of_labels_warns_as_in_scikit_learn():
+def test_column_of_labels_warns():
     with pytest.warns(DataConversionWarning):
         learner = MahalanobisMetric(within_class=True).fit(IRIS, SPECIES[:, None])
     assert_allclose(learner.covariance_, within_class_covariance(IRIS, SPECIES))
 
 
-def test_tag_follows_within_class():
+def test_y_is_required_only_within_class():
     for within_class in (False, True):
         tags = MahalanobisMetric(within_class=within_class).__sklearn_tags__()
         assert tags.target_tags.required is within_class
@@ -532,7 +532,7 @@ def test_set_output_names_the_components():
 # Whole objects
 
 
-def test_fit_twice_is_equal_and_input_is_left_alone():
+def test_two_fits_are_equal_and_leave_the_input_unchanged():
     X = IRIS.copy()
     first, second = MahalanobisMetric().fit(X), MahalanobisMetric().fit(X)
     assert_array_equal(first.components_, second.components_)
@@ -560,7 +560,7 @@ def test_clone_and_pickle(X):
     assert_array_equal(d(X), learner.get_metric()(X))
 
 
-def test_metric_outlives_another_fit(X, rng):
+def test_metric_is_unchanged_by_another_fit(X, rng):
     learner = MahalanobisMetric().fit(X)
     d = learner.get_metric()
     before = d(X)

@@ -1,8 +1,8 @@
-"""MCML: the objective of the paper, its gradient, and the one minimum of a convex function."""
+"""MCML: the objective of the paper, its gradient, and its single minimum."""
 
 import numpy as np
 import pytest
-from helpers import ALIKE, BLOB_CODES, central_differences
+from helpers import BLOB_CODES, BLOBS, central_differences
 from helpers import SMALL_L as L
 from helpers import SMALL_ONES as ONES
 from helpers import SMALL_WEIGHT as WEIGHT
@@ -13,26 +13,26 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 
 from skdml import MCML
-from skdml.linear.mcml import mass_of_mates, mcml_loss, scatter_of_mates, share_of_choosers
+from skdml.linear.mcml import mcml_loss, row_shares, same_class_scatter, same_class_weight
 
-ALONE = np.where(np.arange(30) == 7, 3, Y)  # one class of a single row
+ALONE = np.where(np.arange(30) == 7, 3, Y)  # one class has a single row
 
 
 def loss_of(L, X, codes, weight):
-    share = share_of_choosers(mass_of_mates(codes, weight), weight)
-    return mcml_loss(L, X, codes, weight, scatter_of_mates(X, codes, share, weight))
+    share = row_shares(same_class_weight(codes, weight), weight)
+    return mcml_loss(L, X, codes, weight, same_class_scatter(X, codes, share, weight))
 
 
 def literal_loss(L, X, codes):
-    """Mean divergence from q_ij, equal for all mates, to p_ij."""
+    """Mean divergence from q_ij, equal for all other rows of the class, to p_ij."""
     divergences = []
     for i in range(len(X)):
         others = [j for j in range(len(X)) if j != i]
         k = {j: np.exp(-np.sum((L @ X[i] - L @ X[j]) ** 2)) for j in others}
-        mates = [j for j in others if codes[j] == codes[i]]
-        q = 1 / len(mates) if mates else np.nan
-        if mates:
-            divergences.append(sum(q * np.log(q / (k[j] / sum(k.values()))) for j in mates))
+        same = [j for j in others if codes[j] == codes[i]]
+        q = 1 / len(same) if same else np.nan
+        if same:
+            divergences.append(sum(q * np.log(q / (k[j] / sum(k.values()))) for j in same))
     return np.mean(divergences)
 
 
@@ -57,13 +57,13 @@ def test_whole_weights_are_repeated_rows_in_the_loss():
     assert_allclose(weighted[1], repeated[1], atol=1e-12)
 
 
-def test_scatter_is_the_mean_over_mates():
-    share = share_of_choosers(mass_of_mates(ALONE, ONES), ONES)
+def test_scatter_is_the_mean_over_rows_of_the_same_class():
+    share = row_shares(same_class_weight(ALONE, ONES), ONES)
     expected = np.zeros((3, 3))
     for i in np.flatnonzero(share):
-        mates = np.setdiff1d(np.flatnonzero(ALONE[i] == ALONE), [i])
-        expected += share[i] * np.mean([np.outer(X[i] - X[j], X[i] - X[j]) for j in mates], axis=0)
-    assert_allclose(scatter_of_mates(X, ALONE, share, ONES), expected)
+        same = np.setdiff1d(np.flatnonzero(ALONE[i] == ALONE), [i])
+        expected += share[i] * np.mean([np.outer(X[i] - X[j], X[i] - X[j]) for j in same], axis=0)
+    assert_allclose(same_class_scatter(X, ALONE, share, ONES), expected)
 
 
 @pytest.mark.parametrize("init", ["identity", "random", "lda"])
@@ -84,7 +84,7 @@ def test_the_prior_keeps_all_directions():
 
 
 def test_loss_curve_falls():
-    learner = MCML().fit(ALIKE, BLOB_CODES)
+    learner = MCML().fit(BLOBS, BLOB_CODES)
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
 
@@ -92,12 +92,12 @@ def test_loss_curve_falls():
 def test_whole_weights_are_repeated_rows():
     weight = np.random.RandomState(2).randint(0, 3, size=200)
     rows = np.random.RandomState(3).permutation(np.repeat(np.arange(200), weight))
-    weighted = MCML().fit(ALIKE, BLOB_CODES, sample_weight=weight)
-    repeated = MCML().fit(ALIKE[rows], BLOB_CODES[rows])
+    weighted = MCML().fit(BLOBS, BLOB_CODES, sample_weight=weight)
+    repeated = MCML().fit(BLOBS[rows], BLOB_CODES[rows])
     assert_allclose(weighted.components_, repeated.components_, rtol=1e-9)
 
 
-def test_directions_within_classes_shrink_beside_those_between():
+def test_spread_within_classes_shrinks_relative_to_that_between_classes():
     data, y = load_iris(return_X_y=True)
     learner = MCML().fit(data, y)
     means = np.array([data[y == c].mean(axis=0) for c in range(3)])
@@ -108,11 +108,11 @@ def test_directions_within_classes_shrink_beside_those_between():
 
 
 def test_fewer_components_single_precision_and_warm_start():
-    learner = MCML(2, warm_start=True).fit(ALIKE.astype(np.float32), BLOB_CODES)
+    learner = MCML(2, warm_start=True).fit(BLOBS.astype(np.float32), BLOB_CODES)
     assert learner.components_.shape == (2, 4)
     assert learner.components_.dtype == np.float32
     end = learner.loss_curve_[-1]
-    learner.fit(ALIKE.astype(np.float32), BLOB_CODES)
+    learner.fit(BLOBS.astype(np.float32), BLOB_CODES)
     assert learner.loss_curve_[0] == pytest.approx(end, rel=1e-4)
 
 
@@ -121,9 +121,9 @@ def test_classes_of_single_rows_are_refused():
         MCML().fit(X[:4], range(4))
 
 
-def test_too_few_iterations_are_told():
+def test_too_few_iterations_warn():
     with pytest.warns(ConvergenceWarning, match="MCML did not converge in max_iter=2"):
-        MCML(max_iter=2, tol=0).fit(ALIKE, BLOB_CODES)
+        MCML(max_iter=2, tol=0).fit(BLOBS, BLOB_CODES)
 
 
 @pytest.mark.parametrize(
@@ -137,4 +137,4 @@ def test_too_few_iterations_are_told():
 )
 def test_parameters_out_of_range_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
-        MCML(**parameters).fit(ALIKE, BLOB_CODES)
+        MCML(**parameters).fit(BLOBS, BLOB_CODES)

@@ -1,4 +1,4 @@
-"""MLKR: the objective of the paper, its gradient, its peer's numbers, and scikit-learn's checks."""
+"""MLKR: the objective of the paper, the numbers of metric-learn, and scikit-learn's checks."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from skdml import MLKR
 from skdml.linear.mlkr import mlkr_loss
 
-# The same points as in the numbers of the peer below.
+# The numbers of metric-learn below are for these points.
 RNG = np.random.RandomState(0)
 RNG.normal(size=(30, 3))
 Y = X[:, 0] ** 2 + X[:, 1] + 0.1 * RNG.normal(size=30)
@@ -28,7 +28,7 @@ DATA, TARGET = make_friedman1(120, 8, random_state=0)
 
 
 def literal_loss(L, X, y):
-    """Equation 2 of the paper, over n."""
+    """Equation 2 of the paper, divided by n."""
     total = 0.0
     for i in range(len(X)):
         k = [np.exp(-np.sum((L @ X[i] - L @ X[j]) ** 2)) for j in range(len(X))]
@@ -37,7 +37,8 @@ def literal_loss(L, X, y):
     return total / len(X)
 
 
-# scikit-learn's checks. The learner is none of tests/learners.py, which learn classes.
+# scikit-learn's checks. They run here, because MLKR learns from numbers and is not among the
+# learners of classes in helpers.make_learners.
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_loss_and_gradient_are_those_of_metric_learn():
     )
 
 
-def test_as_deep_a_minimum_as_that_of_metric_learn():
+def test_minimum_is_as_low_as_that_of_metric_learn():
     # MLKR(init=np.eye(3), max_iter=500, tol=1e-10) of metric-learn 0.7.0 ends at 14.936.
     learner = MLKR(init=np.eye(3), alpha=0, max_iter=500, tol=1e-9).fit(X, Y)
     assert 30 * learner.loss_curve_[-1] < 14.94
@@ -96,8 +97,8 @@ def test_whole_weights_are_repeated_rows_in_the_loss():
 # The learner
 
 
-def test_features_that_matter_are_found_and_help_to_predict():
-    # The first five features matter.
+def test_informative_features_have_the_largest_weights_and_help_to_predict():
+    # The first five features are informative.
     M = MLKR().fit(DATA, TARGET).get_mahalanobis_matrix()
     assert M.diagonal()[:2].min() > 2 * M.diagonal()[5:].max()
     euclid = cross_val_score(KNeighborsRegressor(3), DATA, TARGET).mean()
@@ -123,13 +124,13 @@ def test_whole_weights_are_repeated_rows():
 
 @pytest.mark.parametrize("shift", [0.0, 1e9])
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
-def test_units_of_the_target_do_not_matter(unit, shift):
+def test_result_is_independent_of_the_unit_of_the_target(unit, shift):
     plain = MLKR(tol=1e-2).fit(DATA, TARGET)
     other = MLKR(tol=1e-2).fit(DATA, unit * (TARGET + shift * (unit == 1)))
     assert_allclose(other.components_, plain.components_, rtol=1e-3, atol=1e-4)
 
 
-def test_a_constant_target_leaves_the_start():
+def test_a_constant_target_returns_the_start():
     learner = MLKR().fit(DATA, np.full(120, 3.0))
     assert learner.loss_curve_[-1] == pytest.approx(0, abs=1e-20)
     assert_allclose(learner.components_, learner.components_[0, 0] * np.eye(8), atol=1e-9)
@@ -159,7 +160,7 @@ def test_fits_are_equal_bit_for_bit():
     assert_array_equal(one.components_, two.components_)
 
 
-def test_too_few_iterations_are_told():
+def test_too_few_iterations_warn():
     with pytest.warns(ConvergenceWarning, match="MLKR did not converge in max_iter=2"):
         MLKR(max_iter=2, tol=0).fit(DATA, TARGET)
 
@@ -173,7 +174,7 @@ def test_too_few_iterations_are_told():
         (TARGET[:-1], "inconsistent numbers of samples"),
     ],
 )
-def test_targets_that_are_no_numbers_are_refused(y, message):
+def test_invalid_targets_are_refused(y, message):
     learner = MLKR()
     with pytest.raises(ValueError, match=message):
         learner.fit(DATA, y)

@@ -7,7 +7,8 @@ from scipy.optimize import check_grad, minimize
 from sklearn.datasets import load_iris
 
 from skdml import MMC
-from skdml.linear._pairs import PairDistances, distinct_neighbor_pairs
+from skdml.linear._neighbors import distinct_neighbor_pairs
+from skdml.linear._pairs import PairDistances
 from skdml.linear.mmc import mmc_objective, restrict_to_diagonal
 
 IRIS, SPECIES = load_iris(return_X_y=True)

@@ -1,10 +1,10 @@
-"""Moments against sums written out, however the rows are cut and weighted."""
+"""Moments against plain sums, for any batches and weights."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdml.linear._moments import centre, counted, merge, moments_of
+from skdml.linear._moments import centre, drop_zero_weights, merge, moments_of
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def rng():
 
 
 def literal_moments(X, y, weight):
-    """Return sum of weights and mean of each class, the scatter within, and that between."""
+    """Return the weight and mean of each class, the scatter within and between, and the mean."""
     classes, within = {}, np.zeros((X.shape[1], X.shape[1]))
     for label in sorted(set(y.tolist())):
         rows, w = X[y == label], weight[y == label]
@@ -43,7 +43,7 @@ def assert_same(moments, expected):
     assert_allclose(moments.between, between, rtol=1e-9, atol=1e-12)
 
 
-def test_moments_are_the_sums_written_out(data):
+def test_moments_are_plain_sums(data):
     X, y, weight = data
     assert_same(moments_of(X, y), literal_moments(X, y, np.ones(40)))
     assert_same(moments_of(X, y, weight), literal_moments(X, y, weight))
@@ -53,7 +53,7 @@ def test_within_and_between_add_up_to_the_total(data):
     X, y, weight = data
     by_class, total = moments_of(X, y, weight), moments_of(X, weight=weight)
     assert_allclose(by_class.scatter + by_class.between, total.scatter, rtol=1e-10)
-    assert by_class.count == pytest.approx(total.count)
+    assert by_class.n_rows == pytest.approx(total.n_rows)
 
 
 @pytest.mark.parametrize("cuts", [[20], [1, 2, 39], list(range(1, 40))])
@@ -66,7 +66,7 @@ def test_merged_moments_are_those_of_all_rows(cuts, data):
     assert_same(moments, literal_moments(X, y, weight))
 
 
-def test_merging_leaves_both_as_they_were(data):
+def test_merging_does_not_change_its_arguments(data):
     X, y, _ = data
     a, b = moments_of(X[:20], y[:20]), moments_of(X[20:], y[20:])
     before = a.scatter.copy(), dict(a.classes)
@@ -76,7 +76,7 @@ def test_merging_leaves_both_as_they_were(data):
     assert all(a.classes[label][0] == before[1][label][0] for label in a.classes)
 
 
-def test_constant_columns_have_no_spread_at_all():
+def test_constant_columns_have_exactly_no_spread():
     X = np.full((7, 2), 0.1)
     X[:, 1] = 1e9 / 3
     for y in (None, np.array([0, 0, 0, 1, 1, 1, 1])):
@@ -84,12 +84,14 @@ def test_constant_columns_have_no_spread_at_all():
         assert not rows.any()
 
 
-def test_rows_of_no_weight_do_not_count(data):
+def test_rows_of_weight_0_are_dropped(data):
     X, y, weight = data
     weight[::3] = 0
     kept = weight > 0
-    for got, expected in zip(counted(X, y, weight), (X[kept], y[kept], weight[kept]), strict=True):
+    for got, expected in zip(
+        drop_zero_weights(X, y, weight), (X[kept], y[kept], weight[kept]), strict=True
+    ):
         assert_array_equal(got, expected)
-    rows, labels, none = counted(X.astype(np.float32), None, np.ones(40))
+    rows, labels, none = drop_zero_weights(X.astype(np.float32), None, np.ones(40))
     assert rows.dtype == np.float64
     assert labels is none is None

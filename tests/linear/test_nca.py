@@ -1,8 +1,8 @@
-"""NCA: the objective of the paper, its gradient, its three solvers, and what weights mean."""
+"""NCA: the objective of the paper, its gradient, its three solvers, and sample weights."""
 
 import numpy as np
 import pytest
-from helpers import ALIKE, BLOB_CODES, central_differences
+from helpers import BLOB_CODES, BLOBS, central_differences
 from helpers import SMALL_L as L
 from helpers import SMALL_ONES as ONES
 from helpers import SMALL_WEIGHT as WEIGHT
@@ -16,15 +16,15 @@ from sklearn.neighbors import NeighborhoodComponentsAnalysis
 
 from skdml import NCA
 from skdml.linear import nca
-from skdml.linear._solvers import with_prior
-from skdml.linear.nca import find_candidates, nca_loss, nca_loss_of_candidates
+from skdml.linear._prior import add_log_det_prior
+from skdml.linear.nca import find_candidates, nca_candidate_loss, nca_loss
 
 ORDER = np.argsort(Y, kind="stable")
-XS, YS = X[ORDER], Y[ORDER]  # by class
+XS, YS = X[ORDER], Y[ORDER]  # sorted by class
 
 
 def literal_loss(L, X, codes):
-    """Equation 3 of the paper, over -n."""
+    """Equation 3 of the paper, divided by -n."""
     total = 0.0
     for i in range(len(X)):
         k = [np.exp(-np.sum((L @ X[i] - L @ X[j]) ** 2)) for j in range(len(X))]
@@ -45,8 +45,7 @@ def test_loss_is_that_of_the_paper():
 
 
 def test_loss_and_gradient_are_those_of_scikit_learn():
-    # From NeighborhoodComponentsAnalysis._loss_grad_lbfgs of scikit-learn 1.9.1, which is no
-    # public name.
+    # From the private NeighborhoodComponentsAnalysis._loss_grad_lbfgs of scikit-learn 1.9.1.
     loss, gradient = nca_loss(L, XS, YS, ONES)
     assert 30 * loss == pytest.approx(-8.71827859783378, rel=1e-12)
     assert_allclose(
@@ -67,15 +66,15 @@ def test_gradient(size, weight):
 def test_gradient_over_candidates():
     weight = WEIGHT
     few = find_candidates(XS @ L.T, YS, weight, n_neighbors=4)
-    expected = central_differences(lambda L: nca_loss_of_candidates(L, XS, few, weight)[0], L)
-    gradient = nca_loss_of_candidates(L, XS, few, weight)[1]
+    expected = central_differences(lambda L: nca_candidate_loss(L, XS, few, weight)[0], L)
+    gradient = nca_candidate_loss(L, XS, few, weight)[1]
     assert_allclose(gradient, expected, atol=1e-6 * abs(expected).max())
 
 
 @pytest.mark.parametrize("weight", [ONES, WEIGHT], ids=["ones", "whole"])
 def test_with_all_rows_as_candidates_the_loss_is_exact(weight):
     exact = nca_loss(L, XS, YS, weight)
-    found = nca_loss_of_candidates(L, XS, all_candidates(weight), weight)
+    found = nca_candidate_loss(L, XS, all_candidates(weight), weight)
     assert found[0] == pytest.approx(exact[0], rel=1e-12)
     assert_allclose(found[1], exact[1], atol=1e-12)
 
@@ -99,32 +98,32 @@ def test_whole_weights_are_repeated_rows_in_the_loss():
 # The learner
 
 
-# scikit-learn 1.6 gives scipy options that newer ones know no more.
+# scikit-learn 1.6 passes options that newer versions of scipy have deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_as_deep_a_minimum_as_scikit_learn_from_the_same_start():
+def test_minimum_is_as_low_as_that_of_scikit_learn_from_the_same_start():
     data, y = load_iris(return_X_y=True)
     options = {"init": np.eye(4), "max_iter": 300, "tol": 1e-9}
     ours = NCA(alpha=0, **options).fit(data[50:], y[50:])
     theirs = NeighborhoodComponentsAnalysis(**options).fit(data[50:], y[50:])
     loss = [nca_loss(L.components_, data[50:], y[50:] - 1, np.ones(100))[0] for L in (ours, theirs)]
     assert loss[0] == pytest.approx(ours.loss_curve_[-1], rel=1e-9)
-    assert loss[0] <= loss[1] + 0.02  # many minima are nearly as deep as each other
+    assert loss[0] <= loss[1] + 0.02  # many local minima are nearly equal
 
 
 @pytest.mark.parametrize("solver", ["exact", "neighbors"])
 def test_whole_weights_are_repeated_rows(solver):
     weight = np.random.RandomState(2).randint(0, 3, size=200)
     rows = np.random.RandomState(3).permutation(np.repeat(np.arange(200), weight))
-    weighted = NCA(solver=solver).fit(ALIKE, BLOB_CODES, sample_weight=weight)
-    repeated = NCA(solver=solver).fit(ALIKE[rows], BLOB_CODES[rows])
+    weighted = NCA(solver=solver).fit(BLOBS, BLOB_CODES, sample_weight=weight)
+    repeated = NCA(solver=solver).fit(BLOBS[rows], BLOB_CODES[rows])
     assert_array_equal(weighted.components_, repeated.components_)
 
 
 @pytest.mark.parametrize("solver", ["exact", "neighbors"])
-def test_order_of_rows_and_names_of_classes_do_not_matter(solver):
+def test_result_is_independent_of_the_order_of_rows_and_the_names_of_classes(solver):
     rows = np.random.RandomState(0).permutation(200)
-    plain = NCA(solver=solver).fit(ALIKE, BLOB_CODES)
-    other = NCA(solver=solver).fit(ALIKE[rows], (3 - BLOB_CODES)[rows])
+    plain = NCA(solver=solver).fit(BLOBS, BLOB_CODES)
+    other = NCA(solver=solver).fit(BLOBS[rows], (3 - BLOB_CODES)[rows])
     assert_allclose(
         other.get_mahalanobis_matrix(), plain.get_mahalanobis_matrix(), rtol=1e-3, atol=1e-3
     )
@@ -134,21 +133,21 @@ def test_order_of_rows_and_names_of_classes_do_not_matter(solver):
 @pytest.mark.parametrize("n_components", [None, 2])
 def test_every_solver_lowers_the_exact_loss(solver, n_components):
     learner = NCA(n_components, solver=solver, batch_size=100, random_state=0)
-    learner.fit(ALIKE, BLOB_CODES)
+    learner.fit(BLOBS, BLOB_CODES)
     order = np.argsort(BLOB_CODES)
 
     def loss(L):
-        return nca_loss(L, ALIKE[order], BLOB_CODES[order], np.ones(200))[0]
+        return nca_loss(L, BLOBS[order], BLOB_CODES[order], np.ones(200))[0]
 
-    start = NCA(n_components, max_iter=1, tol=1e9).fit(ALIKE, BLOB_CODES)
-    best = NCA(n_components).fit(ALIKE, BLOB_CODES)
+    start = NCA(n_components, max_iter=1, tol=1e9).fit(BLOBS, BLOB_CODES)
+    best = NCA(n_components).fit(BLOBS, BLOB_CODES)
     assert loss(learner.components_) < loss(start.components_) - 0.02
     assert loss(learner.components_) < loss(best.components_) + 0.05
     assert learner.components_.shape == (n_components or 4, 4)
 
 
 def test_loss_curve_falls_from_the_loss_at_the_start():
-    learner = NCA(init="identity").fit(ALIKE, BLOB_CODES)
+    learner = NCA(init="identity").fit(BLOBS, BLOB_CODES)
     assert (np.diff(learner.loss_curve_) <= 0).all()
     assert len(learner.loss_curve_) == learner.n_iter_ + 1
 
@@ -156,9 +155,9 @@ def test_loss_curve_falls_from_the_loss_at_the_start():
 @pytest.mark.parametrize("alpha", [0, 2.0])
 def test_loss_curve_ends_at_the_objective(alpha):
     start = 0.3 * np.eye(4)
-    learner = NCA(init=start, alpha=alpha).fit(ALIKE, BLOB_CODES)
+    learner = NCA(init=start, alpha=alpha).fit(BLOBS, BLOB_CODES)
     order, found = np.argsort(BLOB_CODES), learner.components_
-    loss = nca_loss(found, ALIKE[order], BLOB_CODES[order], np.ones(200))[0]
+    loss = nca_loss(found, BLOBS[order], BLOB_CODES[order], np.ones(200))[0]
     A = found @ found.T
     divergence = 4 * np.log(A.trace() / 4) - np.log(np.linalg.det(A))
     objective = loss + alpha * 4 / 200 * divergence
@@ -166,11 +165,11 @@ def test_loss_curve_ends_at_the_objective(alpha):
 
 
 @pytest.mark.parametrize("unit", [None, 0.7])
-def test_the_prior_has_the_gradient_of_its_value(unit):
+def test_gradient_of_the_prior(unit):
     def nothing(L):
         return 0.0, np.zeros_like(L)
 
-    prior = with_prior(nothing, 3.0, unit)
+    prior = add_log_det_prior(nothing, 3.0, unit)
     expected = central_differences(lambda L: prior(L)[0], L)
     assert_allclose(prior(L)[1], expected, atol=1e-6 * abs(expected).max())
     isometry = 0.7 * np.eye(2, 3)
@@ -178,15 +177,15 @@ def test_the_prior_has_the_gradient_of_its_value(unit):
     assert (prior(1.1 * isometry)[0] > 0.01) == (unit is not None)
     assert prior(isometry * [[1.0], [1.3]])[0] > 0.01
     assert np.isfinite(prior(np.zeros((2, 3)))[0])
-    assert with_prior(nothing, 0) is nothing
+    assert add_log_det_prior(nothing, 0) is nothing
 
 
-def test_a_strong_prior_leaves_euclid():
-    M = NCA(alpha=1e6).fit(ALIKE, BLOB_CODES).get_mahalanobis_matrix()
+def test_a_strong_prior_gives_the_euclidean_distance():
+    M = NCA(alpha=1e6).fit(BLOBS, BLOB_CODES).get_mahalanobis_matrix()
     assert_allclose(M / M[0, 0], np.eye(4), atol=1e-3)
 
 
-def test_candidates_are_found_anew(monkeypatch):
+def test_candidates_are_searched_again(monkeypatch):
     found = []
 
     def count(*arguments):
@@ -194,7 +193,7 @@ def test_candidates_are_found_anew(monkeypatch):
         return found[-1]
 
     monkeypatch.setattr(nca, "find_candidates", count)
-    NCA(solver="neighbors", n_neighbors=5).fit(ALIKE, BLOB_CODES)
+    NCA(solver="neighbors", n_neighbors=5).fit(BLOBS, BLOB_CODES)
     assert len(found) > 1
     assert not np.array_equal(found[0].graph.second, found[-1].graph.second)
 
@@ -204,7 +203,7 @@ def test_auto_chooses_by_the_number_of_rows(monkeypatch):
     monkeypatch.setattr(nca, "_NEIGHBORS", 100)
     for n, solver in ((50, "exact"), (100, "neighbors"), (200, "sgd")):
         auto, named = (
-            NCA(solver=name, max_iter=30, tol=1e-2, random_state=0).fit(ALIKE[:n], BLOB_CODES[:n])
+            NCA(solver=name, max_iter=30, tol=1e-2, random_state=0).fit(BLOBS[:n], BLOB_CODES[:n])
             for name in ("auto", solver)
         )
         assert_array_equal(auto.components_, named.components_)
@@ -212,7 +211,7 @@ def test_auto_chooses_by_the_number_of_rows(monkeypatch):
 
 @pytest.mark.parametrize("solver", ["exact", "neighbors", "sgd"])
 def test_sparse_and_single_precision(solver):
-    data = ALIKE * (np.random.RandomState(0).uniform(size=ALIKE.shape) > 0.2)
+    data = BLOBS * (np.random.RandomState(0).uniform(size=BLOBS.shape) > 0.2)
     options = {"solver": solver, "init": "identity", "random_state": 0, "max_iter": 20, "tol": 1e-2}
     dense = NCA(**options).fit(data, BLOB_CODES)
     sparse = NCA(**options).fit(csr_matrix(data), BLOB_CODES)
@@ -222,21 +221,21 @@ def test_sparse_and_single_precision(solver):
     assert_allclose(single.loss_curve_[0], dense.loss_curve_[0], rtol=1e-4)
 
 
-def test_warm_start_goes_on():
-    learner = NCA(warm_start=True).fit(ALIKE, BLOB_CODES)
+def test_warm_start_starts_at_the_last_fit():
+    learner = NCA(warm_start=True).fit(BLOBS, BLOB_CODES)
     end = learner.loss_curve_[-1]
-    learner.fit(ALIKE, BLOB_CODES)
+    learner.fit(BLOBS, BLOB_CODES)
     assert learner.loss_curve_[0] == pytest.approx(end, rel=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["exact", "neighbors"])
-def test_too_few_iterations_are_told(solver):
+def test_too_few_iterations_warn(solver):
     with pytest.warns(ConvergenceWarning, match="NCA did not converge in max_iter=2"):
-        learner = NCA(solver=solver, max_iter=2, tol=0).fit(ALIKE, BLOB_CODES)
+        learner = NCA(solver=solver, max_iter=2, tol=0).fit(BLOBS, BLOB_CODES)
     assert learner.n_iter_ == 2
 
 
-def test_features_that_matter_are_found():
+def test_informative_features_have_the_largest_weights():
     data, y = make_classification(
         300, 10, n_informative=3, n_redundant=0, shuffle=False, random_state=0
     )
@@ -259,7 +258,7 @@ def test_features_that_matter_are_found():
 def test_parameters_out_of_range_are_refused(parameters, message):
     learner = NCA(**parameters)
     with pytest.raises(ValueError, match=message):
-        learner.fit(ALIKE, BLOB_CODES)
+        learner.fit(BLOBS, BLOB_CODES)
     assert not hasattr(learner, "n_features_in_")
 
 

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestCentroid
 
 from skdml import NCMC, NCMML
 from skdml.linear import ncm
-from skdml.linear.base import centre_and_scale
+from skdml.linear._points import centre_and_scale
 
 X, Y = load_iris(return_X_y=True)
 both = pytest.mark.parametrize("kind", [NCMML, NCMC])

@@ -1,16 +1,13 @@
-"""The neighbour graph: searches against sorted distances, sums over pairs against loops."""
+"""Neighbour searches against sorted distances, and sums over pairs against loops."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_matrix
 
-from skdml.linear._neighbors import (
-    PairGraph,
-    distinct_rows,
-    nearest_mates,
-    nearest_strangers,
-)
+from skdml.linear._neighbors import nearest_other_class, nearest_same_class
+from skdml.linear._pairs import PairGraph
+from skdml.linear._points import distinct_rows
 
 CODES = np.random.RandomState(0).permutation(np.repeat([0, 1, 2, 3], [30, 5, 1, 14]))
 
@@ -29,15 +26,15 @@ def sorted_rows(Z, i, candidates):
     return candidates[np.argsort(distance)]
 
 
-# Few features are searched by a tree, many by blocks of all distances.
+# With few features scikit-learn searches by a tree, with many by blocks of distances.
 @pytest.mark.parametrize("n_features", [2, 20])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_mates_are_the_nearest_of_the_class(n_features, dtype):
+def test_same_class_neighbours_are_the_nearest_of_the_class(n_features, dtype):
     Z = points(n_features, dtype)
-    found = nearest_mates(Z, CODES, 6)
+    found = nearest_same_class(Z, CODES, 6)
     for i, code in enumerate(CODES):
-        mates = np.setdiff1d(np.flatnonzero(code == CODES), [i])
-        expected = sorted_rows(Z, i, mates)[:6]
+        same = np.setdiff1d(np.flatnonzero(code == CODES), [i])
+        expected = sorted_rows(Z, i, same)[:6]
         assert_array_equal(found[i], np.pad(expected, (0, 6 - len(expected)), constant_values=-1))
 
 
@@ -45,10 +42,12 @@ def test_mates_are_the_nearest_of_the_class(n_features, dtype):
 @pytest.mark.parametrize("n_features", [2, 20])
 @pytest.mark.parametrize("n_neighbors", [3, 10, 100])
 @pytest.mark.parametrize("bounded", [False, True])
-def test_strangers_are_the_nearest_of_other_classes(rng, n_features, n_neighbors, bounded):
+def test_other_class_neighbours_are_the_nearest_of_other_classes(
+    rng, n_features, n_neighbors, bounded
+):
     Z = points(n_features)
     radius = np.sqrt(n_features) * rng.uniform(-0.3, 2, size=len(Z)) if bounded else None
-    first, second = nearest_strangers(Z, CODES, n_neighbors, radius)
+    first, second = nearest_other_class(Z, CODES, n_neighbors, radius)
     assert_array_equal(first, np.sort(first))
     for i, code in enumerate(CODES):
         expected = sorted_rows(Z, i, np.flatnonzero(code != CODES))[:n_neighbors]
@@ -57,17 +56,17 @@ def test_strangers_are_the_nearest_of_other_classes(rng, n_features, n_neighbors
         assert_array_equal(second[first == i], expected)
 
 
-def test_no_strangers_within_reach():
-    first, second = nearest_strangers(points(2), CODES, 3, np.full(len(CODES), 1e-9))
+def test_no_neighbours_of_other_classes_within_the_radius():
+    first, second = nearest_other_class(points(2), CODES, 3, np.full(len(CODES), 1e-9))
     assert len(first) == len(second) == 0
-    first, second = nearest_strangers(points(2), CODES, 3, np.full(len(CODES), -1.0))
+    first, second = nearest_other_class(points(2), CODES, 3, np.full(len(CODES), -1.0))
     assert len(first) == len(second) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("block", [1, 40, 2**18])
 def test_sums_over_pairs(rng, monkeypatch, dtype, block):
-    monkeypatch.setattr("skdml.linear._neighbors._BLOCK", block)
+    monkeypatch.setattr("skdml.linear._pairs._BLOCK", block)
     Z = points(3, dtype)
     first = np.sort(rng.randint(0, len(Z), size=200))
     second = rng.randint(0, len(Z), size=200)
@@ -90,11 +89,11 @@ def test_laplacian_product_is_half_the_gradient(rng):
     weight = rng.normal(size=49)
     graph = PairGraph(first, second, len(Z))
     gradient = np.zeros(Z.shape)
-    for place in np.ndindex(Z.shape):
+    for entry in np.ndindex(Z.shape):
         step = np.zeros(Z.shape)
-        step[place] = 1e-4
+        step[entry] = 1e-4
         up, down = (weight @ graph.squared_distances(Z + s * step) for s in (1, -1))
-        gradient[place] = (up - down) / 2e-4
+        gradient[entry] = (up - down) / 2e-4
     assert_allclose(2 * graph.laplacian_product(weight, Z), gradient, rtol=1e-6, atol=1e-8)
 
 

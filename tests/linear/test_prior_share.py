@@ -1,4 +1,4 @@
-"""The share of the prior in M: its choice against loops over rows, the mixture against its sum."""
+"""The share of the prior in M: its choice against loops, and the mixture against its sum."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from skdml import ITML, LDML, MMC, DMLEig
 from skdml.linear import _prior_share
 from skdml.linear._prior_share import (
     SHARES,
-    choose_share,
-    keep_share,
-    mates_among_nearest,
-    with_share,
+    choose_prior_share,
+    count_same_class,
+    mix_with_identity,
+    mix_with_prior,
 )
 
 X, Y = load_wine(return_X_y=True)
@@ -27,7 +27,7 @@ each = pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: type(lea
 
 @pytest.fixture
 def noisy():
-    """Points of which the class is told by the first column, and a map that sees it hardly."""
+    """Points whose first column shows the class, and a map that gives it little weight."""
     rng = np.random.RandomState(1)
     codes = rng.randint(3, size=90)
     points = rng.normal(size=(90, 3)) + 1.5 * codes[:, None] * [1, 0, 0]
@@ -36,59 +36,59 @@ def noisy():
     return Z / np.sqrt((Z**2).sum()), points / np.sqrt((points**2).sum()), codes
 
 
-def literal_mates(Z, Z0, codes, share, tested):
-    """Count, of the seven nearest others of each row, those of its class."""
-    mates = 0
-    for i in range(tested):
+def literal_count(Z, Z0, codes, share, n_tested):
+    """Count the same-class rows among the seven nearest other rows of each row."""
+    count = 0
+    for i in range(n_tested):
         squared = [
             (1 - share) * ((Z[i] - Z[j]) ** 2).sum() + share * ((Z0[i] - Z0[j]) ** 2).sum()
             for j in range(len(Z))
         ]
         near = [codes[j] for j in np.argsort(squared) if j != i][:7]
-        mates += near.count(codes[i])
-    return mates
+        count += near.count(codes[i])
+    return count
 
 
 @pytest.mark.parametrize("tested", [500, 40])
 @pytest.mark.parametrize("block", [2**20, 700])
-def test_choice_is_the_least_of_the_best(noisy, tested, block, monkeypatch):
+def test_choice_is_the_smallest_of_the_best_shares(noisy, tested, block, monkeypatch):
     monkeypatch.setattr(_prior_share, "_TESTED", tested)
     monkeypatch.setattr(_prior_share, "_BLOCK", block)
-    mates = [literal_mates(*noisy, share, min(tested, 90)) for share in SHARES]
-    assert choose_share(*noisy) == SHARES[np.argmax(mates)] > 0
+    counts = [literal_count(*noisy, share, min(tested, 90)) for share in SHARES]
+    assert choose_prior_share(*noisy) == SHARES[np.argmax(counts)] > 0
     Z, Z0, codes = noisy
-    mates = [literal_mates(Z0, Z, codes, share, min(tested, 90)) for share in SHARES]
-    assert choose_share(Z0, Z, codes) == SHARES[np.argmax(mates)] < 1
-    assert choose_share(Z, Z, codes) == 0
+    counts = [literal_count(Z0, Z, codes, share, min(tested, 90)) for share in SHARES]
+    assert choose_prior_share(Z0, Z, codes) == SHARES[np.argmax(counts)] < 1
+    assert choose_prior_share(Z, Z, codes) == 0
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_seven_neighbours_choose(seed):
+def test_seven_neighbours_decide(seed):
     rng = np.random.RandomState(seed)
     codes, Z, Z0 = rng.randint(2, size=30), rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
-    mates = [literal_mates(Z, Z0, codes, share, 30) for share in SHARES]
-    assert choose_share(Z, Z0, codes) == SHARES[np.argmax(mates)]
+    counts = [literal_count(Z, Z0, codes, share, 30) for share in SHARES]
+    assert choose_prior_share(Z, Z0, codes) == SHARES[np.argmax(counts)]
 
 
-def test_mates_are_counted_among_the_nearest_others():
+def test_same_class_rows_are_counted_among_the_nearest_others():
     D = np.array([[0.0, 1.0, 2.0, 3.0], [9.0, 0.0, 1.0, 1.0]])
     codes = np.array([0, 0, 1, 0])
-    # Of row 0 rows 1 and 2 are the nearest, of row 1 rows 2 and 3: a mate each.
-    assert mates_among_nearest(D.copy(), slice(0, 2), codes, 2) == 2
-    # Row 1 has two others equally near: the first is no mate.
-    assert mates_among_nearest(D[1:].copy(), slice(1, 2), codes, 1) == 0
+    # Rows 1 and 2 are nearest to row 0, and rows 2 and 3 to row 1: one of each has the same class.
+    assert count_same_class(D.copy(), slice(0, 2), codes, 2) == 2
+    # Two rows are equally near to row 1. The first is of another class.
+    assert count_same_class(D[1:].copy(), slice(1, 2), codes, 1) == 0
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
-def test_few_points_have_few_neighbours(n):
+def test_few_points_use_fewer_neighbours(n):
     Z = np.arange(n, dtype=float)[:, None]
-    assert choose_share(Z, Z, np.arange(n) % 2) == 0
+    assert choose_prior_share(Z, Z, np.arange(n) % 2) == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mixture_is_the_sum_of_both(share):
     A = np.random.RandomState(0).normal(size=(4, 4))
-    L = with_share(A, share, 0.7)
+    L = mix_with_identity(A, share, 0.7)
     assert_allclose(L.T @ L, (1 - share) * A.T @ A + share * 0.7 * np.eye(4), atol=1e-12)
 
 
@@ -99,9 +99,9 @@ def test_learned_matrix_has_the_share_of_its_prior(learner, prior):
     M0 = np.eye(13)
     if prior:
         if isinstance(learner, DMLEig):
-            pytest.skip("its prior is Euclid's distance")
+            pytest.skip("its prior is the Euclidean distance")
         learner.set_params(prior=prior)
-        # Of the points themselves: with labels each of them is in some pair.
+        # The covariance of all points, because with labels each point is in some pair.
         M0 = np.linalg.inv(np.cov(X.T, bias=True))
     M, mixed = (
         clone(learner).set_params(prior_share=share).fit(X, Y).get_mahalanobis_matrix()
@@ -109,12 +109,12 @@ def test_learned_matrix_has_the_share_of_its_prior(learner, prior):
     )
     T = np.cov(X.T, bias=True)
     expected = 0.75 * M + 0.25 * M0 * np.trace(M @ T) / np.trace(M0 @ T)
-    # MMC brings M to its scale once it is mixed.
+    # MMC scales M after mixing.
     assert_allclose(mixed / np.trace(mixed), expected / np.trace(expected), atol=1e-9)
 
 
 @each
-def test_what_is_chosen_is_told_and_is_what_would_be_given(learner):
+def test_chosen_share_is_kept_and_can_be_given(learner):
     rng = np.random.RandomState(0)
     noise = np.column_stack([X, rng.normal(size=(len(X), 3))])
     fitted = clone(learner).fit(noise, Y)
@@ -124,7 +124,7 @@ def test_what_is_chosen_is_told_and_is_what_would_be_given(learner):
 
 
 @each
-def test_pairs_have_no_classes_to_choose_by(learner):
+def test_auto_is_0_for_pairs(learner):
     rows = np.random.RandomState(0).randint(len(X), size=(300, 2))
     rows = rows[rows[:, 0] != rows[:, 1]]
     pairs, same = X[rows], Y[rows[:, 0]] == Y[rows[:, 1]]
@@ -135,19 +135,16 @@ def test_pairs_have_no_classes_to_choose_by(learner):
     assert not np.allclose(given.components_, fitted.components_)
 
 
-def test_equal_points_have_no_unit_to_mix_in():
-    class Learner:
-        prior_share, supervision = "auto", "labels"
-
+def test_equal_points_are_not_mixed():
     A = np.diag([2.0, 1.0])
-    assert keep_share(Learner, A, np.ones((5, 2)), [0, 0, 0, 1, 1])[0] is A
-    assert keep_share(Learner, 0 * A, X[:, :2], Y)[1] == 0
+    assert mix_with_prior(A, np.ones((5, 2)), "auto", [0, 0, 0, 1, 1])[0] is A
+    assert mix_with_prior(0 * A, X[:, :2], "auto", Y)[1] == 0
 
 
 @pytest.mark.parametrize(
     "learner", [ITML(5, random_state=0), LDML(5, random_state=0), MMC(5)], ids=repr
 )
-def test_sparse_points_are_mixed_within_their_axes(learner):
+def test_sparse_points_are_mixed_within_their_principal_axes(learner):
     sparse = csr_matrix(np.where(abs(X) > 1, X, 0))
     fitted = learner.set_params(prior_share=0.5).fit(sparse, Y)
     assert np.linalg.matrix_rank(fitted.components_) == 5

@@ -1,6 +1,6 @@
-"""Every linear learner, at its defaults, on data of every awkward kind.
+"""Every linear learner with its defaults on many kinds of difficult data.
 
-The learners are those that skdml.linear names, so that a new one is put to these tests at once.
+The learners are those of skdml.linear.__all__, so a new one is tested at once.
 """
 
 import functools
@@ -18,14 +18,14 @@ from sklearn.metrics import pairwise_distances
 import skdml.linear
 from skdml.linear import LinearMetricLearner
 
-# Warnings that a learner's docstring announces, and when: the data are singular.
+# Warnings that a docstring documents, and the singular data that cause them.
 DOCUMENTED = {"MahalanobisMetric": "The covariance is singular"}
 SINGULAR = {"six rows", "fewer rows than columns", "constant column", "collinear columns"}
-REAL_TARGETS = {"MLKR"}  # learn from numbers: the codes of the classes will do
+REAL_TARGETS = {"MLKR"}  # learns from numbers; here from the codes of the classes
 
 
 def learners():
-    """Return every public linear learner at its defaults, with a seed if it draws."""
+    """Return every public linear learner with its defaults, and a seed if it is random."""
     public = (getattr(skdml.linear, name) for name in skdml.linear.__all__)
     kinds = [
         kind
@@ -49,7 +49,7 @@ def target(learner, y):
 
 
 def make_data():
-    """Return {what is awkward: (X, y)}."""
+    """Return data sets by name."""
     X, y = load_iris(return_X_y=True)
     few, labels = X[::2], y[::2]
     rng = np.random.RandomState(0)
@@ -57,14 +57,14 @@ def make_data():
     wide[:, 0] += np.arange(20) % 2
     return {
         "iris": (X, y),
-        # In iris many distances are equal, and which of two neighbours is nearer is up to order.
+        # In iris many distances are equal. The order of the rows then decides which is nearer.
         "without ties": (X + 0.01 * rng.normal(size=X.shape), y),
         "wine": load_wine(return_X_y=True),
         "labels -1 and 1": (X[50::2], np.where(y[50::2] == 1, -1, 1)),
         "strings": (few, np.array(["setosa", "versicolor", "virginica"])[labels]),
         "six rows": (X[[0, 1, 2, 50, 51, 52]], y[[0, 1, 2, 50, 51, 52]]),
         "fewer rows than columns": (wide, np.arange(20) % 2),
-        # Each row thrice, and once more under another label.
+        # Each row three times, and once more with another label.
         "duplicates": (
             np.concatenate([np.repeat(X[::5], 3, axis=0), X[::5]]),
             np.concatenate([np.repeat(y[::5], 3), (y[::5] + 1) % 3]),
@@ -87,11 +87,11 @@ every_learner = pytest.mark.parametrize("learner", LEARNERS, ids=name_of)
 
 @functools.cache
 def fit(learner, name, seed=0):
-    """Fit a copy on named data, once; any warning but the documented one is an error."""
-    return fit_anew(learner, name, seed)
+    """Fit a copy on named data and cache it. Any undocumented warning is an error."""
+    return fit_again(learner, name, seed)
 
 
-def fit_anew(learner, name, seed=0):
+def fit_again(learner, name, seed=0):
     X, y = DATA[name]
     with warnings.catch_warnings():
         if name in SINGULAR and name_of(learner) in DOCUMENTED:
@@ -100,7 +100,7 @@ def fit_anew(learner, name, seed=0):
 
 
 def relative_distances(learner, X):
-    """All distances, in units of the largest."""
+    """Return all distances divided by the largest."""
     D = pairwise_distances(learner.transform(X).astype(np.float64))
     return D / D.max()
 
@@ -140,9 +140,9 @@ def test_transform_metric_and_matrix_agree(learner, name):
 
 @every_learner
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
-def test_unit_makes_no_difference(learner, factor):
+def test_result_is_independent_of_the_unit(learner, factor):
     X, y = DATA["iris"]
-    # A power of two scales without rounding, so that the search for L takes the same path.
+    # Scaling by a power of two is exact, so the search for L takes the same steps.
     scaled = seeded(learner, 0).fit(X * factor, target(learner, y))
     expected = relative_distances(fit(learner, "iris"), X)
     assert_allclose(relative_distances(scaled, X * factor), expected, rtol=1e-6, atol=1e-8)
@@ -151,16 +151,16 @@ def test_unit_makes_no_difference(learner, factor):
 @every_learner
 def test_two_fits_are_equal_bit_for_bit(learner):
     for name in ("wine", "duplicates"):
-        first, second = fit(learner, name), fit_anew(learner, name)
+        first, second = fit(learner, name), fit_again(learner, name)
         assert_array_equal(first.components_, second.components_)
 
 
 @every_learner
-def test_order_of_rows_and_names_of_classes_make_no_difference_where_nothing_is_drawn(learner):
+def test_deterministic_learners_do_not_depend_on_the_order_of_rows_or_the_names_of_classes(learner):
     X, y = DATA["without ties"]
     fitted = fit(learner, "without ties")
     if not np.array_equal(fitted.components_, fit(learner, "without ties", 1).components_):
-        pytest.skip("draws")
+        pytest.skip("random")
     expected = relative_distances(fitted, X)
     order = np.random.RandomState(0).permutation(len(X))
     shuffled = seeded(learner, 0).fit(X[order], target(learner, y)[order])
@@ -171,7 +171,7 @@ def test_order_of_rows_and_names_of_classes_make_no_difference_where_nothing_is_
 
 
 @every_learner
-def test_what_is_not_finite_is_refused(learner):
+def test_points_that_are_not_finite_are_refused(learner):
     X, y = DATA["iris"]
     for value in (np.nan, np.inf, -np.inf):
         bad = X.copy()
@@ -203,18 +203,18 @@ def test_few_components(learner):
 
 
 @every_learner
-def test_loss_curve_begins_at_the_start_and_falls(learner):
+def test_loss_curve_has_the_start_and_falls(learner):
     fitted = fit(learner, "wine")
     assert hasattr(fitted, "loss_curve_") == hasattr(fitted, "n_iter_")
     if not hasattr(fitted, "n_iter_"):
-        pytest.skip("a closed form")
+        pytest.skip("has a closed form")
     assert fitted.n_iter_ >= 1
     assert fitted.loss_curve_.shape == (fitted.n_iter_ + 1,)
     assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
 
 
 @every_learner
-def test_documentation_says_what_each_learner_takes(learner):
+def test_documentation_lists_the_input_of_each_learner(learner):
     page = (Path(__file__).parent.parent.parent / "docs" / "linear.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split("|") for line in page.splitlines() if line.startswith("| `")]
     (costs, takes) = (

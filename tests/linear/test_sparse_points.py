@@ -1,4 +1,4 @@
-"""Sparse points in learners of a matrix: M within the leading axes, and never n_features wide."""
+"""Sparse points: M lies within the leading axes, and no matrix is n_features x n_features."""
 
 import tracemalloc
 
@@ -32,7 +32,7 @@ def learner(name, **params):
 
 
 @every_learner
-def test_with_all_components_sparse_points_are_as_dense_ones(name, counts):
+def test_with_all_components_sparse_points_give_the_result_of_dense_points(name, counts):
     X, y = counts
     dense, sparse = learner(name).fit(X, y), learner(name).fit(csr_matrix(X), y)
     M = dense.get_mahalanobis_matrix()
@@ -41,7 +41,7 @@ def test_with_all_components_sparse_points_are_as_dense_ones(name, counts):
 
 @every_learner
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_with_fewer_m_is_what_is_learned_in_the_leading_axes(name, counts, dtype):
+def test_with_fewer_components_m_is_learned_within_the_leading_axes(name, counts, dtype):
     X, y = counts
     X = X.astype(dtype)
     sparse = learner(name, n_components=3).fit(csr_matrix(X), y)
@@ -57,7 +57,7 @@ def test_with_fewer_m_is_what_is_learned_in_the_leading_axes(name, counts, dtype
 
 
 @every_learner
-def test_nothing_is_as_wide_as_the_features_squared(name):
+def test_memory_does_not_grow_with_the_square_of_the_features(name):
     X = random(200, 20_000, density=0.002, format="csr", random_state=0)
     y = np.arange(200) % 4
     tracemalloc.start()
@@ -68,23 +68,23 @@ def test_nothing_is_as_wide_as_the_features_squared(name):
     assert peak < 64 * 2**20  # a dense copy of X would take 32 MB, M 3.2 GB
 
 
-def test_lego_goes_on_within_the_axes_of_its_first_points(counts):
+def test_lego_keeps_the_axes_of_its_first_batch(counts):
     X, y = counts
     first, second = csr_matrix(X[:30]), csr_matrix(X[30:])
     stream = LEGO(3, random_state=0).partial_fit(first, y[:30])
     axes = principal_axes(first, 3)
     dense = LEGO(random_state=0).partial_fit(X[:30] @ axes.T, y[:30])
     for batch in (second, X[30:]):
-        going_on = learner("LEGO", n_components=3).partial_fit(first, y[:30])
-        going_on.partial_fit(batch, y[30:])
+        continued = learner("LEGO", n_components=3).partial_fit(first, y[:30])
+        continued.partial_fit(batch, y[30:])
         expected = dense.get_mahalanobis_matrix()
         assert_allclose(stream.get_mahalanobis_matrix(), axes.T @ expected @ axes, atol=1e-8)
     dense.partial_fit(X[30:] @ axes.T, y[30:])
     expected = axes.T @ dense.get_mahalanobis_matrix() @ axes
-    assert_allclose(going_on.get_mahalanobis_matrix(), expected, atol=1e-8)
+    assert_allclose(continued.get_mahalanobis_matrix(), expected, atol=1e-8)
 
 
-def test_a_diagonal_m_asks_for_dense_points(counts):
+def test_a_diagonal_m_needs_dense_points(counts):
     X, y = counts
     with pytest.raises(ValueError, match="X has to be dense"):
         MMC(diagonal=True).fit(csr_matrix(X), y)
