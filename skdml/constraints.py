@@ -50,16 +50,20 @@ def check_same(y: ArrayLike | None, n_pairs: int, both_kinds: bool = True) -> ND
             "Learning from pairs requires y to be passed: 1 for pairs of the same class, 0 or -1 "
             "for pairs of different classes."
         )
-    y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
-    if len(y) != n_pairs:
-        raise ValueError(f"y needs one label for each of the {n_pairs} pairs; got {len(y)} labels.")
-    values = np.unique(y)
+    labels: NDArray[Any] = column_or_1d(
+        check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True
+    )
+    if len(labels) != n_pairs:
+        raise ValueError(
+            f"y needs one label for each of the {n_pairs} pairs; got {len(labels)} labels."
+        )
+    values = np.unique(labels)
     if not (np.isin(values, [0, 1]).all() or np.isin(values, [-1, 1]).all()):
         raise ValueError(
             "y of pairs has to hold 1 (same) and 0 (different), or 1 and -1; got the values "
             f"{values[:5].tolist()}."
         )
-    same = y == 1
+    same = labels == 1
     if both_kinds and (same.all() or not same.any()):
         kind = "the same" if same.any() else "different"
         raise ValueError(
