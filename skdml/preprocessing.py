@@ -182,6 +182,7 @@ def _flatten_tuples(tuples: ArrayLike) -> tuple[NDArray[Any], tuple[int, ...]]:
     if tuples.ndim < 3:
         raise ValueError(
             "X of OnTuples needs tuples of points, shape (n_tuples, size, n_features); got an "
-            f"array of shape {tuples.shape}. For tuples of indices, put TupleIndexer(points) before it."
+            f"array of shape {tuples.shape}. For tuples of indices, put TupleIndexer(points) "
+            "before OnTuples."
         )
     return tuples.reshape(-1, *tuples.shape[2:]), tuples.shape[:2]

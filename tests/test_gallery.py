@@ -155,7 +155,7 @@ def test_removing_a_class_equals_never_enrolling_it(mode):
     assert_array_equal(model.classes_, [5, 6, 8, 9])
     assert_array_equal(model.predict(X), without.predict(X))
     assert learner_bytes(model) == before
-    with pytest.raises(ValueError, match="label=7 is not enrolled. There are 4"):
+    with pytest.raises(ValueError, match=r"label=7 is not enrolled\. There are 4"):
         model.remove(7)
 
 
