@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdml.base import check_tuples
 from skdml.constraints import check_same
-from skdml.verification import distances
+from skdml.verification import pair_distances
 
 # Okabe and Ito's colours, dark and light in turn, so that neighbours differ in grey, too; a grey
 # stands for their yellow, which is lost on white.
@@ -104,7 +104,7 @@ class VerificationDisplay:
         """
         threshold = getattr(estimator, "threshold_", None)
         name = type(estimator).__name__ if name is None else name
-        distance = distances(estimator, check_tuples(X, 2))
+        distance = pair_distances(estimator, check_tuples(X, 2))
         display = cls(check_same(y, len(distance)), distance, threshold=threshold, name=name)
         return display.plot(kind=kind, ax=ax, **options)
 

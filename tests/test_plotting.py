@@ -99,7 +99,7 @@ def test_the_mark_on_a_curve_is_on_the_curve():
 def test_bad_pairs_and_kinds_are_refused():
     with pytest.raises(ValueError, match="kind='pie' is unknown"):
         VerificationDisplay.from_predictions(SAME, DISTANCE, kind="pie")
-    with pytest.raises(ValueError, match="of each of the 400 pairs"):
+    with pytest.raises(ValueError, match="one label for each of the 400 pairs"):
         VerificationDisplay.from_predictions(SAME[:3], DISTANCE)
     with pytest.raises(ValueError, match="pairs need the shape"):
         VerificationDisplay.from_estimator(METRIC, X, Y)

@@ -17,7 +17,7 @@ from skdml.distances import base_distance_of, paired_base_distance, pairwise_bas
 from skdml.metrics import retrieval
 from skdml.metrics.verification import equal_error_rate, tar_at_far, verification_report
 from skdml.model_selection import make_pairs
-from skdml.verification import distances
+from skdml.verification import pair_distances
 
 VERIFICATION_MEASURES = ("eer", "roc_auc", "tar_at_far")
 
@@ -156,7 +156,7 @@ def _verification_score(measure, far, draw, estimator, X, y):
 def _distances(estimator, pairs):
     """Return the distance within pairs; of a verifier in a pipeline up to its threshold."""
     if hasattr(estimator, "pair_distance") or hasattr(estimator, "transform"):
-        return distances(estimator, np.asarray(pairs))
+        return pair_distances(estimator, np.asarray(pairs))
     if hasattr(estimator, "decision_function"):
         return -estimator.decision_function(pairs)
     raise ValueError(
