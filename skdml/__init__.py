@@ -1,33 +1,13 @@
-"""Learned distances for scikit-learn: d(x, y) = d_e(f(x), f(y)), with f a matrix or a network.
+"""Learned distances for scikit-learn: d(x, y) = d_e(f(x), f(y)), where f is a matrix or a network.
 
-Every public name is imported when it is first used, so that ``import skdml`` costs next to
-nothing and torch is only loaded by those who use a deep learner.
+Public names are imported when they are first used. ``import skdml`` is therefore fast, and torch is
+loaded only when a deep learner is used.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-_ROOMS = {
-    "base": ["MetricLearner"],
-    "distances": ["LearnedDistance", "check_metric_axioms"],
-    "linear": [
-        *["ANMM", "DMLEig", "DMLMJ", "GMML", "ITML", "KISSME", "LDML", "LEGO", "LFDA", "LMNN"],
-        *["LSML", "MCML", "MLKR", "MMC", "MahalanobisMetric", "NCA", "NCMC", "NCMML", "RCA"],
-        *["SCML", "SDML"],
-    ],
-    "deep": [
-        *["DeepEmbedder", "DeepProxyEmbedder", "DeepSiameseEmbedder", "DeepTripletEmbedder"],
-    ],
-    "verification": ["PairVerifier"],
-    "gallery": ["GalleryClassifier"],
-    "metrics": [],
-    "model_selection": [],
-    "preprocessing": [],
-    "plotting": [],
-}
-_HOME = {name: f"skdml.{room}" for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "ANMM",
@@ -99,13 +79,33 @@ if TYPE_CHECKING:
     from skdml.verification import PairVerifier
 
 
-def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _ROOMS:
+_SUBMODULES = (
+    *("base", "constraints", "deep", "distances", "gallery", "linear", "metrics"),
+    *("model_selection", "plotting", "preprocessing", "verification"),
+)
+
+# The modules of the public names that are not learners. See `_module_of` for the learners.
+_MODULES = {
+    "GalleryClassifier": "gallery",
+    "LearnedDistance": "distances",
+    "MetricLearner": "base",
+    "PairVerifier": "verification",
+    "check_metric_axioms": "distances",
+}
+
+
+def _module_of(name: str) -> str:
+    """Return the module of a public name. The names of deep learners begin with "Deep"."""
+    return _MODULES.get(name, "deep" if name.startswith("Deep") else "linear")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
         return importlib.import_module(f"skdml.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module(f"skdml.{_module_of(name)}"), name)
     raise AttributeError(f"module 'skdml' has no attribute {name!r}")
 
 
-def __dir__():
-    return sorted({*globals(), *_HOME, *_ROOMS})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

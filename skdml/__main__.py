@@ -1,13 +1,16 @@
-"""The demonstration, ``python -m skdml``: learned distances against Euclid on real data."""
+"""The demonstration ``python -m skdml``: compare learned distances with the Euclidean distance."""
 
 import argparse
 import csv
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -25,7 +28,7 @@ from skdml.metrics import equal_error_rate, map_at_r, recall_at_k
 
 N_NEIGHBORS = 3
 
-# All pairs of so many points of unseen classes are verified, two million and more.
+# Largest number of points of unseen classes. All their pairs, about two million, are verified.
 MAX_UNSEEN = 2000
 
 COLUMNS = {
@@ -39,8 +42,12 @@ COLUMNS = {
 }
 
 
-def learners(seed):
-    """Return what is compared, by name."""
+# Points and their class labels.
+_Data = tuple[NDArray[Any], NDArray[Any]]
+
+
+def learners(seed: int) -> dict[str, Any]:
+    """Return the transformers to compare, by name."""
     return {
         "Euclid": FunctionTransformer(),
         "MahalanobisMetric": MahalanobisMetric(covariance="ledoit_wolf"),
@@ -49,30 +56,34 @@ def learners(seed):
     }
 
 
-def compare(name, X, y, preprocessor, seed):
-    """Fit every learner twice, for held-out rows and for unseen classes, and judge it on those.
+def compare(
+    name: str, X: NDArray[Any], y: NDArray[Any], preprocessor: Any, seed: int
+) -> tuple[dict[str, dict[str, Any]], _Data | None]:
+    """Fit and score every learner on two tasks: held-out rows, and unseen classes.
 
-    Where all classes are known the deep learners train to the end; where others are to come they
-    stop on classes that they do not train on, as is their default.
+    For held-out rows, all classes are known, and the deep learners train without early stopping.
+    For unseen classes, they stop early, which is their default.
 
     Parameters
     ----------
     name : str
-        What the data are called.
-    X, y : ndarray of shape (n_samples, n_features) and (n_samples,)
-        The data.
+        Name of the data.
+    X : ndarray of shape (n_samples, n_features)
+        Points.
+    y : ndarray of shape (n_samples,)
+        Class labels.
     preprocessor : transformer
-        What comes before each learner.
+        First step before each learner.
     seed : int
-        Decides everything.
+        Seed of all random draws.
 
     Returns
     -------
-    dict of str to dict
-        For each learner its scores, by column, and the fitted models: "rows", a k-NN pipeline, and
-        "unseen", a pipeline that embeds.
-    ndarray, ndarray
-        The points of unseen classes and their classes, or None where there are too few classes.
+    results : dict of str to dict
+        For each learner its scores, by column, and the fitted models: "rows" is a k-NN pipeline,
+        and "unseen" is a pipeline that embeds.
+    unseen : tuple of ndarray, or None
+        The points of unseen classes and their labels. None if there are too few classes.
     """
     kept = train_test_split(X, y, test_size=0.3, random_state=seed, stratify=_strata(y))
     seen, unseen = split_classes(X, y, seed)
@@ -83,31 +94,31 @@ def compare(name, X, y, preprocessor, seed):
         embed = make_pipeline(clone(preprocessor), learner)
         to_the_end = make_pipeline(clone(preprocessor), _without_stopping(learner))
         model = make_pipeline(to_the_end, KNeighborsClassifier(N_NEIGHBORS)).fit(kept[0], kept[2])
-        result = judge_rows(model, kept[1], kept[3])
+        result = score_rows(model, kept[1], kept[3])
         result["rows"] = model
         if unseen:
             result["unseen"] = embed.fit(*seen)
-            result |= judge_unseen(result["unseen"], *unseen)
+            result |= score_unseen(result["unseen"], *unseen)
         result["fit s"] = time.perf_counter() - start
         print(f"{result['fit s']:.1f} s", file=sys.stderr, flush=True)
         results[learner_name] = result
     return results, unseen
 
 
-def _without_stopping(learner):
-    stops = "early_stopping" in learner.get_params()
-    return clone(learner).set_params(early_stopping=False) if stops else clone(learner)
+def _without_stopping(learner: Any) -> Any:
+    can_stop = "early_stopping" in learner.get_params()
+    return clone(learner).set_params(early_stopping=False) if can_stop else clone(learner)
 
 
-def judge_rows(model, X, y):
-    """Judge a k-NN pipeline on held-out rows: its accuracy, and the clusters of its embedding."""
+def score_rows(model: Any, X: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
+    """Score a k-NN pipeline on held-out rows: the accuracy and the clusters of the embedding."""
     Z = model[:-1].transform(X)
     clusters = KMeans(len(np.unique(y)), n_init=4, random_state=0).fit_predict(Z)
     return {"k-NN acc.": model.score(X, y), "AMI": adjusted_mutual_info_score(y, clusters)}
 
 
-def judge_unseen(embed, X, y):
-    """Judge an embedding on classes it was not shown: retrieval and verification."""
+def score_unseen(embed: Any, X: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
+    """Score an embedding on unseen classes: retrieval and verification."""
     Z = embed.transform(X)
     same, distance = pairs_of(Z, y)
     return {
@@ -118,14 +129,17 @@ def judge_unseen(embed, X, y):
     }
 
 
-def pairs_of(Z, y):
-    """Return for all pairs of points whether they are of one class, and their distance."""
+def pairs_of(Z: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
+    """Return for all pairs of points whether they are of the same class, and their distance."""
     first, second = np.triu_indices(len(y), k=1)
     return y[first] == y[second], pdist(Z)
 
 
-def split_classes(X, y, seed):
-    """Split into the points of a random half of the classes, and those of the other half."""
+def split_classes(X: NDArray[Any], y: NDArray[Any], seed: int) -> tuple[_Data, _Data | None]:
+    """Split the points into two random halves of the classes: seen and unseen.
+
+    With too few classes, all are seen and the second value is None.
+    """
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.unique(y))
     is_seen = np.isin(y, classes[len(classes) // 2 :])
@@ -135,34 +149,36 @@ def split_classes(X, y, seed):
     return (X[is_seen], y[is_seen]), (X[unseen], y[unseen])
 
 
-def _strata(y):
+def _strata(y: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the labels to stratify by, or None if a class has a single row."""
     return y if np.unique(y, return_counts=True)[1].min() > 1 else None
 
 
-def digits_in_uneven_light(seed, n_samples=3000):
-    """Make an open-set task of scikit-learn's digits: in four turns, and unevenly lit.
+def digits_in_uneven_light(seed: int, n_samples: int = 3000) -> _Data:
+    """Make a task with 40 classes: scikit-learn's digits, rotated and with a gradient of light.
 
-    A digit turned by a quarter is a class of its own, which makes 40. Each picture has a random
-    gradient of light over it: a nuisance that all classes share, as faces do.
+    Each digit is rotated by 0, 90, 180 and 270 degrees, and each rotation is a class of its own.
+    A random linear gradient of brightness is added to each image. It says nothing about the class,
+    like the light on photographs of faces.
 
     Parameters
     ----------
     seed : int
-        Decides the light and the sample.
+        Seed of the gradients and of the sample.
     n_samples : int, default=3000
-        How many of the 7188 pictures to draw.
+        Number of images to draw from the 7188.
 
     Returns
     -------
     X : ndarray of shape (n_samples, 64)
-        Pictures of 8 x 8 pixels.
+        Images of 8 x 8 pixels.
     y : ndarray of str, shape (n_samples,)
-        Digit and turn.
+        Digit and angle of rotation.
     """
-    images, digit = load_digits(return_X_y=True)
+    images, digits = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8)
     X = np.concatenate([np.rot90(images, turn, axes=(1, 2)) for turn in range(4)])
-    y = np.concatenate([[f"{d} at {90 * turn}°" for d in digit] for turn in range(4)])
+    y = np.concatenate([[f"{d} at {90 * turn}°" for d in digits] for turn in range(4)])
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(X), n_samples, replace=False)
     side = np.linspace(-1, 1, 8)
@@ -171,44 +187,51 @@ def digits_in_uneven_light(seed, n_samples=3000):
     return (X[rows] + light).reshape(n_samples, -1), y[rows]
 
 
-def read_table(path, target):
+def read_table(
+    path: str | Path, target: str
+) -> tuple[NDArray[Any], NDArray[Any], ColumnTransformer]:
     """Read a CSV file with a header.
 
     Parameters
     ----------
-    path : str
+    path : str or Path
         The file.
     target : str
-        The column of the classes.
+        Name of the column of class labels.
 
     Returns
     -------
     X : ndarray of object, shape (n_samples, n_features)
-        Floats in columns of numbers, with NaN where a cell is empty, else strings.
+        Columns of numbers as floats, with NaN for empty cells. Other columns as strings.
     y : ndarray of str, shape (n_samples,)
-        The classes.
+        Class labels.
     preprocessor : ColumnTransformer
-        Standardises numbers and encodes strings.
+        Standardises columns of numbers and one-hot encodes columns of strings.
 
     Raises
     ------
     ValueError
-        If the file has no such column, or no rows.
+        If the file has no such column, no rows, or rows with a wrong number of cells.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     if target not in header:
-        raise ValueError(f"{path} has no column {target!r}; it has {header}.")
+        raise ValueError(f"{path} has no column {target!r}; its columns are {header}.")
     ragged = [i for i, row in enumerate(rows, 2) if len(row) != len(header)]
     if ragged or not rows:
         raise ValueError(
-            f"{path} has {len(rows)} rows under {len(header)} columns; "
-            f"rows of another length: {ragged[:5]}."
+            f"{path} has {len(rows)} rows and {len(header)} columns; "
+            f"lines with another number of cells: {ragged[:5]}."
         )
     cells = np.array(rows, dtype=object)
-    place = header.index(target)
-    y = cells[:, place].astype(str)
-    X = np.delete(cells, place, axis=1)
+    column = header.index(target)
+    y = cells[:, column].astype(str)
+    X = np.delete(cells, column, axis=1)
+    return X, y, _preprocessor(*_parse_numbers(X))
+
+
+def _parse_numbers(X: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """Convert columns of numbers in place. Return the columns of numbers and those of strings."""
     numbers, strings = [], []
     for column in range(X.shape[1]):
         try:
@@ -216,13 +239,17 @@ def read_table(path, target):
             numbers.append(column)
         except ValueError:
             strings.append(column)
-    as_numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    as_classes = OneHotEncoder(handle_unknown="ignore", sparse_output=False, max_categories=20)
-    return X, y, ColumnTransformer([("n", as_numbers, numbers), ("s", as_classes, strings)])
+    return numbers, strings
 
 
-def table(title, results):
-    """Return results as the lines of a table in Markdown."""
+def _preprocessor(numbers: list[int], strings: list[int]) -> ColumnTransformer:
+    scale = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False, max_categories=20)
+    return ColumnTransformer([("n", scale, numbers), ("s", encode, strings)])
+
+
+def table(title: str, results: dict[str, dict[str, Any]]) -> str:
+    """Format results as a Markdown table with a title."""
     shown = {c: form for c, form in COLUMNS.items() if c in next(iter(results.values()))}
     rows = [["distance", *shown]]
     for name, result in results.items():
@@ -239,80 +266,103 @@ def table(title, results):
     return "\n".join([title, "", *lines])
 
 
-def best_of(results):
-    """Return the name of the learner, not Euclid, that is best where classes are unseen."""
+def best_of(results: dict[str, dict[str, Any]]) -> str:
+    """Return the name of the learner with the highest MAP@R, or k-NN accuracy if there is none."""
     score = "MAP@R" if "MAP@R" in results["Euclid"] else "k-NN acc."
     return max((name for name in results if name != "Euclid"), key=lambda n: results[n][score])
 
 
-def draw(path, results, unseen, best):
-    """Draw points of unseen classes, and the distances within and between them, by two distances.
+def draw(path: Path, results: dict[str, dict[str, Any]], unseen: _Data, best: str) -> None:
+    """Plot unseen classes by the Euclidean distance and by a learned distance.
+
+    The upper row shows the points in two dimensions; the lower row shows the distances within and
+    between classes.
 
     Parameters
     ----------
     path : Path
-        The picture to write.
+        The image file to write.
     results : dict
-        Of `compare`.
+        The results of `compare`.
     unseen : tuple of ndarray
-        Points of unseen classes, and their classes.
+        The points of unseen classes and their labels.
     best : str
-        The learner to set beside Euclid.
+        Name of the learner to compare with the Euclidean distance.
     """
     from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
 
     X, y = unseen
     shown = np.unique(y)[:8]
     X, y = X[np.isin(y, shown)][:800], y[np.isin(y, shown)][:800]
     figure = Figure(figsize=(9, 7.5), layout="constrained")
-    axes = figure.subplots(2, 2)
-    for (above, below), name in zip(axes.T, ["Euclid", best], strict=True):
+    axes: Any = figure.subplots(2, 2)
+    for (upper, lower), name in zip(axes.T, ["Euclid", best], strict=True):
         Z = results[name]["unseen"].transform(X)
-        flat = TSNE(init="pca", random_state=0).fit_transform(Z)
-        for place, one in enumerate(shown):
-            style = {"marker": "osD^vPX*"[place], "color": f"C{place}", "alpha": 0.7, "s": 14}
-            above.scatter(*flat[y == one].T, label=str(one), linewidths=0, **style)
-        above.set(title=f"{name}: classes it never saw", xticks=[], yticks=[])
-        same, distance = pairs_of(Z, y)
-        bins = np.linspace(0, distance.max(), 60)
-        below.hist(distance[same], bins, density=True, alpha=0.6, label="same class", color="C0")
-        options = {"density": True, "histtype": "step", "color": "black", "label": "different"}
-        below.hist(distance[~same], bins, **options)
-        rate = equal_error_rate(same, distance)
-        below.set(title=f"equal error rate {rate:.3f}", xlabel="distance", yticks=[])
+        _draw_points(upper, Z, y, shown)
+        upper.set(title=f"{name}: unseen classes", xticks=[], yticks=[])
+        _draw_distances(lower, Z, y)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(shown), fontsize="small")
     axes[1, 0].legend()
     figure.savefig(path, dpi=120)
 
 
-def main(argv=None):
-    """Run the demonstration; see ``python -m skdml --help``."""
+def _draw_points(ax: Any, Z: NDArray[Any], y: NDArray[Any], classes: NDArray[Any]) -> None:
+    from sklearn.manifold import TSNE
+
+    flat = TSNE(init="pca", random_state=0).fit_transform(Z)
+    for i, name in enumerate(classes):
+        style = {"marker": "osD^vPX*"[i], "color": f"C{i}", "alpha": 0.7, "s": 14}
+        ax.scatter(*flat[y == name].T, label=str(name), linewidths=0, **style)
+
+
+def _draw_distances(ax: Any, Z: NDArray[Any], y: NDArray[Any]) -> None:
+    same, distance = pairs_of(Z, y)
+    bins = np.linspace(0, distance.max(), 60)
+    ax.hist(distance[same], bins, density=True, alpha=0.6, label="same class", color="C0")
+    edge = {"histtype": "step", "color": "black", "label": "different classes"}
+    ax.hist(distance[~same], bins, density=True, **edge)
+    rate = equal_error_rate(same, distance)
+    ax.set(title=f"equal error rate {rate:.3f}", xlabel="distance", yticks=[])
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m skdml",
-        description="Compare learned distances with Euclid: on held-out rows (k-NN accuracy, AMI of"
-        " k-means clusters) and on classes that were never seen in training (recall@1, MAP@R, and "
-        "verification by AUC and equal error rate). Without --data: on scikit-learn's digits, and "
-        "on those digits turned and unevenly lit. Writes a picture and the best model.",
+        description="Compare learned distances with the Euclidean distance. Held-out rows are "
+        "scored by k-NN accuracy and by the AMI of k-means clusters. Classes that are unseen in "
+        "training are scored by recall@1, MAP@R, and verification (AUC and equal error rate). "
+        "Without --data, the data are scikit-learn's digits, and the same digits, rotated and with "
+        "a gradient of light. Writes a plot and the best model to a folder.",
     )
-    parser.add_argument("--data", metavar="FILE.csv", help="your own table, with a header")
-    parser.add_argument("--target", metavar="COLUMN", help="its column of classes")
+    parser.add_argument("--data", metavar="FILE.csv", help="a table of your own, with a header")
+    parser.add_argument("--target", metavar="COLUMN", help="the column of class labels in --data")
     parser.add_argument("--out", metavar="FOLDER", default="skdml-demo", help="default: skdml-demo")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything; default: 0")
-    args = parser.parse_args(argv)
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws; default: 0")
+    return parser
+
+
+def _read_tasks(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the points, labels and preprocessor of each task, by name."""
     if (args.data is None) != (args.target is None):
-        parser.error("--data and --target come together")
-    tasks = {}
+        parser.error("--data and --target come together: give both or neither")
     if args.data:
         try:
-            tasks[Path(args.data).name] = read_table(args.data, args.target)
+            return {Path(args.data).name: read_table(args.data, args.target)}
         except (OSError, ValueError) as error:
             parser.error(str(error))
-    else:
-        as_is = FunctionTransformer()
-        tasks["digits"] = (*load_digits(return_X_y=True), as_is)
-        tasks["digits, turned and unevenly lit"] = (*digits_in_uneven_light(args.seed), as_is)
+    as_is = FunctionTransformer()
+    return {
+        "digits": (*load_digits(return_X_y=True), as_is),
+        "digits, turned and unevenly lit": (*digits_in_uneven_light(args.seed), as_is),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the demonstration. See ``python -m skdml --help``."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    tasks = _read_tasks(parser, args)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -327,13 +377,13 @@ def main(argv=None):
         print(f"\n{table(title, results)}\n", flush=True)
     best = best_of(results)
     joblib.dump(results[best]["rows"], out / "model.joblib")
-    print(f"best model, {best} with {N_NEIGHBORS}-NN, fitted: {out / 'model.joblib'}")
+    print(f"best model ({best} with {N_NEIGHBORS}-NN, fitted): {out / 'model.joblib'}")
     if unseen is not None:
         try:
             draw(out / "unseen.png", results, unseen, best)
-            print(f"picture of the unseen classes: {out / 'unseen.png'}")
+            print(f"plot of the unseen classes: {out / 'unseen.png'}")
         except ModuleNotFoundError as error:
-            print(f"no picture: {error.name} is not installed (pip install matplotlib)")
+            print(f"no plot: {error.name} is not installed (pip install matplotlib)")
     print(f"{time.perf_counter() - start:.0f} s")
 
 

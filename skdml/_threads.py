@@ -1,34 +1,39 @@
-"""How many threads compiled code takes: small products and searches are quicker on one."""
+"""Number of threads of compiled code: small products and searches are faster on one thread."""
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import ThreadpoolController
 
-# Below so many products one thread is done before several have begun.
-_SMALL = 2**25
+# Below this number of products, one thread finishes before several threads have started.
+_MAX_PRODUCTS_OF_ONE_THREAD = 2**25
 
 
 @lru_cache(maxsize=1)
-def _controller():
-    # Kept, because finding the libraries takes longer than some fits.
+def _controller() -> ThreadpoolController:
+    # Cached, because finding the libraries takes longer than some fits.
     return ThreadpoolController()
 
 
 @contextmanager
-def one_thread(user_api=None):
-    """Take one thread for each call of compiled code inside.
+def one_thread(user_api: str | None = None) -> Iterator[int]:
+    """Limit compiled code in the block to one thread.
 
     Parameters
     ----------
     user_api : {"blas", "openmp"}, default=None
-        Of which libraries: those of matrix products, those of OpenMP loops, or both.
+        The libraries to limit: "blas" for matrix products, "openmp" for OpenMP loops. None limits
+        both.
 
     Yields
     ------
     int
-        How many threads they had before.
+        The number of threads before the block.
 
     Examples
     --------
@@ -45,18 +50,19 @@ def one_thread(user_api=None):
         yield n_threads
 
 
-def threads_for(n_products):
-    """Take one thread for compiled code inside where there is little to do, else as many as set.
+def threads_for(n_products: int) -> AbstractContextManager[int | None]:
+    """Limit compiled code in the block to one thread if there is little to compute.
 
     Parameters
     ----------
     n_products : int
-        About how many products of two numbers a call is to make.
+        Approximate number of products of two numbers in one call. A large number leaves the number
+        of threads as it is.
 
     Returns
     -------
     context manager
-        `one_thread`, or one that does nothing.
+        `one_thread`, or a context manager that does nothing.
 
     Examples
     --------
@@ -65,27 +71,29 @@ def threads_for(n_products):
     ...     n_threads_before >= 1
     True
     """
-    return one_thread() if n_products < _SMALL else nullcontext()
+    return one_thread() if n_products < _MAX_PRODUCTS_OF_ONE_THREAD else nullcontext()
 
 
-def kneighbors(points, queries, k):
-    """Nearest points of queries, by scikit-learn's search.
+def kneighbors(
+    points: Any, queries: Any, k: int
+) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """Find the nearest points of each query with scikit-learn's search.
 
     Parameters
     ----------
     points : {ndarray, CSR matrix} of shape (n_points, n_features)
-        What is searched.
+        The points to search.
     queries : {ndarray, CSR matrix} of shape (n_queries, n_features) or None
-        None is each point, without itself.
+        The queries. None uses each point as a query and does not return the point itself.
     k : int
-        How many.
+        Number of neighbours.
 
     Returns
     -------
     distance : ndarray of shape (n_queries, k)
-        Distances, increasing.
-    place : ndarray of int, shape (n_queries, k)
-        Which points.
+        Distances, in increasing order.
+    indices : ndarray of int, shape (n_queries, k)
+        Indices of the neighbours in `points`.
 
     Examples
     --------

@@ -1,23 +1,33 @@
-"""The contract every learner keeps. Think twice before adding to it: all learners carry it."""
+"""MetricLearner, the base class of all learners, and two helpers that learners share.
+
+Every learner inherits what is defined here, so keep it small.
+"""
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from skdml.distances import LearnedDistance
 
 
 class MetricLearner(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta
 ):
-    """A learned distance d(x, y) = d_e(f(x), f(y)): `fit` learns f, `transform` is f.
+    """Base class of learners: d(x, y) = d_e(f(x), f(y)).
 
-    A learner implements `fit`, `transform` and `get_metric`. The rest follows from them.
+    `fit` learns the embedding f, `transform` applies it, and `get_metric` returns the distance d.
+    A subclass implements these three methods. The other methods are built on them.
     """
 
     @abstractmethod
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> NDArray[np.floating]:
         """Embed points.
 
         Parameters
@@ -28,21 +38,21 @@ class MetricLearner(
         Returns
         -------
         ndarray of shape (n_samples, n_components)
-            f(X).
+            The embeddings f(X).
         """
 
     @abstractmethod
-    def get_metric(self):
+    def get_metric(self) -> "LearnedDistance":
         """Return the learned distance as a callable.
 
         Returns
         -------
         LearnedDistance
-            d. It keeps its own copy of f, so that fitting again does not change it.
+            The distance d. It has its own copy of f, so a later fit does not change it.
         """
 
-    def pair_distance(self, pairs):
-        """Learned distance within each pair.
+    def pair_distance(self, pairs: ArrayLike) -> NDArray[np.floating]:
+        """Compute the learned distance within each pair.
 
         Parameters
         ----------
@@ -52,19 +62,19 @@ class MetricLearner(
         Returns
         -------
         ndarray of shape (n_pairs,)
-            Distances, >= 0; the smaller, the more alike.
+            Distances, >= 0. A smaller distance means more similar points.
 
         Raises
         ------
         ValueError
-            If `pairs` is not of that shape.
+            If `pairs` has another shape.
         """
         check_is_fitted(self)
         pairs = check_tuples(pairs, 2)
         return self.get_metric().paired(pairs[:, 0], pairs[:, 1])
 
-    def pair_score(self, pairs):
-        """Return how alike the two points of each pair are: the distance with its sign turned.
+    def pair_score(self, pairs: ArrayLike) -> NDArray[np.floating]:
+        """Compute the similarity within each pair: the negative distance.
 
         Parameters
         ----------
@@ -74,20 +84,20 @@ class MetricLearner(
         Returns
         -------
         ndarray of shape (n_pairs,)
-            Scores, <= 0; the larger, the more alike.
+            Scores, <= 0. A larger score means more similar points.
         """
         return -self.pair_distance(pairs)
 
 
-def check_tuples(tuples, size):
-    """Return tuples of points as an array, or raise.
+def check_tuples(tuples: ArrayLike, size: int) -> NDArray[Any]:
+    """Check the shape of tuples of points, and return them as an array.
 
     Parameters
     ----------
     tuples : array-like of shape (n_tuples, size, ...)
-        Pairs (size 2), triplets (3) or quadruplets (4) of points.
-    size : int
-        How many points make a tuple.
+        Tuples of points.
+    size : {2, 3, 4}
+        Number of points in a tuple: 2 for pairs, 3 for triplets, 4 for quadruplets.
 
     Returns
     -------
@@ -97,7 +107,7 @@ def check_tuples(tuples, size):
     Raises
     ------
     ValueError
-        If the shape is another.
+        If the array has another shape.
 
     Examples
     --------
@@ -109,20 +119,22 @@ def check_tuples(tuples, size):
     tuples = np.asarray(tuples)
     if tuples.ndim < 3 or tuples.shape[1] != size:
         raise ValueError(
-            f"{kind} need the shape (n_{kind}, {size}, n_features), {size} points each; "
+            f"{kind} need the shape (n_{kind}, {size}, n_features), with {size} points each; "
             f"got an array of shape {tuples.shape}."
         )
     return tuples
 
 
 @contextmanager
-def unchanged_on_error(learner):
-    """Leave a learner as it was if the block fails: nothing half-fitted, no earlier fit lost.
+def unchanged_on_error(learner: BaseEstimator) -> Iterator[None]:
+    """Restore the attributes of a learner if the block raises.
+
+    A failed fit then leaves no half-fitted learner, and an earlier fit is kept.
 
     Parameters
     ----------
-    learner : MetricLearner
-        The learner that the block fits.
+    learner : estimator
+        The learner that is fitted in the block.
 
     Examples
     --------

@@ -1,38 +1,43 @@
-"""Class labels turned into pairs, triplets and quadruplets; checks on those that a user gives.
+"""Draw pairs, triplets and quadruplets from class labels, and check the labels that a user gives.
 
-Tuples are rows of indices into points, never copies of the points. What is drawn follows from a
-random generator, is capped at what there is, holds nothing twice, and never fails on small data.
+A tuple is a row of indices of points, not a copy of the points. Every draw uses the given random
+generator and contains no tuple twice. If more tuples are asked for than exist, fewer are returned;
+small data never raise an error.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
 from skdml._threads import kneighbors
 
 
-def check_same(y, n_pairs, both_kinds=True):
-    """Return for each pair whether its two points are the same, or raise.
+def check_same(y: ArrayLike | None, n_pairs: int, both_kinds: bool = True) -> NDArray[np.bool_]:
+    """Check the labels of pairs, and return them as booleans.
 
     Parameters
     ----------
     y : array-like of shape (n_pairs,)
-        1 or True for pairs of the same class, 0, -1 or False for different ones.
+        1 or True for pairs of the same class; 0, -1 or False for pairs of different classes.
     n_pairs : int
-        How many there have to be.
+        Required number of labels.
     both_kinds : bool, default=True
-        Whether to refuse pairs that are all of one kind.
+        Whether y must contain same pairs and different pairs.
 
     Returns
     -------
     ndarray of bool, shape (n_pairs,)
-        True where the same.
+        True for pairs of the same class.
 
     Raises
     ------
     ValueError
-        If y is missing, of another length, holds other values, or is all of one kind where both
-        are needed.
+        If y is None, has another length or contains other values. Also if `both_kinds` is True and
+        all pairs are of one kind.
 
     Examples
     --------
@@ -42,45 +47,53 @@ def check_same(y, n_pairs, both_kinds=True):
     """
     if y is None:
         raise ValueError(
-            "Learning from pairs requires y to be passed: 1 for the same, 0 or -1 for different."
+            "Learning from pairs requires y to be passed: 1 for pairs of the same class, 0 or -1 "
+            "for pairs of different classes."
         )
-    y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
-    if len(y) != n_pairs:
-        raise ValueError(f"y has to say of each of the {n_pairs} pairs if it is one; got {len(y)}.")
-    values = np.unique(y)
+    labels: NDArray[Any] = column_or_1d(
+        check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True
+    )
+    if len(labels) != n_pairs:
+        raise ValueError(
+            f"y needs one label for each of the {n_pairs} pairs; got {len(labels)} labels."
+        )
+    values = np.unique(labels)
     if not (np.isin(values, [0, 1]).all() or np.isin(values, [-1, 1]).all()):
         raise ValueError(
-            "y of pairs has to hold 1 (same) and 0 (different), or 1 and -1; got "
+            "y of pairs has to hold 1 (same) and 0 (different), or 1 and -1; got the values "
             f"{values[:5].tolist()}."
         )
-    same = y == 1
+    same = labels == 1
     if both_kinds and (same.all() or not same.any()):
         kind = "the same" if same.any() else "different"
-        raise ValueError(f"Pairs of both kinds are needed to learn from; all {n_pairs} are {kind}.")
+        raise ValueError(
+            f"Pairs of both kinds are needed to learn from; all {n_pairs} are {kind}. Give pairs "
+            "of the same class and pairs of different classes."
+        )
     return same
 
 
-def encode_labels(y, min_classes=2):
-    """Return class labels as codes 0, 1, ..., and the classes; refuse what are no classes.
+def encode_labels(y: ArrayLike, min_classes: int = 2) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Check class labels, and encode them as 0, 1, ...
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Class labels of any kind.
+        Class labels: integers, strings or booleans.
     min_classes : int, default=2
-        How many classes there have to be; 1 for one of several batches.
+        Required number of classes. Use 1 for a batch that may contain a single class.
 
     Returns
     -------
     codes : ndarray of int, shape (n_samples,)
-        The place of each label among the classes.
+        The index of each label in `classes`.
     classes : ndarray of shape (n_classes,)
         The distinct labels, sorted.
 
     Raises
     ------
     ValueError
-        If y is continuous, or of too few classes.
+        If y is continuous or has too few classes.
 
     Examples
     --------
@@ -90,37 +103,39 @@ def encode_labels(y, min_classes=2):
     """
     kind = type_of_target(y, input_name="y")
     if kind not in ("binary", "multiclass"):
-        raise ValueError(f"Unknown label type: {kind}. Class labels are needed in y.")
+        raise ValueError(f"Unknown label type: {kind}. y needs class labels.")
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < min_classes:
         raise ValueError(
-            f"A distance is learned from at least two classes; all {len(codes)} labels are of one "
-            "class."
+            f"y needs labels of at least two classes; all {len(codes)} labels are of one class."
         )
     return codes, classes
 
 
-def draw_pairs(codes, n_constraints, rng):
-    """Draw pairs of one class, and as many of two classes.
+def draw_pairs(
+    codes: NDArray[np.integer], n_constraints: int, rng: np.random.RandomState
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.bool_]]:
+    """Draw pairs of the same class and the same number of pairs of different classes.
 
-    Every row is equally often the first of a pair, give or take one; its partner is any other row
-    of its class, or any row of another class.
+    Every row is drawn as an anchor equally often, up to a difference of one. Its partner is drawn
+    from the other rows of its class, or from the rows of the other classes.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n_samples,)
         The class of each row.
     n_constraints : int
-        How many pairs of each kind, fewer where there are no more.
+        Number of pairs of each kind. Fewer are returned if fewer exist.
     rng : RandomState
-        Draws.
+        Random generator.
 
     Returns
     -------
     first, second : ndarray of int, shape (n_pairs,)
-        Rows; no pair is there twice, in either order. Those of one class come first.
+        The rows of each pair. Pairs of the same class come first. No pair occurs twice, in either
+        order.
     same : ndarray of bool, shape (n_pairs,)
-        Whether a pair is of one class. None is where each class has a single row.
+        Whether a pair is of the same class. All False if each class has a single row.
 
     Examples
     --------
@@ -130,15 +145,18 @@ def draw_pairs(codes, n_constraints, rng):
     >>> first.tolist(), second.tolist(), same.tolist()
     ([0, 0, 1], [1, 2, 2], [True, False, False])
     """
-    by_class = _ByClass(codes)
-    mates = by_class.counts[codes] - 1
-    alike = _distinct_pairs(mates, by_class.draw_mates, n_constraints, rng)
-    apart = _distinct_pairs(len(codes) - 1 - mates, by_class.draw_strangers, n_constraints, rng)
-    first, second = np.concatenate([alike, apart]).T
-    return first, second, np.arange(len(first)) < len(alike)
+    rows = _RowsByClass(codes)
+    n_same = rows.counts[codes] - 1
+    n_different = len(codes) - 1 - n_same
+    same = _draw_distinct_pairs(n_same, rows.draw_same_class, n_constraints, rng)
+    different = _draw_distinct_pairs(n_different, rows.draw_other_class, n_constraints, rng)
+    first, second = np.concatenate([same, different]).T
+    return first, second, np.arange(len(first)) < len(same)
 
 
-def draw_triplets(codes, n_constraints, rng):
+def draw_triplets(
+    codes: NDArray[np.integer], n_constraints: int, rng: np.random.RandomState
+) -> NDArray[np.integer]:
     """Draw triplets (anchor, positive, negative).
 
     Parameters
@@ -146,14 +164,15 @@ def draw_triplets(codes, n_constraints, rng):
     codes : ndarray of int, shape (n_samples,)
         The class of each row.
     n_constraints : int
-        How many, fewer where there are no more. Each row with a mate is equally often an anchor.
+        Number of triplets. Fewer are returned if fewer exist. Each row whose class has another row
+        is an anchor equally often.
     rng : RandomState
-        Draws.
+        Random generator.
 
     Returns
     -------
     ndarray of int, shape (n_triplets, 3)
-        Rows; no triplet is there twice.
+        The rows of each triplet. No triplet occurs twice.
 
     Examples
     --------
@@ -163,33 +182,35 @@ def draw_triplets(codes, n_constraints, rng):
     array([[0, 1, 2],
            [1, 0, 2]])
     """
-    by_class = _ByClass(codes)
-    mates = by_class.counts[codes] - 1
-    choices = mates * (len(codes) - 1 - mates)
+    rows = _RowsByClass(codes)
+    n_same = rows.counts[codes] - 1
+    n_choices = n_same * (len(codes) - 1 - n_same)
 
-    def draw(anchors):
-        positives = by_class.draw_mates(anchors, rng)
-        return np.column_stack([anchors, positives, by_class.draw_strangers(anchors, rng)])
+    def draw(anchors: NDArray[np.integer]) -> NDArray[np.integer]:
+        positives = rows.draw_same_class(anchors, rng)
+        return np.column_stack([anchors, positives, rows.draw_other_class(anchors, rng)])
 
-    return _distinct(choices, draw, n_constraints, rng, int(choices.sum()))
+    return _draw_distinct(n_choices, draw, n_constraints, rng, int(n_choices.sum()))
 
 
-def draw_quadruplets(codes, n_constraints, rng):
-    """Draw quadruplets (a, b, c, d): a and b of one class, c and d of two.
+def draw_quadruplets(
+    codes: NDArray[np.integer], n_constraints: int, rng: np.random.RandomState
+) -> NDArray[np.integer]:
+    """Draw quadruplets (a, b, c, d): a and b of the same class, c and d of different classes.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n_samples,)
         The class of each row.
     n_constraints : int
-        How many, fewer where there are not so many pairs of either kind.
+        Number of quadruplets. Fewer are returned if there are fewer pairs of either kind.
     rng : RandomState
-        Draws.
+        Random generator.
 
     Returns
     -------
     ndarray of int, shape (n_quadruplets, 4)
-        Rows; no pair is there twice.
+        The rows of each quadruplet. No pair occurs twice.
 
     Examples
     --------
@@ -200,13 +221,15 @@ def draw_quadruplets(codes, n_constraints, rng):
     """
     first, second, same = draw_pairs(codes, n_constraints, rng)
     pairs = np.column_stack([first, second])
-    alike, apart = pairs[same], rng.permutation(pairs[~same])
-    n_quadruplets = min(len(alike), len(apart))
-    return np.hstack([rng.permutation(alike)[:n_quadruplets], apart[:n_quadruplets]])
+    same_pairs, different_pairs = pairs[same], rng.permutation(pairs[~same])
+    n_quadruplets = min(len(same_pairs), len(different_pairs))
+    return np.hstack([rng.permutation(same_pairs)[:n_quadruplets], different_pairs[:n_quadruplets]])
 
 
-def neighbor_triplets(X, codes, n_genuine, n_impostors):
-    """All triplets of a row, one of its nearest mates and one of its nearest strangers.
+def neighbor_triplets(
+    X: Any, codes: NDArray[np.integer], n_genuine: int, n_impostors: int
+) -> NDArray[np.integer]:
+    """Combine each row with its nearest rows of the same class and of other classes.
 
     Parameters
     ----------
@@ -214,14 +237,16 @@ def neighbor_triplets(X, codes, n_genuine, n_impostors):
         Points.
     codes : ndarray of int, shape (n_samples,)
         The class of each row.
-    n_genuine, n_impostors : int
-        How many neighbours of its class and of other classes each row has, fewer where there are
-        not so many.
+    n_genuine : int
+        Number of nearest rows of the same class. Fewer are used if fewer exist.
+    n_impostors : int
+        Number of nearest rows of other classes. Fewer are used if fewer exist.
 
     Returns
     -------
     ndarray of int, shape (n_triplets, 3)
-        Rows, at most n_samples * n_genuine * n_impostors.
+        Triplets (row, row of the same class, row of another class): every combination, so at most
+        n_samples * n_genuine * n_impostors.
 
     Examples
     --------
@@ -237,56 +262,71 @@ def neighbor_triplets(X, codes, n_genuine, n_impostors):
         k, m = min(n_genuine, len(own) - 1), min(n_impostors, len(others))
         if k < 1 or m < 1:
             continue
-        # Without a query, scikit-learn leaves out each row itself, duplicates or not.
-        mates = own[kneighbors(X[own], None, k)[1]]
-        strangers = others[kneighbors(X[others], X[own], m)[1]]
+        # Without queries, scikit-learn leaves out each row itself, even if rows are equal.
+        positives = own[kneighbors(X[own], None, k)[1]]
+        negatives = others[kneighbors(X[others], X[own], m)[1]]
         shape = (len(own), k, m)
-        rows = (own[:, None, None], mates[:, :, None], strangers[:, None, :])
+        rows = (own[:, None, None], positives[:, :, None], negatives[:, None, :])
         triplets.append(np.stack([np.broadcast_to(r, shape) for r in rows], -1).reshape(-1, 3))
     return np.concatenate(triplets)
 
 
-class _ByClass:
-    """The rows of each class, to draw partners from without a loop over rows or classes."""
+class _RowsByClass:
+    """Rows grouped by class. Draws partners without a loop over rows or classes."""
 
-    def __init__(self, codes):
+    def __init__(self, codes: NDArray[np.integer]) -> None:
         self.order = np.argsort(codes, kind="stable")
         self.counts = np.bincount(codes)
         self.starts = np.cumsum(self.counts) - self.counts
         self.codes = codes
-        self.place = np.empty(len(codes), dtype=np.intp)
-        self.place[self.order] = np.arange(len(codes))
+        self.positions = np.empty(len(codes), dtype=np.intp)
+        self.positions[self.order] = np.arange(len(codes))
 
-    def draw_mates(self, rows, rng):
-        """Draw for each row another of its class; all need one."""
+    def draw_same_class(
+        self, rows: NDArray[np.integer], rng: np.random.RandomState
+    ) -> NDArray[np.integer]:
+        """Draw for each row another row of its class. The class needs at least two rows."""
         code = self.codes[rows]
-        own = self.place[rows] - self.starts[code]
+        own = self.positions[rows] - self.starts[code]
         drawn = rng.randint(0, self.counts[code] - 1)
         return self.order[self.starts[code] + drawn + (drawn >= own)]
 
-    def draw_strangers(self, rows, rng):
-        """Draw for each row one of another class."""
+    def draw_other_class(
+        self, rows: NDArray[np.integer], rng: np.random.RandomState
+    ) -> NDArray[np.integer]:
+        """Draw for each row a row of another class."""
         code = self.codes[rows]
         drawn = rng.randint(0, len(self.codes) - self.counts[code])
         return self.order[drawn + np.where(drawn >= self.starts[code], self.counts[code], 0)]
 
 
-def _distinct_pairs(choices, draw_partners, n_wanted, rng):
-    """Draw unordered pairs; `choices` says how many partners each row has."""
+def _draw_distinct_pairs(
+    n_choices: NDArray[np.integer],
+    draw_partners: Callable[[NDArray[np.integer], np.random.RandomState], NDArray[np.integer]],
+    n_wanted: int,
+    rng: np.random.RandomState,
+) -> NDArray[np.integer]:
+    """Draw distinct unordered pairs. `n_choices` is the number of partners of each row."""
 
-    def draw(anchors):
+    def draw(anchors: NDArray[np.integer]) -> NDArray[np.integer]:
         return np.sort(np.column_stack([anchors, draw_partners(anchors, rng)]), axis=1)
 
-    return _distinct(choices, draw, n_wanted, rng, int(choices.sum()) // 2)
+    return _draw_distinct(n_choices, draw, n_wanted, rng, int(n_choices.sum()) // 2)
 
 
-def _distinct(choices, draw, n_wanted, rng, n_there):
-    """Draw tuples around anchors until enough distinct ones are there."""
-    anchors = np.flatnonzero(choices)
-    n_wanted = min(n_wanted, n_there)
+def _draw_distinct(
+    n_choices: NDArray[np.integer],
+    draw: Callable[[NDArray[np.integer]], NDArray[np.integer]],
+    n_wanted: int,
+    rng: np.random.RandomState,
+    n_existing: int,
+) -> NDArray[np.integer]:
+    """Draw tuples for anchors until `n_wanted` distinct ones are found, or all that exist."""
+    anchors = np.flatnonzero(n_choices)
+    n_wanted = min(n_wanted, n_existing)
     found = draw(anchors[:0])
-    # Asked for nearly all there are, chance would take long over the last ones (as long as a
-    # collector over the last cards); a few of them may then stay out.
+    # If nearly all existing tuples are wanted, the last ones are rarely drawn. The number of rounds
+    # is therefore limited, and a few tuples may be missing.
     for _ in range(50):
         missing = n_wanted - len(found)
         if missing <= 0:
@@ -295,16 +335,16 @@ def _distinct(choices, draw, n_wanted, rng, n_there):
         rounds = -(-n_drawn // len(anchors))
         shuffled = np.concatenate([rng.permutation(anchors) for _ in range(rounds)])
         both = np.concatenate([found, draw(shuffled[:n_drawn])])
-        found = both[np.sort(np.unique(_keys(both), return_index=True)[1])]
+        found = both[np.sort(np.unique(_tuple_keys(both), return_index=True)[1])]
     found = found[:n_wanted]
     return found[np.lexsort(found.T[::-1])]
 
 
-def _keys(tuples):
-    """Return a number for each tuple of rows, alike for equal ones: quicker to sort."""
+def _tuple_keys(tuples: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return a number for each tuple, equal for equal tuples. Numbers sort faster than rows."""
     n_rows = tuples.max(initial=0) + 1
     keys = tuples[:, 0] * n_rows + tuples[:, 1]
     for column in tuples.T[2:]:
-        # Numbered anew, they stay far below the largest int.
+        # Renumbering the keys keeps them far below the largest integer.
         keys = np.unique(keys, return_inverse=True)[1] * n_rows + column
     return keys

@@ -1,29 +1,33 @@
-"""The base distances d_e, and `LearnedDistance`, the callable a fitted learner hands out."""
+"""The base distances d_e, and `LearnedDistance`, the distance that a fitted learner returns."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch, check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length
 
 BASE_DISTANCES = ("euclidean", "sqeuclidean", "cosine", "angular", "manhattan")
-"""The names `distance=` takes."""
+"""The values of the parameter `distance`."""
 
 METRIC_DISTANCES = ("euclidean", "angular", "manhattan")
-"""Those that keep the triangle inequality."""
+"""The base distances that satisfy the triangle inequality."""
 
-# A point-by-point caller (a ball tree, DBSCAN) comes back to the same rows again and again. The
-# rows it has embedded are kept, and forgotten, oldest first, beyond this many.
+# Callers that pass single points, such as a ball tree or DBSCAN, pass the same points many times.
+# Their embeddings are cached. Beyond this number of points, the oldest one is dropped.
 MAX_CACHED_POINTS = 100_000
 
 
-def check_distance(name):
-    """Return the name of a base distance, or raise.
+def check_distance(name: Any) -> str:
+    """Check the name of a base distance, and return it.
 
     Parameters
     ----------
     name : str
-        A name to look up in `BASE_DISTANCES`.
+        One of `BASE_DISTANCES`.
 
     Returns
     -------
@@ -33,7 +37,7 @@ def check_distance(name):
     Raises
     ------
     ValueError
-        If there is no such base distance.
+        If the name is unknown.
 
     Examples
     --------
@@ -46,18 +50,20 @@ def check_distance(name):
     return name
 
 
-def pairwise_base_distance(A, B=None, distance="euclidean"):
-    """Distances between all rows of A and all rows of B.
+def pairwise_base_distance(
+    A: NDArray[np.floating], B: NDArray[np.floating] | None = None, distance: str = "euclidean"
+) -> NDArray[np.floating]:
+    """Compute the distances between all rows of A and all rows of B.
 
     Parameters
     ----------
     A : ndarray of shape (n, n_components)
         Points, float32 or float64.
     B : ndarray of shape (m, n_components), default=None
-        Further points; None stands for A.
+        Other points. None uses A.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
-        Cosine is 1 - cos in [0, 2], angular is the angle over pi in [0, 1]. A zero vector counts as
-        orthogonal to all others.
+        The base distance. "cosine" is 1 - cos, in [0, 2]; "angular" is the angle divided by pi, in
+        [0, 1]. Both treat a zero vector as orthogonal to all others.
 
     Returns
     -------
@@ -75,7 +81,7 @@ def pairwise_base_distance(A, B=None, distance="euclidean"):
     if distance in ("angular", "cosine"):
         A = _directions(A)
         B = None if B is None else _directions(B)
-    # Differences, not the quicker |a|² - 2ab + |b|²: equal points are then exactly 0 apart.
+    # Unlike the faster |a|² - 2ab + |b|², differences give exactly 0 for equal points.
     B = A if B is None else B
     D = cdist(A, B, metric=_SCIPY_NAME[distance])
     if distance == "cosine":
@@ -85,8 +91,10 @@ def pairwise_base_distance(A, B=None, distance="euclidean"):
     return D.astype(A.dtype, copy=False)
 
 
-def paired_base_distance(A, B, distance="euclidean"):
-    """Distance between each row of A and the same row of B.
+def paired_base_distance(
+    A: NDArray[np.floating], B: NDArray[np.floating], distance: str = "euclidean"
+) -> NDArray[np.floating]:
+    """Compute the distance between each row of A and the same row of B.
 
     Parameters
     ----------
@@ -120,8 +128,8 @@ def paired_base_distance(A, B, distance="euclidean"):
     return squared if distance == "sqeuclidean" else np.sqrt(squared)
 
 
-def euclidean_form(A, distance="euclidean"):
-    """Points whose Euclidean distances are ordered as their distances are.
+def euclidean_form(A: NDArray[np.floating], distance: str = "euclidean") -> NDArray[np.floating]:
+    """Transform points so that Euclidean neighbours are the neighbours by `distance`.
 
     Parameters
     ----------
@@ -133,8 +141,8 @@ def euclidean_form(A, distance="euclidean"):
     Returns
     -------
     ndarray of shape (n, n_components) or (n, n_components + 1)
-        For "cosine" and "angular" the directions, and a last column that says which rows have
-        none, being zero. Else A itself: the Manhattan distance has no such form.
+        For "cosine" and "angular", unit vectors with a last column that is 1 for zero vectors and 0
+        otherwise. For the other distances, A itself. The Manhattan distance has no such form.
 
     Examples
     --------
@@ -147,19 +155,19 @@ def euclidean_form(A, distance="euclidean"):
     return _directions(A) if check_distance(distance) in ("angular", "cosine") else A
 
 
-def base_distance_of(estimator):
-    """Name of the base distance that goes with an estimator's embeddings.
+def base_distance_of(estimator: Any) -> str:
+    """Return the name of the base distance for the embeddings of an estimator.
 
     Parameters
     ----------
     estimator : estimator
-        A fitted learner or any other transformer, a pipeline that ends in one, a search over
+        A fitted learner or other transformer, a pipeline that ends in one, a fitted search over
         these, or one of them in a :class:`~sklearn.frozen.FrozenEstimator`.
 
     Returns
     -------
     str
-        That of its `get_metric`, where it has one, else "euclidean".
+        The base distance of its `get_metric`. "euclidean" if it has no such method.
 
     Examples
     --------
@@ -178,7 +186,7 @@ def base_distance_of(estimator):
             return estimator.get_metric().distance if has_metric else "euclidean"
 
 
-def _squared_length(A):
+def _squared_length(A: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.einsum("ij,ij->i", A, A)
 
 
@@ -191,48 +199,48 @@ _SCIPY_NAME = {
 }
 
 
-def _directions(A):
-    # A zero vector has no direction. It gets one of its own, orthogonal to all others, so that
-    # the angular distance stays a metric. The largest entry is divided out first: squares of very
-    # small or large entries are no floats.
+def _directions(A: NDArray[np.floating]) -> NDArray[np.floating]:
+    # A zero vector has no direction. The last column gives it one that is orthogonal to all others,
+    # so the angular distance stays a metric. Rows are first divided by their largest entry, because
+    # squares of very small or very large entries underflow or overflow.
     largest = abs(A).max(axis=1, keepdims=True)
     A = normalize(A / np.where(largest > 0, largest, 1))
     return np.hstack([A, largest == 0], dtype=A.dtype, casting="unsafe")
 
 
-def _angle(chord, antichord):
-    # By |u - v| and |u + v| of unit vectors (Kahan): the cosine has lost half of the digits where
-    # directions are nearly equal or opposite.
+def _angle(chord: NDArray[np.floating], antichord: NDArray[np.floating]) -> NDArray[np.floating]:
+    # Computed from |u - v| and |u + v| of unit vectors u and v (Kahan). The arccosine of u·v would
+    # lose half of the digits if directions are nearly equal or opposite.
     return 2 / np.pi * np.arctan2(chord, antichord)
 
 
 class LearnedDistance:
     """A learned distance d(x, y) = d_e(f(x), f(y)) as a picklable callable.
 
-    Learners hand it out by `get_metric()`. It holds its own copy of f: fitting the learner again
-    does not change it.
+    The method `get_metric` of a learner returns it. It has its own copy of f, so a later fit of the
+    learner does not change it.
 
     Parameters
     ----------
     embed : callable
-        f: takes points of shape (n, ...), gives embeddings of shape (n, n_components). It checks
-        its input, since every point that is measured passes through it.
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        The embedding f. It maps points of shape (n, ...) to embeddings of shape (n, n_components),
+        and must validate the points: the distance itself does not.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         The base distance d_e.
     distinct : bool, default=False
-        Whether f is so costly that `pairwise` and `paired` first look for rows that are equal and
-        embed each distinct row once.
+        Whether `pairwise` and `paired` embed equal points only once. Set it to True if f is slow,
+        as most networks are: finding equal points also takes time.
 
     Attributes
     ----------
     is_metric : bool
-        Whether the metric axioms hold. They do but for the triangle inequality of "sqeuclidean"
-        and "cosine". As for every learned distance, "zero only for equal points" reads "equal
-        embeddings": a learner may be blind to a difference it was taught to ignore.
+        Whether the triangle inequality holds: False for "sqeuclidean" and "cosine". The other
+        axioms hold for every base distance, with one exception: a distance of 0 means equal
+        embeddings, not equal points. A learner may ignore some differences between points.
 
     See Also
     --------
-    check_metric_axioms : Measures the axioms on data.
+    check_metric_axioms : Measure violations of the metric axioms on data.
 
     Examples
     --------
@@ -248,52 +256,66 @@ class LearnedDistance:
     (3,)
     """
 
-    def __init__(self, embed, distance="euclidean", *, distinct=False):
+    def __init__(
+        self,
+        embed: Callable[[Any], NDArray[np.floating]],
+        distance: str = "euclidean",
+        *,
+        distinct: bool = False,
+    ) -> None:
         self.embed = embed
         self.distance = check_distance(distance)
         self.distinct = distinct
-        self._cache = {}
+        self._cache: dict[tuple[str, bytes], NDArray[np.floating]] = {}
 
     @property
-    def is_metric(self):
-        """Whether the metric axioms hold for this distance."""
+    def is_metric(self) -> bool:
+        """Whether the triangle inequality holds for the base distance."""
         return self.distance in METRIC_DISTANCES
 
-    def __call__(self, X, Y=None):
-        """Distance of two points, or the matrix of distances of two sets of points.
+    def __call__(self, X: ArrayLike, Y: ArrayLike | None = None) -> Any:
+        """Compute the distance between two points, or all distances between two sets of points.
 
         Parameters
         ----------
         X : array-like of shape (n_features,) or (n, n_features)
-            A point, or points.
+            A point, or a set of points.
         Y : array-like of shape (n_features,) or (m, n_features), default=None
-            The other point, or points; for points None stands for X.
+            The other point, or the other set of points. If X is a set, None uses X.
 
         Returns
         -------
         float or ndarray of shape (n, m)
-            The distance, or distances.
+            The distance between two points, or the matrix of distances between two sets.
+
+        Raises
+        ------
+        ValueError
+            If X is a single point and Y is None, or if `embed` refuses the points.
         """
-        X = X if hasattr(X, "ndim") else np.asarray(X)
-        if X.ndim != 1:
-            return self.pairwise(X, Y)
+        x: Any = X if hasattr(X, "ndim") else np.asarray(X)
+        if x.ndim != 1:
+            return self.pairwise(x, Y)
         if Y is None:
-            raise ValueError("A distance needs two points: one 1-D point was given, and no other.")
-        a, b = self._embed_point(X), self._embed_point(np.asarray(Y))
-        if self.distance == "euclidean":  # what nearly every caller asks for, without the checks
+            raise ValueError(
+                "A distance needs two points, but X is a single point and Y is None. Give Y, or "
+                "give X as a 2-D array of points."
+            )
+        a, b = self._embed_point(x), self._embed_point(np.asarray(Y))
+        if self.distance == "euclidean":  # the usual case, computed without the checks
             difference = a - b
             return float(np.sqrt(difference @ difference))
         return float(paired_base_distance(a[None], b[None], self.distance)[0])
 
-    def pairwise(self, X, Y=None):
-        """Distances between all points of X and all points of Y.
+    def pairwise(self, X: ArrayLike, Y: ArrayLike | None = None) -> NDArray[np.floating]:
+        """Compute the distances between all points of X and all points of Y.
 
         Parameters
         ----------
         X : array-like of shape (n, ...)
             Points.
         Y : array-like of shape (m, ...), default=None
-            Further points; None stands for X.
+            Other points. None uses X.
 
         Returns
         -------
@@ -303,8 +325,8 @@ class LearnedDistance:
         A, B = self._embed_sets(X, Y)
         return pairwise_base_distance(A, B, self.distance)
 
-    def paired(self, X, Y):
-        """Distance between each point of X and the point of Y at the same place.
+    def paired(self, X: ArrayLike, Y: ArrayLike) -> NDArray[np.floating]:
+        """Compute the distance between each point of X and the point of Y with the same index.
 
         Parameters
         ----------
@@ -317,10 +339,11 @@ class LearnedDistance:
             The distances.
         """
         check_consistent_length(X, Y)
-        return paired_base_distance(*self._embed_sets(X, Y), self.distance)
+        A, B = self._embed_sets(X, Y)
+        return paired_base_distance(A, B, self.distance)
 
-    def _embed_point(self, x):
-        if x.dtype.hasobject:  # its bytes would be addresses
+    def _embed_point(self, x: NDArray[Any]) -> NDArray[np.floating]:
+        if x.dtype.hasobject:  # the bytes of an object array are addresses, not values
             x = x.astype(np.float64)
         key = x.dtype.char, x.tobytes()
         z = self._cache.get(key)
@@ -331,7 +354,7 @@ class LearnedDistance:
             self._cache[key] = z
         return z
 
-    def _embed_sets(self, X, Y):
+    def _embed_sets(self, X: ArrayLike, Y: ArrayLike | None) -> tuple[Any, Any]:
         if not self.distinct:
             return self.embed(X), None if Y is None else self.embed(Y)
         sets = [np.ascontiguousarray(S) for S in ((X,) if Y is None else (X, Y))]
@@ -339,27 +362,27 @@ class LearnedDistance:
         Z = self.embed(points)[inverse]
         return Z[: len(sets[0])], None if Y is None else Z[len(sets[0]) :]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"LearnedDistance({self.embed!r}, distance={self.distance!r})"
 
 
-def distinct_points(sets):
-    """Stack sets of points and keep each point once.
+def distinct_points(sets: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Stack sets of points, and keep one of equal points.
 
     Parameters
     ----------
     sets : list of ndarray, each of shape (n_i, ...)
-        Points, compared by their bytes.
+        Sets of points. Two points are equal if their bytes are equal.
 
     Returns
     -------
     points : ndarray of shape (n_distinct, ...)
-        The points that differ. Points that are objects are not compared, and all kept.
+        The distinct points. Object arrays are not compared: all their points are kept.
     inverse : ndarray of int, shape (sum of the n_i,)
-        Where each of the stacked points is among them.
+        The index in `points` of each stacked point.
 
     Raises
     ------
@@ -380,41 +403,53 @@ def distinct_points(sets):
     points = np.concatenate(sets)
     if len(points) == 0 or points.dtype.hasobject or points[0].size == 0:
         return points, np.arange(len(points))
-    # A row as one opaque value: sorting bytes is far quicker than sorting along an axis.
+    # Each row is viewed as one opaque value: sorting bytes is much faster than sorting rows.
     rows = points.reshape(len(points), -1)
     rows = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
     _, first, inverse = np.unique(rows.ravel(), return_index=True, return_inverse=True)
     return points[first], inverse
 
 
-def check_metric_axioms(d, X, *, max_points=200, random_state=None):
-    """Measure the worst violation of each metric axiom on data.
+def check_metric_axioms(
+    d: Callable[[Any, Any], Any],
+    X: ArrayLike,
+    *,
+    max_points: int = 200,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
+    """Measure the largest violation of each metric axiom on data.
 
-    All pairs and triples of (at most `max_points`) rows of X are tried.
+    All pairs and triples of points are tried.
 
     Parameters
     ----------
     d : callable
-        A `LearnedDistance`, or any d(x, y) -> float of two points.
+        A `LearnedDistance`, or any function ``d(x, y)`` of two points that returns a float.
     X : array-like of shape (n, n_features)
-        Points.
+        Points, at least two.
     max_points : int, default=200
-        Draw this many rows where X has more: time grows with the cube.
+        Largest number of points to try. If X has more, this number is drawn at random. The time
+        grows with the cube of this number.
     random_state : int, RandomState instance or None, default=None
-        Decides the rows drawn.
+        Seed of the random draw of points.
 
     Returns
     -------
     Bunch
-        ``negativity`` (the largest -d), ``identity`` (the largest d(x, x)), ``asymmetry`` (the
-        largest abs(d(x, y) - d(y, x))) and ``triangle`` (the largest d(x, z) - d(x, y) - d(y, z)):
-        floats >= 0 in units of d, 0 where the axiom holds. ``smallest`` is the smallest distance
-        between two rows that differ, and ``scale`` the largest distance, to judge the others by.
+        Violations as floats >= 0, in units of d. A violation is 0 if the axiom holds.
+
+        - ``negativity``: the largest -d(x, y).
+        - ``identity``: the largest d(x, x).
+        - ``asymmetry``: the largest abs(d(x, y) - d(y, x)).
+        - ``triangle``: the largest d(x, z) - d(x, y) - d(y, z).
+
+        Two values to compare them with: ``scale`` is the largest distance, and ``smallest`` is the
+        smallest distance between two different points (NaN if all points are equal).
 
     Raises
     ------
     ValueError
-        If X has no two rows.
+        If X has fewer than two points.
 
     Examples
     --------
@@ -427,23 +462,24 @@ def check_metric_axioms(d, X, *, max_points=200, random_state=None):
     >>> check_metric_axioms(sqeuclidean, X).triangle  # 5² is more than 2² + 3²
     12.0
     """
-    X = check_array(X, allow_nd=True, ensure_min_samples=2)
-    if len(X) > max_points:
-        X = X[check_random_state(random_state).choice(len(X), max_points, replace=False)]
-    # Y is a copy, so that d(x, x) is computed like any other distance instead of assumed.
-    if hasattr(d, "pairwise"):
-        D = d.pairwise(X, X.copy())
-        own = max(D.diagonal().max(), d.paired(X, X.copy()).max())
+    points: NDArray[Any] = check_array(X, allow_nd=True, ensure_min_samples=2)
+    if len(points) > max_points:
+        rng = check_random_state(random_state)
+        points = points[rng.choice(len(points), max_points, replace=False)]
+    # A copy of the points makes `pairwise` compute d(x, x) instead of assuming 0.
+    if hasattr(d, "pairwise") and hasattr(d, "paired"):
+        D = d.pairwise(points, points.copy())
+        identity = max(D.diagonal().max(), d.paired(points, points.copy()).max())
     else:
-        D = np.array([[d(x, y) for y in X] for x in X], dtype=float)
-        own = D.diagonal().max()
-    rows = X.reshape(len(X), -1)
-    differ = (rows[:, None] != rows[None]).any(axis=2)
+        D = np.array([[d(x, y) for y in points] for x in points], dtype=float)
+        identity = D.diagonal().max()
+    rows = points.reshape(len(points), -1)
+    different = (rows[:, None] != rows[None]).any(axis=2)
     return Bunch(
         negativity=float(max(0, -D.min())),
-        identity=float(own),
+        identity=float(identity),
         asymmetry=float(abs(D - D.T).max()),
         triangle=float(max(0, max((D - D[:, [k]] - D[k]).max() for k in range(len(D))))),
-        smallest=float(D[differ].min()) if differ.any() else np.nan,
+        smallest=float(D[different].min()) if different.any() else np.nan,
         scale=float(D.max()),
     )

@@ -1,8 +1,10 @@
-"""GalleryClassifier: enrol classes from a few samples, recognise them, reject who is unknown."""
+"""GalleryClassifier: enrol classes from a few samples, recognise them, reject unknown classes."""
 
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
@@ -23,56 +25,59 @@ from skdml.distances import (
 
 MODES = ("prototype", "knn")
 
-# A rate is read off so many impostors that pass, on average, in place of all that there are: it
-# is then known to within a fifth.
-_PASSING = 30
+# The threshold is chosen on a subset of the gallery in which about this number of impostors is
+# accepted. The standard error of the rate is then about a fifth of the rate.
+_N_ACCEPTED = 30
 
-# Distances held at a time: 128 MiB of them.
-_BLOCK = 2**24
+# Largest number of distances in memory at a time (128 MiB).
+_BLOCK_SIZE = 2**24
 
 
 class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
-    """Recognise classes that are enrolled from a few samples each, learning nothing anew.
+    """Recognise classes that are enrolled from a few samples each, without further training.
 
-    A gallery holds embedded samples. A query is of the class whose prototype (the mean of its
-    samples), or whose samples, are nearest in the learned distance. Classes come and go by
-    `partial_fit` and `remove`, and the learner stays as it is, to the byte.
+    A gallery contains embedded samples. A query is assigned to the class with the nearest prototype
+    (the mean of its samples), or with the nearest samples, by the learned distance. `partial_fit`
+    adds samples of old or new classes and `remove` removes a class. Neither changes the learner.
 
     Parameters
     ----------
     estimator : estimator
-        A learner, or any transformer or pipeline of them, which is cloned and fitted by `fit`; or
-        one in a :class:`~sklearn.frozen.FrozenEstimator`, which is fitted already and left as it
-        is. Distances are those of its `get_metric`, where it has one, else Euclid's.
+        A learner, another transformer, or a pipeline of them. `fit` clones and fits it. To use a
+        fitted one unchanged, wrap it in a :class:`~sklearn.frozen.FrozenEstimator`. The distance is
+        the one of its `get_metric`; if it has no such method, the Euclidean distance.
     mode : {"prototype", "knn"}, default="prototype"
-        Compare a query with the mean of each class, or with every sample.
+        What a query is compared with: the prototype of each class, or every enrolled sample.
     n_neighbors : int, default=1
-        With ``mode="knn"``: how many of the nearest samples vote; the nearer wins a tie.
+        Number of nearest samples that vote, if ``mode="knn"``. In a tie, the class of the nearest
+        sample wins.
     reject_far : float, default=None
-        In (0, 1): reject queries beyond a distance, set so that at most this share of impostors
-        passes. An impostor is a sample of the gallery whose class were not in it. None accepts
-        everyone.
+        False-accept rate, in (0, 1). If given, `fit` sets a threshold on the distance so that at
+        most this share of impostors is accepted, and `predict` rejects queries beyond it. Each
+        sample is compared with all other classes; its nearest distance is an impostor distance.
+        None accepts every query.
     unknown_label : int or str, default=None
-        What `predict` says of the rejected; None is -1 among numbers, else "unknown".
+        What `predict` returns for rejected queries. None is -1 if labels are numbers, and "unknown"
+        otherwise.
 
     Attributes
     ----------
     estimator_ : estimator
         The fitted learner.
     classes_ : ndarray of shape (n_classes,)
-        The labels enrolled, sorted.
+        The enrolled classes, sorted.
     embeddings_ : ndarray of shape (n_enrolled, n_components)
-        The enrolled samples, embedded.
+        The embeddings of the enrolled samples.
     labels_ : ndarray of shape (n_enrolled,)
-        Their labels.
+        The labels of the enrolled samples.
     prototypes_ : ndarray of shape (n_classes, n_components)
-        The mean of each class.
+        The mean of the embeddings of each class.
     threshold_ : float
-        The distance beyond which a query is unknown; infinite without `reject_far`.
+        The largest accepted distance. Infinity if `reject_far` is None.
 
     See Also
     --------
-    skdml.verification.PairVerifier : Is this the same, or not?
+    skdml.verification.PairVerifier : Decide whether two points are of the same class.
 
     References
     ----------
@@ -87,29 +92,29 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     >>> X, y = load_digits(return_X_y=True)
     >>> metric = MahalanobisMetric("oas", within_class=True).fit(X[y < 5], y[y < 5])
     >>> gallery = GalleryClassifier(FrozenEstimator(metric))
-    >>> known = X[y >= 5], y[y >= 5]
-    >>> gallery = gallery.fit(known[0][:50], known[1][:50])  # about ten samples a digit
-    >>> bool(gallery.score(known[0][50:], known[1][50:]) > 0.8)
+    >>> X_new, y_new = X[y >= 5], y[y >= 5]  # classes that are unseen in training
+    >>> gallery = gallery.fit(X_new[:50], y_new[:50])  # about ten samples of each class
+    >>> bool(gallery.score(X_new[50:], y_new[50:]) > 0.8)
     True
     """
 
     def __init__(
         self,
-        estimator,
+        estimator: BaseEstimator,
         *,
-        mode="prototype",
-        n_neighbors=1,
-        reject_far=None,
-        unknown_label=None,
-    ):
+        mode: str = "prototype",
+        n_neighbors: int = 1,
+        reject_far: float | None = None,
+        unknown_label: int | str | None = None,
+    ) -> None:
         self.estimator = estimator
         self.mode = mode
         self.n_neighbors = n_neighbors
         self.reject_far = reject_far
         self.unknown_label = unknown_label
 
-    def fit(self, X, y):
-        """Fit the learner, unless it is frozen, and enrol the samples in an empty gallery.
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Fit the learner, unless it is frozen, and enrol the samples in a new gallery.
 
         Parameters
         ----------
@@ -126,20 +131,22 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X and y do not fit together, a parameter is out of range, or there are too few
-            samples to speak of a rate like `reject_far`.
+            If X and y are invalid or differ in length, if a parameter is out of range, or if there
+            are too few samples for the rate `reject_far`: fewer than 1 / `reject_far`.
         """
         with unchanged_on_error(self):
-            y = _check_labels(X, y)
+            labels = _check_labels(X, y)
             frozen = isinstance(self.estimator, FrozenEstimator)
-            self.estimator_ = self.estimator if frozen else clone(self.estimator).fit(X, y)
+            self.estimator_ = self.estimator if frozen else clone(self.estimator).fit(X, labels)
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(self.estimator_, name):
                     setattr(self, name, getattr(self.estimator_, name))
-            return self._enrol(self._embed(X), y)
+            return self._enrol(self._embed(X), labels)
 
-    def partial_fit(self, X, y, classes=None):
-        """Enrol further samples, of classes old or new; the learner is not touched.
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, classes: object = None) -> Self:
+        """Enrol more samples, of enrolled or of new classes. The learner does not change.
+
+        The first call is the same as `fit`.
 
         Parameters
         ----------
@@ -148,39 +155,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Their labels.
         classes : object
-            Ignored: any class may come at any time.
-
-        Returns
-        -------
-        self : GalleryClassifier
-            The gallery. If there was none, this is `fit`.
-
-        Raises
-        ------
-        ValueError
-            As `fit` does, and if the labels are of another kind than those enrolled.
-        """
-        if not self.__sklearn_is_fitted__():
-            return self.fit(X, y)
-        with unchanged_on_error(self):
-            y = _check_labels(X, y)
-            if len(self.labels_) and (y.dtype.kind in "biuf") != (
-                self.labels_.dtype.kind in "biuf"
-            ):
-                raise ValueError(
-                    f"Labels of dtype {y.dtype} do not go with those enrolled, of "
-                    f"{self.labels_.dtype}: give all as numbers or all as strings."
-                )
-            Z = np.concatenate([self.embeddings_, self._embed(X)])
-            return self._enrol(Z, np.concatenate([self.labels_, y]))
-
-    def remove(self, label):
-        """Remove a class and its samples.
-
-        Parameters
-        ----------
-        label : int or str
-            The class.
+            Ignored. New classes need no announcement.
 
         Returns
         -------
@@ -190,30 +165,61 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If it is not enrolled.
+            In the cases of `fit`, and if enrolled labels are numbers and new ones are strings, or
+            the reverse.
+        """
+        if not self.__sklearn_is_fitted__():
+            return self.fit(X, y)
+        with unchanged_on_error(self):
+            labels = _check_labels(X, y)
+            if len(self.labels_) and _is_numeric(labels) != _is_numeric(self.labels_):
+                raise ValueError(
+                    f"Labels of dtype {labels.dtype} cannot be mixed with the enrolled labels of "
+                    f"dtype {self.labels_.dtype}. Give all labels as numbers or all as strings."
+                )
+            Z = np.concatenate([self.embeddings_, self._embed(X)])
+            return self._enrol(Z, np.concatenate([self.labels_, labels]))
+
+    def remove(self, label: Any) -> Self:
+        """Remove a class and its samples.
+
+        Parameters
+        ----------
+        label : int or str
+            The label of the class.
+
+        Returns
+        -------
+        self : GalleryClassifier
+            The gallery.
+
+        Raises
+        ------
+        ValueError
+            If the class is not enrolled.
         """
         check_is_fitted(self)
         if label not in self.classes_.tolist():
             raise ValueError(
-                f"{label!r} is not enrolled, so it cannot be removed; there are "
-                f"{len(self.classes_)} classes: {self.classes_[:5].tolist()} ..."
+                f"label={label!r} is not enrolled. There are {len(self.classes_)} enrolled "
+                f"classes: {self.classes_[:5].tolist()} ..."
             )
         kept = self.labels_ != label
         with unchanged_on_error(self):
             return self._enrol(self.embeddings_[kept], self.labels_[kept])
 
-    def _enrol(self, Z, y):
-        """Make these the gallery."""
+    def _enrol(self, Z: NDArray[Any], y: NDArray[Any]) -> Self:
+        """Make these embeddings and labels the gallery, and set the threshold."""
         self._check_params(y)
         self.embeddings_, self.labels_ = Z, y
         self.classes_, self._codes = np.unique(y, return_inverse=True)
         self.prototypes_ = _means(Z, self._codes, len(self.classes_))
         self.threshold_ = np.inf
         if self.reject_far is not None:
-            self.threshold_ = self._choose_threshold()
+            self.threshold_ = self._choose_threshold(self.reject_far)
         return self
 
-    def _check_params(self, y):
+    def _check_params(self, y: NDArray[Any]) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r} is unknown; choose one of {list(MODES)}.")
         check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
@@ -225,64 +231,66 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"unknown_label={self.unknown_label!r} is a class in y; choose another."
             )
 
-    def _choose_threshold(self):
-        """Distance that at most a share `reject_far` of the impostors keeps below."""
+    def _choose_threshold(self, rate: float) -> float:
+        """Return a distance with at most a share `rate` of the impostor distances below it."""
         n_samples = len(self.labels_)
-        n_chosen = min(n_samples, int(_PASSING / self.reject_far))
+        n_chosen = min(n_samples, int(_N_ACCEPTED / rate))
         chosen = np.linspace(0, n_samples - 1, n_chosen).astype(int)  # evenly over the gallery
-        needed = int(np.ceil(1 / self.reject_far))
+        needed = int(np.ceil(1 / rate))
         if len(chosen) < needed or len(self.classes_) < 2:
             raise ValueError(
-                f"reject_far={self.reject_far} cannot be told from {len(chosen)} samples of "
-                f"{len(self.classes_)} classes: at least 1 / {self.reject_far} = {needed} samples "
-                "and two classes are needed."
+                f"reject_far={rate} cannot be estimated from {len(chosen)} samples of "
+                f"{len(self.classes_)} classes: at least 1 / {rate} = {needed} samples "
+                "and two classes are needed. Enrol more samples or take a larger rate."
             )
         nearest = np.sort(self._impostor_distances(chosen))
-        # Halfway below the first impostor that would be one too many.
-        first = int(np.floor(self.reject_far * len(nearest)))
+        # The middle between the last accepted impostor distance and the first rejected one.
+        first = int(np.floor(rate * len(nearest)))
         below = nearest[first - 1] if first else 0.0
         return float(below + (nearest[first] - below) / 2)
 
-    def _impostor_distances(self, rows):
-        """Distance of samples to what is nearest in the gallery without their class."""
-        points, codes = self._points()
-        nearest = []
-        for block in gen_batches(len(rows), max(1, _BLOCK // len(points))):
-            of = rows[block]
+    def _impostor_distances(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
+        """Return the distance of enrolled samples to the nearest other class."""
+        points, codes = self._searched_points()
+        blocks = []
+        for block in gen_batches(len(rows), max(1, _BLOCK_SIZE // len(points))):
+            samples = rows[block]
             D = pairwise_distances(
-                euclidean_form(self.embeddings_[of], self._metric),
+                euclidean_form(self.embeddings_[samples], self._metric),
                 points,
-                metric=_rank_by(self._metric),
+                metric=_search_metric(self._metric),
             )
-            D[self._codes[of][:, None] == codes] = np.inf
-            nearest.append(D.argmin(axis=1))
-        nearest = np.concatenate(nearest)
-        held = self.prototypes_ if self.mode == "prototype" else self.embeddings_
-        return paired_base_distance(self.embeddings_[rows], held[nearest], self._metric)
+            D[self._codes[samples][:, None] == codes] = np.inf
+            blocks.append(D.argmin(axis=1))
+        nearest = np.concatenate(blocks)
+        enrolled = self.prototypes_ if self.mode == "prototype" else self.embeddings_
+        return paired_base_distance(self.embeddings_[rows], enrolled[nearest], self._metric)
 
-    def kneighbors(self, X, n_neighbors=None, return_distance=True):
-        """Find what is nearest in the gallery: prototypes, or samples with ``mode="knn"``.
+    def kneighbors(
+        self, X: ArrayLike, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> Any:
+        """Find the nearest prototypes, or the nearest enrolled samples if ``mode="knn"``.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
             Samples.
         n_neighbors : int, default=None
-            How many; None is the parameter of that name.
+            Number of neighbours. None uses the parameter `n_neighbors` of the estimator.
         return_distance : bool, default=True
-            Whether to return the distances, too.
+            Whether to return the distances too.
 
         Returns
         -------
         distance : ndarray of shape (n_samples, n_neighbors)
-            Learned distances, increasing.
+            Learned distances, in increasing order. Only if `return_distance` is True.
         neighbors : ndarray of int, shape (n_samples, n_neighbors)
-            Places in `classes_`, or in `labels_` with ``mode="knn"``.
+            Indices into `classes_`, or into `labels_` if ``mode="knn"``.
 
         Raises
         ------
         ValueError
-            If the gallery is empty, or holds fewer.
+            If the gallery is empty or has fewer than `n_neighbors` classes (or samples).
         """
         check_is_fitted(self)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
@@ -290,8 +298,8 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         distance, neighbors = self._nearest(self._embed(X), k)
         return (distance, neighbors) if return_distance else neighbors
 
-    def predict(self, X):
-        """Recognise samples.
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict the class of samples.
 
         Parameters
         ----------
@@ -301,25 +309,25 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            The label of each, or that of the unknown.
+            The predicted labels, with `unknown_label` for rejected samples.
         """
         check_is_fitted(self)
         k = 1 if self.mode == "prototype" else min(self.n_neighbors, max(1, len(self.labels_)))
         distance, neighbors = self._nearest(self._embed(X), k)
-        codes = self._points()[1][neighbors]
+        codes = self._searched_points()[1][neighbors]
         votes = (codes[:, :, None] == codes[:, None, :]).sum(axis=2)
-        # The first of the greatest: the nearer wins a tie.
+        # `argmax` returns the first maximum, so the nearest neighbour wins a tie.
         label = self.classes_[codes[np.arange(len(codes)), votes.argmax(axis=1)]]
         unknown = distance[:, 0] > self.threshold_
         if not unknown.any():
             return label
-        number = self.classes_.dtype.kind in "biuf"
+        numeric = _is_numeric(self.classes_)
         name = self.unknown_label
-        name = (-1 if number else "unknown") if name is None else name
-        return np.where(unknown, name, label if number else label.astype(object))
+        name = (-1 if numeric else "unknown") if name is None else name
+        return np.where(unknown, name, label if numeric else label.astype(object))
 
-    def predict_proba(self, X):
-        """Probability of each class, were every query of one of them.
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Class probabilities, assuming that every query belongs to an enrolled class.
 
         Parameters
         ----------
@@ -329,8 +337,9 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`: softmax of minus the square distance to the prototypes
-            (Snell 2017, equation 2), or the share of the votes.
+            Probabilities in the order of `classes_`. With prototypes, the softmax of the negative
+            squared distances (Snell 2017, equation 2). With ``mode="knn"``, the shares of the
+            votes.
         """
         check_is_fitted(self)
         Z = self._embed(X)
@@ -342,8 +351,8 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         np.add.at(votes, (np.arange(n_samples)[:, None], self._codes[neighbors]), 1 / k)
         return votes
 
-    def decision_function(self, X):
-        """Minus the square distance to each class, its prototype or its nearest sample.
+    def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Negative squared distance to each class: to its prototype, or to its nearest sample.
 
         Parameters
         ----------
@@ -353,18 +362,18 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Scores, <= 0, in the order of `classes_`. With two classes, of shape (n_samples,): what
-            the second has more than the first.
+            Scores, <= 0, in the order of `classes_`. With two classes the shape is (n_samples,):
+            the score of the second class minus the score of the first.
         """
         check_is_fitted(self)
         score = self._scores(self._embed(X))
         return score[:, 1] - score[:, 0] if score.shape[1] == 2 else score
 
-    def _scores(self, Z):
+    def _scores(self, Z: NDArray[Any]) -> NDArray[np.floating]:
         return -(self._class_distances(Z).astype(np.float64) ** 2)
 
-    def _class_distances(self, Z):
-        """Distance of embedded queries to each class, shape (n_queries, n_classes)."""
+    def _class_distances(self, Z: NDArray[Any]) -> NDArray[np.floating]:
+        """Return the distance of embedded queries to each class, (n_queries, n_classes)."""
         self._check_not_empty(1)
         if self.mode == "prototype":
             return pairwise_base_distance(Z, self.prototypes_, self._metric)
@@ -376,64 +385,70 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 first,
                 axis=1,
             )
-            for rows in gen_batches(len(Z), max(1, _BLOCK // len(order)))
+            for rows in gen_batches(len(Z), max(1, _BLOCK_SIZE // len(order)))
         ]
         return np.concatenate(blocks)
 
-    def _nearest(self, Z, k):
-        """Find the k nearest of the gallery, and their distances."""
+    def _nearest(self, Z: NDArray[Any], k: int) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+        """Return the distances and the indices of the k nearest enrolled points."""
         self._check_not_empty(k)
-        points, _ = self._points()
-        search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=_rank_by(self._metric))
+        points, _ = self._searched_points()
+        metric = _search_metric(self._metric)
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric)
         neighbors = search.fit(points).kneighbors(
             euclidean_form(Z, self._metric), return_distance=False
         )
-        held = self.prototypes_ if self.mode == "prototype" else self.embeddings_
+        enrolled = self.prototypes_ if self.mode == "prototype" else self.embeddings_
         distance = paired_base_distance(
-            np.repeat(Z, k, axis=0), held[neighbors.ravel()].astype(Z.dtype), self._metric
+            np.repeat(Z, k, axis=0), enrolled[neighbors.ravel()].astype(Z.dtype), self._metric
         )
         return distance.reshape(neighbors.shape), neighbors
 
-    def _points(self):
-        """Return what queries are compared with, for Euclid to rank, and its classes."""
+    def _searched_points(self) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+        """Return the prototypes or samples in the form that is searched, and their classes."""
         if self.mode == "prototype":
             return euclidean_form(self.prototypes_, self._metric), np.arange(len(self.classes_))
         return euclidean_form(self.embeddings_, self._metric), self._codes
 
-    def _check_not_empty(self, k):
+    def _check_not_empty(self, k: int) -> None:
         n_points = len(self.classes_ if self.mode == "prototype" else self.labels_)
         if n_points == 0:
-            raise ValueError("The gallery is empty: enrol samples by partial_fit first.")
+            raise ValueError("The gallery is empty. Enrol samples with partial_fit first.")
         if k > n_points:
-            what = "classes" if self.mode == "prototype" else "samples"
-            raise ValueError(f"n_neighbors={k} is more than the {n_points} {what} in the gallery.")
+            kind = "classes" if self.mode == "prototype" else "samples"
+            raise ValueError(f"n_neighbors={k} is more than the {n_points} {kind} in the gallery.")
 
-    def _embed(self, X):
+    def _embed(self, X: ArrayLike) -> NDArray[Any]:
         return np.asarray(self.estimator_.transform(X))
 
     @property
-    def _metric(self):
+    def _metric(self) -> str:
         return base_distance_of(self.estimator_)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "embeddings_")
 
 
-def _check_labels(X, y):
+def _check_labels(X: ArrayLike, y: ArrayLike | None) -> NDArray[Any]:
     if y is None:
         raise ValueError("GalleryClassifier requires y to be passed, but the target y is None.")
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(X, y)
-    check_classification_targets(y)
-    return y
+    labels: NDArray[Any] = column_or_1d(y, warn=True)
+    check_consistent_length(X, labels)
+    check_classification_targets(labels)
+    return labels
 
 
-def _means(Z, codes, n_classes):
-    """Mean of the rows of each class."""
+def _is_numeric(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "biuf"
+
+
+def _means(Z: NDArray[Any], codes: NDArray[np.integer], n_classes: int) -> NDArray[Any]:
+    """Return the mean of the rows of each class."""
     member = csr_matrix((np.ones(len(Z)), (codes, np.arange(len(Z)))), shape=(n_classes, len(Z)))
     counts = np.maximum(np.bincount(codes, minlength=n_classes), 1)
     return ((member @ Z) / counts[:, None]).astype(Z.dtype)
 
 
-def _rank_by(metric):
-    return "manhattan" if metric == "manhattan" else "euclidean"
+def _search_metric(distance: str) -> str:
+    """Return the metric that searches points in Euclidean form."""
+    return "manhattan" if distance == "manhattan" else "euclidean"

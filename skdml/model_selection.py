@@ -1,11 +1,19 @@
-"""Honest splits: classes that training never sees, pairs sharing no point; tuples from labels."""
+"""Splits without shared classes or points, tuples drawn from labels, and a comparison of learners.
 
+A score is an honest estimate for unseen classes only if training and test share no class. For pairs
+of points, they must share no point.
+"""
+
+from collections.abc import Callable, Iterator
 from numbers import Integral
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student_t
+from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, check_cv, cross_validate
@@ -16,11 +24,16 @@ from sklearn.utils import check_consistent_length, check_random_state, check_sca
 
 from skdml.constraints import draw_pairs, draw_triplets, encode_labels
 
+# The training and the test rows of a split.
+_Split = tuple[NDArray[np.integer], NDArray[np.integer]]
+
 
 class _Splitter:
-    """What scikit-learn asks of a splitter, beside `split`."""
+    """The methods of a splitter other than `split`."""
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    n_splits: int
+
+    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:
         """Return the number of splits.
 
         Parameters
@@ -35,30 +48,31 @@ class _Splitter:
         """
         return self.n_splits
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         params = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({params})"
 
 
 class ClassDisjointKFold(_Splitter):
-    """K folds that share no class: every class is judged by a model that never saw it.
+    """K-fold cross-validation in which training and test share no class.
 
-    The classes are dealt to the folds so that these are of like size. Score with a retrieval or
-    a verification scorer: a classifier knows no label of the test fold.
+    Every class is in the test set once, and unseen in the training of that fold. Score with a
+    retrieval or a verification scorer: a classifier cannot predict the unseen labels.
 
     Parameters
     ----------
     n_splits : int, default=5
-        How many folds, at least 2 and at most the number of classes.
+        Number of folds, at least 2 and at most the number of classes.
     shuffle : bool, default=False
-        Whether to deal the classes in random order, in folds of like numbers of classes.
+        If False, the folds have similar numbers of rows. If True, the classes are assigned in
+        random order, and the folds have similar numbers of classes.
     random_state : int, RandomState instance or None, default=None
-        Decides the order, with ``shuffle=True``.
+        Seed of the random order. Only used if `shuffle` is True.
 
     See Also
     --------
-    ClassDisjointShuffleSplit : As many splits as wanted, drawn at random.
-    PairGroupKFold : For pairs of points.
+    ClassDisjointShuffleSplit : Any number of random splits of the classes.
+    PairGroupKFold : Folds for pairs of points.
 
     Examples
     --------
@@ -72,18 +86,24 @@ class ClassDisjointKFold(_Splitter):
     ['b' 'b' 'c' 'c'] ['a' 'a']
     """
 
-    def __init__(self, n_splits=5, *, shuffle=False, random_state=None):
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        shuffle: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
 
-    def split(self, X, y, groups=None):
-        """Yield the rows to train on and those to judge by.
+    def split(self, X: ArrayLike, y: ArrayLike, groups: object = None) -> Iterator[_Split]:
+        """Yield the training and the test rows of each fold.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Points; only their number is read.
+            Points. Only their number is used.
         y : array-like of shape (n_samples,)
             Class labels.
         groups : object
@@ -92,34 +112,38 @@ class ClassDisjointKFold(_Splitter):
         Yields
         ------
         train, test : ndarray of int
-            Rows; no class is in both.
+            Indices of rows. No class is in both.
 
         Raises
         ------
         ValueError
             If there are fewer classes than folds.
         """
-        codes = _classes_for(self, X, y, self.n_splits)
+        codes = _check_classes(self, X, y, self.n_splits)
         options = {"shuffle": self.shuffle, "random_state": self.random_state}
         options = options if self.shuffle else {}
         yield from GroupKFold(self.n_splits, **options).split(X, y, groups=codes)
 
 
 class ClassDisjointShuffleSplit(_Splitter):
-    """Random splits of the classes into those to train on and those to judge by.
+    """Random splits in which training and test share no class.
 
     Parameters
     ----------
     n_splits : int, default=5
-        How many splits.
-    test_size, train_size : float, int or None, default=None
-        The share, or the number, of classes; None is 0.2 for the test, and what is left to train.
+        Number of splits.
+    test_size : float, int or None, default=None
+        Share of the classes (float) or number of classes (int) in the test set. None is the
+        complement of `train_size`, or 0.2 if `train_size` is None too.
+    train_size : float, int or None, default=None
+        Share of the classes (float) or number of classes (int) in the training set. None is the
+        complement of `test_size`.
     random_state : int, RandomState instance or None, default=None
-        Decides the splits.
+        Seed of the splits.
 
     See Also
     --------
-    ClassDisjointKFold : Judges each class once.
+    ClassDisjointKFold : Folds that test each class once.
 
     Examples
     --------
@@ -132,19 +156,26 @@ class ClassDisjointShuffleSplit(_Splitter):
     set()
     """
 
-    def __init__(self, n_splits=5, *, test_size=None, train_size=None, random_state=None):
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        test_size: float | int | None = None,
+        train_size: float | int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.n_splits = n_splits
         self.test_size = test_size
         self.train_size = train_size
         self.random_state = random_state
 
-    def split(self, X, y, groups=None):
-        """Yield the rows to train on and those to judge by.
+    def split(self, X: ArrayLike, y: ArrayLike, groups: object = None) -> Iterator[_Split]:
+        """Yield the training and the test rows of each fold.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Points; only their number is read.
+            Points. Only their number is used.
         y : array-like of shape (n_samples,)
             Class labels.
         groups : object
@@ -153,14 +184,14 @@ class ClassDisjointShuffleSplit(_Splitter):
         Yields
         ------
         train, test : ndarray of int
-            Rows; no class is in both.
+            Indices of rows. No class is in both.
 
         Raises
         ------
         ValueError
             If there are fewer than two classes.
         """
-        codes = _classes_for(self, X, y, 2)
+        codes = _check_classes(self, X, y, 2)
         splitter = GroupShuffleSplit(
             self.n_splits,
             test_size=self.test_size,
@@ -170,9 +201,14 @@ class ClassDisjointShuffleSplit(_Splitter):
         yield from splitter.split(X, y, groups=codes)
 
 
-def _classes_for(splitter, X, y, n_needed):
+def _check_classes(
+    splitter: _Splitter, X: ArrayLike, y: ArrayLike | None, n_needed: int
+) -> NDArray[np.intp]:
+    """Return the class labels as codes; raise if there are fewer than `n_needed` classes."""
     if y is None:
-        raise ValueError(f"{type(splitter).__name__} splits by class: give y.")
+        raise ValueError(
+            f"{type(splitter).__name__} splits by class, but y is None. Give the class labels as y."
+        )
     check_consistent_length(X, y)
     codes, classes = encode_labels(y)
     if len(classes) < n_needed:
@@ -183,22 +219,23 @@ def _classes_for(splitter, X, y, n_needed):
 
 
 class PairGroupKFold(_Splitter):
-    """K folds of pairs that share no point, so that no test pair holds a point of training.
+    """K-fold cross-validation of pairs in which training and test share no point.
 
-    The points are dealt to the folds, those that pairs join together as far as folds of like size
-    allow. A fold is judged by the pairs that lie in it, after training on those that lie outside;
-    a pair that lies across is left out, in that split.
+    The points are divided into folds of similar size. Points that are connected by pairs go into
+    the same fold if it is not too large for one fold. In each split, the test pairs are those with
+    both points in one fold, and the training pairs are those with both points outside it. The
+    remaining pairs are not used in that split.
 
     Parameters
     ----------
     n_splits : int, default=5
-        How many folds, at least 2.
+        Number of folds, at least 2.
     random_state : int, RandomState instance or None, default=None
-        Decides who goes where.
+        Seed of the division of the points.
 
     See Also
     --------
-    ClassDisjointKFold : For points and their classes.
+    ClassDisjointKFold : Folds for points and their classes.
 
     Examples
     --------
@@ -211,61 +248,65 @@ class PairGroupKFold(_Splitter):
     [[0, 1], [1, 2]] [[3, 4], [4, 5]]
     """
 
-    def __init__(self, n_splits=5, *, random_state=None):
+    def __init__(
+        self, n_splits: int = 5, *, random_state: int | np.random.RandomState | None = None
+    ) -> None:
         self.n_splits = n_splits
         self.random_state = random_state
 
-    def split(self, X, y=None, groups=None):
-        """Yield the pairs to train on and those to judge by.
+    def split(
+        self, X: ArrayLike, y: object = None, groups: ArrayLike | None = None
+    ) -> Iterator[_Split]:
+        """Yield the training and the test pairs of each fold.
 
         Parameters
         ----------
         X : array-like of shape (n_pairs, 2) or (n_pairs, 2, ...)
-            Pairs of indices, or of points; equal points are one point.
+            Pairs of indices or of points. Equal points count as one point.
         y : object
             Ignored.
         groups : array-like of shape (n_pairs, 2), default=None
-            Whom each point belongs to (a person, a patient). Then it is groups that are kept in
-            one fold, instead of points.
+            The group of each point, such as a person or a patient. If given, training and test
+            share no group.
 
         Yields
         ------
         train, test : ndarray of int
-            Pairs.
+            Indices of pairs.
 
         Raises
         ------
         ValueError
-            If there are too few points for so many folds.
+            If there are too few points for `n_splits` folds.
         """
         check_scalar(self.n_splits, "n_splits", Integral, min_val=2)
-        ends = _ends(X if groups is None else groups)
-        fold = self._fold_of(ends)[ends]
+        points = _point_indices(X if groups is None else groups)
+        fold = self._assign_folds(points)[points]
         within = fold[:, 0] == fold[:, 1]
         for k in range(self.n_splits):
             test = np.flatnonzero(within & (fold[:, 0] == k))
             train = np.flatnonzero((fold != k).all(axis=1))
             if len(test) == 0 or len(train) == 0:
                 raise ValueError(
-                    f"n_splits={self.n_splits} is too much for {len(ends)} pairs of "
-                    f"{ends.max() + 1} points: a fold that shares no point with the others is "
-                    "left without pairs. Take fewer folds."
+                    f"n_splits={self.n_splits} is too large for {len(points)} pairs of "
+                    f"{points.max() + 1} points: a fold has no training or no test pairs that "
+                    "share no point. Take fewer folds."
                 )
             yield train, test
 
-    def _fold_of(self, ends):
+    def _assign_folds(self, pairs: NDArray[np.integer]) -> NDArray[np.integer]:
         """Return the fold of each point."""
-        n_points = ends.max() + 1
-        joined = coo_matrix((np.ones(len(ends)), ends.T), shape=(n_points, n_points))
-        unit = connected_components(joined, directed=False)[1]
-        # What is joined stays together, unless it is too large for a fold.
+        n_points = pairs.max() + 1
+        connected = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n_points, n_points))
+        unit = connected_components(connected, directed=False)[1]
+        # Connected points stay in one fold unless there are too many of them.
         too_large = np.bincount(unit)[unit] > -(-n_points // self.n_splits)
         unit = np.where(too_large, unit.max() + 1 + np.arange(n_points), unit)
         unit = np.unique(unit, return_inverse=True)[1]
         if unit.max() + 1 < self.n_splits:
             raise ValueError(
-                f"n_splits={self.n_splits} folds cannot be made of {n_points} points that are "
-                f"joined to {unit.max() + 1} groups."
+                f"n_splits={self.n_splits} is too large for {n_points} points in "
+                f"{unit.max() + 1} connected groups. Take fewer folds."
             )
         order = check_random_state(self.random_state).permutation(unit.max() + 1)
         fold = np.empty(n_points, dtype=np.intp)
@@ -275,7 +316,7 @@ class PairGroupKFold(_Splitter):
         return fold
 
 
-def _ends(pairs):
+def _point_indices(pairs: ArrayLike) -> NDArray[np.integer]:
     """Return pairs as indices of their distinct points, shape (n_pairs, 2)."""
     pairs = np.asarray(pairs)
     if pairs.ndim < 2 or pairs.shape[1] != 2 or len(pairs) == 0:
@@ -289,8 +330,15 @@ def _ends(pairs):
     return np.unique(points, axis=0, return_inverse=True)[1].reshape(-1, 2)
 
 
-def make_pairs(X, y, n_pairs=1000, *, indices=False, random_state=None):
-    """Draw pairs from labelled points, half of the same class and half of two classes.
+def make_pairs(
+    X: ArrayLike,
+    y: ArrayLike,
+    n_pairs: int = 1000,
+    *,
+    indices: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[NDArray[Any], NDArray[np.int_]]:
+    """Draw pairs from labelled points: half of the same class, half of different classes.
 
     Parameters
     ----------
@@ -299,23 +347,24 @@ def make_pairs(X, y, n_pairs=1000, *, indices=False, random_state=None):
     y : array-like of shape (n_samples,)
         Class labels.
     n_pairs : int, default=1000
-        How many; fewer where there are no more. None is there twice.
+        Number of pairs, at least 2. Fewer are returned if fewer exist. No pair occurs twice.
     indices : bool, default=False
-        Whether to return rows of X in place of points, for `skdml.preprocessing.TupleIndexer`.
+        Whether to return indices of rows of X instead of points. Use them with
+        `skdml.preprocessing.TupleIndexer`.
     random_state : int, RandomState instance or None, default=None
-        Decides the draw.
+        Seed of the draw.
 
     Returns
     -------
     pairs : ndarray of shape (n_pairs, 2, ...), or (n_pairs, 2) of int
         The pairs, in random order.
     same : ndarray of int, shape (n_pairs,)
-        1 for the same class, 0 for different ones.
+        1 for pairs of the same class, 0 for pairs of different classes.
 
     Raises
     ------
     ValueError
-        If y has one class only.
+        If y has a single class.
 
     Examples
     --------
@@ -332,12 +381,19 @@ def make_pairs(X, y, n_pairs=1000, *, indices=False, random_state=None):
     rng = check_random_state(random_state)
     first, second, same = draw_pairs(codes, -(-n_pairs // 2), rng)
     rows, same = np.column_stack([first, second])[:n_pairs], same[:n_pairs].astype(int)
-    order = rng.permutation(len(rows))  # any splitter then finds both kinds in each fold
+    order = rng.permutation(len(rows))  # so that folds of consecutive pairs contain both kinds
     rows, same = rows[order], same[order]
     return rows if indices else np.asarray(X)[rows], same
 
 
-def make_triplets(X, y, n_triplets=1000, *, indices=False, random_state=None):
+def make_triplets(
+    X: ArrayLike,
+    y: ArrayLike,
+    n_triplets: int = 1000,
+    *,
+    indices: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+) -> NDArray[Any]:
     """Draw triplets (anchor, positive, negative) from labelled points.
 
     Parameters
@@ -347,11 +403,12 @@ def make_triplets(X, y, n_triplets=1000, *, indices=False, random_state=None):
     y : array-like of shape (n_samples,)
         Class labels.
     n_triplets : int, default=1000
-        How many; fewer where there are no more. None is there twice.
+        Number of triplets, at least 1. Fewer are returned if fewer exist. No triplet occurs twice.
     indices : bool, default=False
-        Whether to return rows of X in place of points, for `skdml.preprocessing.TupleIndexer`.
+        Whether to return indices of rows of X instead of points. Use them with
+        `skdml.preprocessing.TupleIndexer`.
     random_state : int, RandomState instance or None, default=None
-        Decides the draw.
+        Seed of the draw.
 
     Returns
     -------
@@ -361,7 +418,7 @@ def make_triplets(X, y, n_triplets=1000, *, indices=False, random_state=None):
     Raises
     ------
     ValueError
-        If y has one class only, or no class has two points.
+        If y has a single class, or no class has two points.
 
     Examples
     --------
@@ -376,44 +433,61 @@ def make_triplets(X, y, n_triplets=1000, *, indices=False, random_state=None):
     codes, _ = encode_labels(y)
     rows = draw_triplets(codes, n_triplets, check_random_state(random_state))
     if len(rows) == 0:
-        raise ValueError("No class has two points, so there is no anchor with a positive.")
+        raise ValueError(
+            "No class in y has two points, but a triplet needs an anchor and a positive."
+        )
     return rows if indices else np.asarray(X)[rows]
 
 
 def compare_learners(
-    learners, X, y, *, cv=None, scoring=None, baselines=True, n_neighbors=3, n_jobs=None
-):
-    """Compare learned distances with Euclid and each other, fold by fold.
+    learners: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    cv: Any = None,
+    scoring: Callable[[Any, Any, Any], float] | None = None,
+    baselines: bool = True,
+    n_neighbors: int = 3,
+    n_jobs: int | None = None,
+) -> Any:
+    """Compare learned distances with the Euclidean distance by cross-validation.
 
     Parameters
     ----------
     learners : estimator, list of estimators, or dict of str to estimator
-        What to compare; the keys, or the names of the classes, name the rows. Learners, or
-        pipelines that end in one.
+        Learners to compare, or pipelines that end in one. The keys of a dict name the rows of the
+        table; otherwise the class names do.
     X : array-like of shape (n_samples, ...)
         Points.
     y : array-like of shape (n_samples,)
-        Their classes.
+        Class labels.
     cv : int or splitter, default=None
-        As scikit-learn takes it, for a classifier; None is ten stratified folds. With
-        `ClassDisjointKFold` the classes judged by were never seen: give a retrieval scorer, too.
+        Cross-validation, as in scikit-learn for a classifier. None uses ten stratified folds. With
+        `ClassDisjointKFold`, the test classes are unseen in training; then give a retrieval or
+        verification scorer too.
     scoring : callable, default=None
-        ``scoring(learner, X, y)`` of a fitted learner, larger is better. None is the accuracy of
-        k-NN after it.
+        A function ``scoring(learner, X, y)`` of a fitted learner. Larger is better. None uses the
+        accuracy of a k-nearest-neighbour classifier on the embeddings.
     baselines : bool, default=True
-        Whether to compare with PCA (whitened), LDA and scikit-learn's NCA. Euclid always is there.
+        Whether to add rows for whitened PCA, LDA and scikit-learn's NCA. The Euclidean distance is
+        always included.
     n_neighbors : int, default=3
-        Neighbours of the k-NN.
+        Number of neighbours of the classifier, if `scoring` is None.
     n_jobs : int, default=None
-        Processes, over the folds.
+        Number of processes over the folds. None uses one.
 
     Returns
     -------
-    pandas.DataFrame, or dict of str to list where pandas is missing
-        A row for each distance, Euclid first, with the columns "mean" and "std" of the score over
-        the folds, "gain" (the mean difference to Euclid), "p" (of no gain, two-sided, by Student's
-        t with the variance corrected for overlapping training sets; NaN for Euclid), "wins" (folds
-        better than Euclid), "fit s" (mean seconds) and "folds" (the differences, fold by fold).
+    pandas.DataFrame, or dict of str to list if pandas is not installed
+        One row for each distance, with the Euclidean distance first. The columns are:
+
+        - "mean" and "std" of the score over the folds;
+        - "gain", the mean difference from the Euclidean distance;
+        - "p", the two-sided p-value of a gain of zero, by the corrected t-test of `p_of_no_gain`
+          (NaN for the Euclidean distance);
+        - "wins", the number of folds with a better score than the Euclidean distance;
+        - "fit s", the mean training time in seconds;
+        - "folds", the difference from the Euclidean distance in each fold.
 
     References
     ----------
@@ -438,30 +512,21 @@ def compare_learners(
             "sklearn NCA": NeighborhoodComponentsAnalysis(random_state=0),
         }
     rows |= _named(learners)
-    cv = check_cv(10 if cv is None else cv, y, classifier=True)
-    splits = list(cv.split(X, y))
-    ratio = np.mean([len(test) / len(train) for train, test in splits])
-    columns = {name: [] for name in ("mean", "std", "gain", "p", "wins", "fit s", "folds")}
-    euclid = None
-    for learner in rows.values():
-        after = KNeighborsClassifier(n_neighbors)
-        model = learner if scoring is not None else make_pipeline(learner, after)
+    splits = list(check_cv(10 if cv is None else cv, y, classifier=True).split(X, y))
+    ratio = float(np.mean([len(test) / len(train) for train, test in splits]))
+    columns: dict[str, list[Any]] = {}
+    reference = None
+    for name, learner in rows.items():
+        model = learner
+        if scoring is None:
+            model = make_pipeline(learner, KNeighborsClassifier(n_neighbors))
         options = {"scoring": scoring, "n_jobs": n_jobs, "error_score": "raise"}
-        found = cross_validate(model, X, y, cv=splits, **options)
-        scores = found["test_score"]
-        euclid = scores if euclid is None else euclid
-        gains = scores - euclid
-        measures = (
-            scores.mean(),
-            scores.std(),
-            gains.mean(),
-            np.nan if learner is rows["Euclid"] else p_of_no_gain(gains, ratio),
-            int((gains > 0).sum()),
-            found["fit_time"].mean(),
-            gains,
-        )
-        for column, value in zip(columns.values(), measures, strict=True):
-            column.append(value)
+        result = cross_validate(model, X, y, cv=splits, **options)
+        reference = result["test_score"] if reference is None else reference
+        row = _compare_folds(result, reference, ratio)
+        row["p"] = np.nan if name == "Euclid" else row["p"]
+        for column, value in row.items():
+            columns.setdefault(column, []).append(value)
     try:
         import pandas as pd
     except ModuleNotFoundError:
@@ -469,22 +534,42 @@ def compare_learners(
     return pd.DataFrame(columns, index=pd.Index(list(rows), name="distance"))
 
 
-def p_of_no_gain(gains, ratio):
-    r"""Two-sided p of a mean gain of zero over folds, by the corrected resampled t-test.
+def _compare_folds(
+    result: dict[str, Any], reference: NDArray[np.floating], ratio: float
+) -> dict[str, Any]:
+    """Return a row of the table of `compare_learners` from a result of `cross_validate`."""
+    scores = result["test_score"]
+    gains = scores - reference
+    return {
+        "mean": scores.mean(),
+        "std": scores.std(),
+        "gain": gains.mean(),
+        "p": p_of_no_gain(gains, ratio),
+        "wins": int((gains > 0).sum()),
+        "fit s": result["fit_time"].mean(),
+        "folds": gains,
+    }
+
+
+def p_of_no_gain(gains: NDArray[np.floating], ratio: float) -> float:
+    r"""Two-sided p-value of a mean gain of zero over folds, by the corrected resampled t-test.
 
     .. math:: t = \bar g \Big/ \sqrt{(1 / k + n_\mathrm{test} / n_\mathrm{train}) \, s^2}
+
+    The correction accounts for training sets that overlap: their scores vary less than the scores
+    of independent samples would.
 
     Parameters
     ----------
     gains : ndarray of shape (k,)
-        The gain on each fold.
+        The gain in each fold.
     ratio : float
-        n_test / n_train: folds that share training rows vary less than new samples would.
+        Number of test rows divided by the number of training rows.
 
     Returns
     -------
     float
-        In [0, 1]; 1 where no fold differs, NaN for a single fold.
+        p-value in [0, 1]. It is 1 if all gains are 0, and NaN for a single fold.
 
     References
     ----------
@@ -506,11 +591,11 @@ def p_of_no_gain(gains, ratio):
     return float(2 * student_t.sf(abs(gains.mean()) / max(error, 1e-300), len(gains) - 1))
 
 
-def _named(learners):
-    """Return learners by name; of two of one class, the later ones are numbered."""
+def _named(learners: Any) -> dict[str, BaseEstimator]:
+    """Return learners by name. If several have the same class, the later ones are numbered."""
     if isinstance(learners, dict):
         return learners
-    named = {}
+    named: dict[str, BaseEstimator] = {}
     for learner in learners if isinstance(learners, list | tuple) else [learners]:
         kind = type(learner).__name__
         taken = sum(name == kind or name.startswith(f"{kind}-") for name in named)

@@ -1,24 +1,29 @@
-"""Pairs, triplets and quadruplets in a Pipeline: scikit-learn's transformers, applied to tuples."""
+"""Transformers of tuples: use pairs, triplets and quadruplets in a Pipeline."""
+
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, TransformerMixin, clone
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 
 class TupleIndexer(TransformerMixin, BaseEstimator):
-    """Turn tuples of indices into tuples of points.
+    """Replace tuples of indices by tuples of points.
 
-    Pairs of a million photographs are two million numbers, not two million photographs: keep the
-    points once, split and search over the indices, and let the pipeline look the points up.
+    Tuples of indices need far less memory than tuples of points: a million pairs of images are two
+    million integers. Split the data and search parameters on the indices. This transformer, as the
+    first step of a pipeline, looks up the points.
 
     Parameters
     ----------
     points : array-like of shape (n_points, ...)
-        The points that indices refer to.
+        The points that the indices refer to.
 
     See Also
     --------
-    OnTuples : Applies a transformer to the points of tuples.
+    OnTuples : Apply a transformer to the points of tuples.
 
     Examples
     --------
@@ -29,11 +34,11 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
             [2.]]])
     """
 
-    def __init__(self, points):
+    def __init__(self, points: ArrayLike) -> None:
         self.points = points
 
-    def fit(self, X=None, y=None):
-        """Do nothing: there is nothing to learn.
+    def fit(self, X: object = None, y: object = None) -> Self:
+        """Do nothing. There is nothing to learn.
 
         Parameters
         ----------
@@ -47,13 +52,13 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
         """
         return self
 
-    def transform(self, X):
-        """Look points up.
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
+        """Look up the points of tuples.
 
         Parameters
         ----------
         X : array-like of int, shape (n_tuples, size)
-            Indices, >= 0.
+            Indices, from 0 to n_points - 1.
 
         Returns
         -------
@@ -63,25 +68,25 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X does not hold indices of points.
+            If X does not contain valid indices.
         """
         points, X = np.asarray(self.points), np.asarray(X)
         if X.ndim != 2 or X.dtype.kind not in "iu":
             raise ValueError(
-                "TupleIndexer takes tuples of indices, whole numbers of shape (n_tuples, size); "
+                "X of TupleIndexer needs integer indices of shape (n_tuples, size); "
                 f"got {X.dtype} of shape {X.shape}."
             )
         if X.size and not (X.min() >= 0 and X.max() < len(points)):
             raise ValueError(
-                f"Indices have to be from 0 to {len(points) - 1}, there being {len(points)} "
-                f"points; got {X.min()} to {X.max()}."
+                f"The indices in X have to be from 0 to {len(points) - 1}, because there are "
+                f"{len(points)} points; got {X.min()} to {X.max()}."
             )
         return points[X]
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
@@ -90,12 +95,14 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
 class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
     """Apply a transformer of points to the points of tuples.
 
-    Fitted on the distinct points of all tuples, so that a point in many tuples counts once.
+    The transformer is fitted on the distinct points of all tuples. A point that occurs in many
+    tuples therefore counts once.
 
     Parameters
     ----------
     transformer : transformer
-        Any transformer of points, such as ``StandardScaler()`` or ``PCA(10)``. It is cloned.
+        A transformer of points, such as ``StandardScaler()`` or ``PCA(10)``. It is cloned before
+        it is fitted.
 
     Attributes
     ----------
@@ -104,7 +111,7 @@ class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    TupleIndexer : Looks the points of tuples of indices up.
+    TupleIndexer : Replace tuples of indices by tuples of points.
 
     Examples
     --------
@@ -117,10 +124,10 @@ class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
            [ 1., -1.]])
     """
 
-    def __init__(self, transformer):
+    def __init__(self, transformer: TransformerMixin) -> None:
         self.transformer = transformer
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Fit the transformer on the distinct points of the tuples.
 
         Parameters
@@ -128,7 +135,7 @@ class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
         X : array-like of shape (n_tuples, size, ...)
             Tuples of points.
         y : object
-            Ignored: the labels of tuples are not those of points.
+            Ignored. Labels of tuples are not labels of points.
 
         Returns
         -------
@@ -138,13 +145,13 @@ class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X does not hold tuples of points.
+            If X has fewer than three dimensions.
         """
-        points, _ = _points_of(X)
+        points, _ = _flatten_tuples(X)
         self.transformer_ = clone(self.transformer).fit(np.unique(points, axis=0))
         return self
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Transform the points of tuples.
 
         Parameters
@@ -158,23 +165,24 @@ class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
             Tuples of transformed points.
         """
         check_is_fitted(self)
-        points, shape = _points_of(X)
+        points, shape = _flatten_tuples(X)
         points = np.asarray(self.transformer_.transform(points))
         return points.reshape(*shape, *points.shape[1:])
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
 
 
-def _points_of(tuples):
-    """Return the points of tuples, one after the other, and (n_tuples, size)."""
+def _flatten_tuples(tuples: ArrayLike) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """Return the points of tuples as one list of points, and the shape (n_tuples, size)."""
     tuples = np.asarray(tuples)
     if tuples.ndim < 3:
         raise ValueError(
-            "OnTuples takes tuples of points, shape (n_tuples, size, n_features); got an array of "
-            f"shape {tuples.shape}. Tuples of indices go through TupleIndexer(points) first."
+            "X of OnTuples needs tuples of points, shape (n_tuples, size, n_features); got an "
+            f"array of shape {tuples.shape}. For tuples of indices, put TupleIndexer(points) "
+            "before OnTuples."
         )
     return tuples.reshape(-1, *tuples.shape[2:]), tuples.shape[:2]

@@ -1,15 +1,17 @@
-"""PairVerifier: are two points of one class? A threshold on a learned distance, honestly chosen."""
+"""PairVerifier: decide whether two points are of the same class, by a threshold on a distance."""
 
 import warnings
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.utils import check_scalar
+from sklearn.utils import Tags, check_scalar
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,38 +24,49 @@ RULES = ("accuracy", "f_beta", "eer", "far", "frr")
 METHODS = ("sigmoid", "isotonic")
 
 
-def choose_threshold(same, distance, rule="accuracy", *, target=None, beta=1.0):
-    """Largest distance that is taken for "same", by a rule.
+def choose_threshold(
+    same: NDArray[np.bool_],
+    distance: NDArray[np.floating],
+    rule: str = "accuracy",
+    *,
+    target: float | None = None,
+    beta: float = 1.0,
+) -> float:
+    """Choose the largest distance at which a pair is accepted as "same".
 
-    The candidates are the thresholds of :func:`sklearn.metrics.roc_curve`: every distance that
-    occurs, and one that accepts nothing. Among equally good ones the smallest is taken, which
-    accepts the fewest impostors.
+    The candidates are the thresholds of :func:`sklearn.metrics.roc_curve`: every distance in the
+    data, and one below 0 that accepts no pair. If several are equally good, the smallest is chosen,
+    because it accepts the fewest different pairs.
 
     Parameters
     ----------
     same : ndarray of bool, shape (n_pairs,)
-        Whether a pair is genuine; both kinds are needed.
+        Whether a pair is of the same class. Both kinds of pairs are needed.
     distance : ndarray of shape (n_pairs,)
-        Its distance.
+        The distance within each pair.
     rule : {"accuracy", "f_beta", "eer", "far", "frr"}, default="accuracy"
-        "accuracy" and "f_beta" maximise these. "eer" brings the false-accept rate (impostors that
-        pass, of all impostors) nearest to the false-reject rate (genuine pairs refused, of all
-        genuine). "far" keeps the false-accept rate at or below `target` and accepts all it can
-        otherwise; "frr" keeps the false-reject rate at or below `target` and refuses all it can.
+        What the threshold optimises. The false-accept rate (FAR) is the share of different pairs
+        that are accepted; the false-reject rate (FRR) is the share of same pairs that are rejected.
+
+        - "accuracy": the highest accuracy.
+        - "f_beta": the highest F-beta score.
+        - "eer": the smallest difference between FAR and FRR.
+        - "far": the lowest FRR with a FAR of at most `target`.
+        - "frr": the lowest FAR with an FRR of at most `target`.
     target : float, default=None
-        The rate, in (0, 1), for "far" and "frr".
+        The rate for "far" and "frr", in (0, 1).
     beta : float, default=1.0
-        Recall counts beta times as much as precision, > 0.
+        The weight of recall relative to precision for "f_beta", > 0.
 
     Returns
     -------
     float
-        The threshold; below 0 (and so accepting nothing) where no distance would do.
+        The threshold. It is below 0, and accepts no pair, if that is the best choice.
 
     Raises
     ------
     ValueError
-        If there are too few pairs to speak of a rate like `target`: fewer than 1 / target.
+        If there are fewer than 1 / target pairs of the kind that the rate counts.
 
     Examples
     --------
@@ -64,80 +77,91 @@ def choose_threshold(same, distance, rule="accuracy", *, target=None, beta=1.0):
     0.2
     """
     far, tar, thresholds = roc_curve(same, -distance, drop_intermediate=False)
-    thresholds[0] = 1.0  # in place of infinity: below a distance of -1 there is none, either
-    n_same, n_other = same.sum(), (~same).sum()
-    # As whole numbers, so that thresholds which are equally good tie.
-    accepted, wrong = np.rint(tar * n_same), np.rint(far * n_other)
+    thresholds[0] = 1.0  # replaces infinity: no distance is below -1 either
+    n_same, n_different = same.sum(), (~same).sum()
+    # Counts are integers, so equally good thresholds are exactly equal.
+    true_accepts, false_accepts = np.rint(tar * n_same), np.rint(far * n_different)
     if rule == "accuracy":
-        best = np.argmax(accepted - wrong)
+        best = np.argmax(true_accepts - false_accepts)
     elif rule == "f_beta":
-        best = np.argmax((1 + beta**2) * accepted / (beta**2 * n_same + accepted + wrong))
+        below = beta**2 * n_same + true_accepts + false_accepts
+        best = np.argmax((1 + beta**2) * true_accepts / below)
     elif rule == "eer":
-        best = np.argmin(abs(wrong * n_same - (n_same - accepted) * n_other))
+        false_rejects = n_same - true_accepts
+        best = np.argmin(abs(false_accepts * n_same - false_rejects * n_different))
     elif rule == "far":
-        _check_enough(n_other, target, "target_far", "different")
-        last = np.flatnonzero(wrong <= target * n_other)[-1]
-        best = np.flatnonzero(accepted == accepted[last])[0]  # no more impostors than that needs
+        rate = _check_rate(target, n_different, "target_far", "different")
+        last = np.flatnonzero(false_accepts <= rate * n_different)[-1]
+        # The smallest threshold that accepts as many same pairs.
+        best = np.flatnonzero(true_accepts == true_accepts[last])[0]
     else:
-        _check_enough(n_same, target, "target_frr", "same")
-        best = np.flatnonzero(n_same - accepted <= target * n_same)[0]
+        rate = _check_rate(target, n_same, "target_frr", "same")
+        best = np.flatnonzero(n_same - true_accepts <= rate * n_same)[0]
     return float(-thresholds[best])
 
 
-def _check_enough(n_pairs, target, name, kind):
+def _check_rate(target: float | None, n_pairs: int, name: str, kind: str) -> float:
+    """Return the target rate; raise if there are too few pairs to estimate it."""
+    if target is None:
+        raise ValueError(f"{name}=None is not a rate. Give a number in (0, 1).")
     needed = int(np.ceil(1 / target))
     if n_pairs < needed:
         raise ValueError(
-            f"{name}={target} cannot be told from {n_pairs} pairs that are {kind}: at least "
-            f"1 / {target} = {needed} are needed, and ten times as many to tell it well."
+            f"{name}={target} cannot be estimated from {n_pairs} {kind} pairs: at least "
+            f"1 / {target} = {needed} are needed. Give ten times as many for a good estimate."
         )
+    return target
 
 
 class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
-    """Verify that two points are of one class: accept pairs up to a distance.
+    """Decide whether two points are of the same class, by a threshold on a learned distance.
 
-    The threshold is chosen on pairs whose points the learner has not seen: by cross-validation
-    that keeps points apart, or on the pairs given, where the learner is fitted beforehand.
+    The threshold is chosen on pairs whose points are not used in training. An unfitted learner is
+    trained and tested by cross-validation on folds that share no point. With a frozen learner, all
+    pairs serve to choose the threshold: give pairs of points that it was not trained on.
 
     Parameters
     ----------
     estimator : estimator
-        A learner with ``supervision="pairs"``, which is cloned and fitted on the pairs; or a
-        fitted learner, pipeline or transformer in a :class:`~sklearn.frozen.FrozenEstimator`, which
-        is left as it is. Without a method `pair_distance`, the distance is that between what
-        `transform` returns: a learner's own at the end of a pipeline, else Euclid's.
+        A learner with ``supervision="pairs"``, which is cloned and fitted on the pairs. To use a
+        fitted learner, pipeline or transformer unchanged, wrap it in a
+        :class:`~sklearn.frozen.FrozenEstimator`. If it has no method `pair_distance`, the distance
+        between its outputs of `transform` is used: the base distance of the learner, if there is
+        one, or the Euclidean distance.
     threshold : {"accuracy", "f_beta", "eer", "far", "frr"} or float, default="accuracy"
-        How the largest accepted distance is chosen, see `choose_threshold`; or that distance.
+        The rule that chooses the largest accepted distance, as in `choose_threshold`. A number is
+        used as that distance.
     target_far : float, default=None
-        The false-accept rate, in (0, 1), that ``threshold="far"`` is not to exceed.
+        Largest false-accept rate, in (0, 1). Required for ``threshold="far"``.
     target_frr : float, default=None
-        The false-reject rate, in (0, 1), that ``threshold="frr"`` is not to exceed.
+        Largest false-reject rate, in (0, 1). Required for ``threshold="frr"``.
     beta : float, default=1.0
-        For ``threshold="f_beta"``: recall counts beta times as much as precision.
+        Weight of recall relative to precision for ``threshold="f_beta"``, > 0.
     cv : int or splitter, default=5
-        Folds of pairs to choose the threshold by; an int is that many folds that share no point,
-        `skdml.model_selection.PairGroupKFold`. Not used with a frozen estimator.
+        Folds of pairs on which the threshold is chosen. An int, at least 2, is the number of folds
+        of `skdml.model_selection.PairGroupKFold`. Not used with a frozen estimator.
     method : {"sigmoid", "isotonic"}, default=None
-        How distances become probabilities: a falling logistic curve, or any falling curve. None
-        makes no probabilities.
+        How `predict_proba` computes probabilities from distances: by a decreasing logistic curve,
+        or by any decreasing curve. None offers no `predict_proba`.
 
     Attributes
     ----------
     estimator_ : estimator
         The fitted learner.
     threshold_ : float
-        The largest distance accepted, in units of the learned distance.
+        The largest accepted distance, in units of the learned distance.
     classes_ : ndarray of shape (2,)
-        The labels of different and same pairs, as in y.
+        The label of different pairs and the label of same pairs, as in y.
     n_self_pairs_ : int
-        How many pairs of a point with itself were left out: they tell nothing.
+        Number of pairs of a point with itself. They are not used, because their distance is always
+        0.
     calibrator_ : estimator
-        Turns minus the distance into the probability of "same"; only with a `method`.
+        Maps the negative distance to the probability of "same". Only if `method` is given.
 
     See Also
     --------
-    skdml.gallery.GalleryClassifier : Who is it, among those enrolled?
-    skdml.preprocessing.TupleIndexer : Pairs as indices, in a pipeline before this.
+    skdml.gallery.GalleryClassifier : Recognise the class of a point.
+    skdml.preprocessing.TupleIndexer : Look up the points of pairs of indices, in a pipeline.
 
     Examples
     --------
@@ -158,15 +182,15 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def __init__(
         self,
-        estimator,
+        estimator: BaseEstimator,
         *,
-        threshold="accuracy",
-        target_far=None,
-        target_frr=None,
-        beta=1.0,
-        cv=5,
-        method=None,
-    ):
+        threshold: str | float = "accuracy",
+        target_far: float | None = None,
+        target_frr: float | None = None,
+        beta: float = 1.0,
+        cv: Any = 5,
+        method: str | None = None,
+    ) -> None:
         self.estimator = estimator
         self.threshold = threshold
         self.target_far = target_far
@@ -175,17 +199,17 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.cv = cv
         self.method = method
 
-    def fit(self, X, y, groups=None):
-        """Fit the learner, and choose the threshold on pairs that it was not fitted on.
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fit the learner, unless it is frozen, and choose the threshold.
 
         Parameters
         ----------
         X : array-like of shape (n_pairs, 2, ...)
             Pairs of points.
         y : array-like of shape (n_pairs,)
-            1 for pairs of the same class, 0 or -1 for different ones.
+            1 for pairs of the same class, 0 or -1 for pairs of different classes.
         groups : array-like of shape (n_pairs, 2), default=None
-            Whom each point belongs to, for folds that share nobody; see
+            The group of each point, such as a person. The folds then share no group. See
             `skdml.model_selection.PairGroupKFold`.
 
         Returns
@@ -196,8 +220,9 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X or y are no pairs, all are of one kind or of a point with itself, a parameter is
-            out of range, or there are too few pairs for the rate asked for.
+            If X or y are invalid, if all pairs of two different points are of one kind, if a
+            parameter is out of range, or if there are too few pairs for the folds or for the target
+            rate.
         """
         with unchanged_on_error(self):
             target = self._check_params()
@@ -207,50 +232,57 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             labels = self.classes_[same.astype(int)]
             if isinstance(self.estimator, FrozenEstimator):
                 self.estimator_ = self.estimator
-                judged, distance = same, distances(self.estimator, pairs)
+                test_same, distance = same, pair_distances(self.estimator, pairs)
             else:
-                judged, distance = self._out_of_fold(pairs, labels, same, groups)
+                test_same, distance = self._out_of_fold(pairs, labels, same, groups)
                 self.estimator_ = clone(self.estimator).fit(pairs, labels)
             if isinstance(self.threshold, str):
-                options = {"target": target, "beta": self.beta}
-                self.threshold_ = choose_threshold(judged, distance, self.threshold, **options)
+                self.threshold_ = choose_threshold(
+                    test_same, distance, self.threshold, target=target, beta=self.beta
+                )
             else:
                 self.threshold_ = float(self.threshold)
             if self.method is not None:
-                self.calibrator_ = calibrate(judged, distance, self.method)
+                self.calibrator_ = calibrate(test_same, distance, self.method)
         return self
 
-    def _out_of_fold(self, pairs, labels, same, groups):
-        """Distances of pairs by learners that saw none of their points; and which are genuine."""
+    def _out_of_fold(
+        self,
+        pairs: NDArray[Any],
+        labels: NDArray[Any],
+        same: NDArray[np.bool_],
+        groups: NDArray[Any] | None,
+    ) -> tuple[Any, Any]:
+        """Return which test pairs are same, and their distances by learners of the other folds."""
         if isinstance(self.threshold, Real) and self.method is None:
-            return None, None  # nothing is to be chosen
+            return None, None  # there is nothing to choose
         if getattr(self.estimator, "supervision", "pairs") != "pairs":
             raise ValueError(
                 f"{type(self.estimator).__name__} has supervision={self.estimator.supervision!r} "
                 "and cannot be fitted on pairs. Set supervision='pairs', or fit it beforehand and "
-                "give FrozenEstimator(fitted), of sklearn.frozen."
+                "wrap it in sklearn.frozen.FrozenEstimator."
             )
         splitter = PairGroupKFold(self.cv, random_state=0) if _is_count(self.cv) else self.cv
-        judged, found = [], []
+        test_same, test_distance = [], []
         for train, test in splitter.split(pairs, labels, groups):
             if same[train].all() or not same[train].any():
                 raise ValueError(
-                    f"cv={self.cv!r} leaves a fold to learn from of {len(train)} pairs that are "
-                    "all of one kind. Give more pairs, or take fewer folds."
+                    f"cv={self.cv!r} gives a fold with {len(train)} training pairs that are all of "
+                    "one kind. Give more pairs, or take fewer folds."
                 )
             learner = clone(self.estimator).fit(pairs[train], labels[train])
-            judged.append(same[test])
-            found.append(distances(learner, pairs[test]))
-        judged = np.concatenate(judged)
-        if judged.all() or not judged.any():
+            test_same.append(same[test])
+            test_distance.append(pair_distances(learner, pairs[test]))
+        kinds = np.concatenate(test_same)
+        if kinds.all() or not kinds.any():
             raise ValueError(
-                f"cv={self.cv!r} leaves {len(judged)} pairs to choose a threshold on, all of one "
-                "kind. Give more pairs, or take fewer folds."
+                f"cv={self.cv!r} leaves {len(kinds)} test pairs that are all of one kind, so no "
+                "threshold can be chosen. Give more pairs, or take fewer folds."
             )
-        return judged, np.concatenate(found)
+        return kinds, np.concatenate(test_distance)
 
-    def pair_distance(self, X):
-        """Learned distance within each pair.
+    def pair_distance(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Compute the learned distance within each pair.
 
         Parameters
         ----------
@@ -263,10 +295,10 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Distances, >= 0.
         """
         check_is_fitted(self)
-        return distances(self.estimator_, check_tuples(X, 2))
+        return pair_distances(self.estimator_, check_tuples(X, 2))
 
-    def decision_function(self, X):
-        """Threshold minus distance: how clearly a pair is accepted.
+    def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Threshold minus distance.
 
         Parameters
         ----------
@@ -276,13 +308,13 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_pairs,)
-            At or above 0 where a pair is accepted.
+            Scores, >= 0 for accepted pairs. A larger score means more similar points.
         """
         distance = self.pair_distance(X)
         return self.threshold_ - distance
 
-    def predict(self, X):
-        """Accept or refuse pairs.
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict whether pairs are of the same class.
 
         Parameters
         ----------
@@ -292,14 +324,17 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_pairs,)
-            ``classes_[1]`` where the distance is at most `threshold_`, else ``classes_[0]``.
+            ``classes_[1]`` (same) if the distance is at most `threshold_`, and ``classes_[0]``
+            (different) otherwise.
         """
         accepted = self.pair_distance(X) <= self.threshold_
         return self.classes_[accepted.astype(int)]
 
     @available_if(lambda self: self.method is not None)
-    def predict_proba(self, X):
-        """Probability that pairs are different, and that they are the same.
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Probabilities that pairs are different and that they are the same.
+
+        Available if `method` is given.
 
         Parameters
         ----------
@@ -309,31 +344,32 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_pairs, 2)
-            In the order of `classes_`. They fall with the distance, and do not depend on the
+            Probabilities in the order of `classes_`. They depend on the distance alone, not on the
             threshold.
         """
         return probabilities(self.calibrator_, self.pair_distance(X))
 
-    def score(self, X, y):
-        """Area under the ROC curve, which does not depend on the threshold.
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Area under the ROC curve. It does not depend on the threshold.
 
         Parameters
         ----------
         X : array-like of shape (n_pairs, 2, ...)
             Pairs of points.
         y : array-like of shape (n_pairs,)
-            1 for pairs of the same class, 0 or -1 for different ones.
+            1 for pairs of the same class, 0 or -1 for pairs of different classes.
 
         Returns
         -------
         float
-            In [0, 1]; 0.5 is chance. For the accuracy give ``scoring="accuracy"``.
+            In [0, 1]; 0.5 is chance. For the accuracy, pass ``scoring="accuracy"`` to
+            scikit-learn's functions.
         """
         distance = self.pair_distance(X)
         return float(roc_auc_score(check_same(y, len(distance)), -distance))
 
-    def _check_params(self):
-        """Check the parameters; return the rate to keep to, if there is one."""
+    def _check_params(self) -> float | None:
+        """Check the parameters, and return the target rate, if the rule has one."""
         check_scalar(self.beta, "beta", Real, min_val=0, include_boundaries="neither")
         if _is_count(self.cv):
             check_scalar(self.cv, "cv", Integral, min_val=2)
@@ -342,17 +378,19 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if not isinstance(self.threshold, Real) and self.threshold not in RULES:
             raise ValueError(
                 f"threshold={self.threshold!r} is unknown; choose one of {list(RULES)}, or give a "
-                "distance."
+                "number."
             )
         if self.threshold not in ("far", "frr"):
             return None
         name = f"target_{self.threshold}"
         if getattr(self, name) is None:
-            raise ValueError(f"threshold={self.threshold!r} needs {name}, a rate between 0 and 1.")
+            raise ValueError(
+                f"threshold={self.threshold!r} needs {name}, but it is None. Give a rate in (0, 1)."
+            )
         limits = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
         return check_scalar(getattr(self, name), name, Real, **limits)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -360,15 +398,16 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def distances(estimator, pairs):
-    """Distance within each pair, by any fitted learner or transformer.
+def pair_distances(estimator: Any, pairs: NDArray[Any]) -> NDArray[np.floating]:
+    """Compute the distance within each pair by any fitted learner or transformer.
 
     Parameters
     ----------
     estimator : estimator
-        Has `pair_distance`, or else `transform`, after which the base distance measures that goes
-        with it, `skdml.distances.base_distance_of`. A pipeline that ends in a learner of pairs
-        takes pairs in its other steps, too (`skdml.preprocessing.OnTuples`).
+        An estimator with a method `pair_distance` or `transform`. After `transform`, the base
+        distance of `skdml.distances.base_distance_of` is used. If a pipeline ends in a learner with
+        ``supervision="pairs"``, its other steps receive pairs too; see
+        `skdml.preprocessing.OnTuples`.
     pairs : ndarray of shape (n_pairs, 2, ...)
         Pairs of points.
 
@@ -376,16 +415,21 @@ def distances(estimator, pairs):
     -------
     ndarray of shape (n_pairs,)
         Distances.
+
+    Raises
+    ------
+    ValueError
+        If the estimator has neither method.
     """
-    estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
+    estimator = getattr(estimator, "best_estimator_", estimator)  # the estimator of a search
     if hasattr(estimator, "pair_distance"):
         return estimator.pair_distance(pairs)
     if hasattr(estimator, "steps") and _learns_from_pairs(estimator[-1]):
-        return distances(estimator[-1], estimator[:-1].transform(pairs))
+        return pair_distances(estimator[-1], estimator[:-1].transform(pairs))
     if not hasattr(estimator, "transform"):
         raise ValueError(
-            f"{type(estimator).__name__} has neither pair_distance nor transform, so that no "
-            "distance can be measured by it."
+            f"{type(estimator).__name__} has neither pair_distance nor transform. Give a learner, "
+            "a transformer, or a pipeline that ends in one."
         )
     first, second = (
         np.asarray(estimator.transform(points)) for points in (pairs[:, 0], pairs[:, 1])
@@ -393,27 +437,29 @@ def distances(estimator, pairs):
     return paired_base_distance(first, second, base_distance_of(estimator))
 
 
-def _learns_from_pairs(learner):
+def _learns_from_pairs(learner: Any) -> bool:
     return getattr(learner, "supervision", None) == "pairs"
 
 
-def calibrate(same, distance, method):
-    """Fit a falling curve from distance to the probability of "same".
+def calibrate(
+    same: NDArray[np.bool_], distance: NDArray[np.floating], method: str
+) -> LogisticRegression | IsotonicRegression:
+    """Fit a decreasing curve from the distance to the probability of "same".
 
     Parameters
     ----------
     same : ndarray of bool, shape (n_pairs,)
-        Whether a pair is genuine.
+        Whether a pair is of the same class.
     distance : ndarray of shape (n_pairs,)
-        Its distance.
+        The distance within each pair.
     method : {"sigmoid", "isotonic"}
-        The kind of curve.
+        The kind of curve: a logistic curve, or any decreasing curve.
 
     Returns
     -------
     estimator
         A :class:`~sklearn.linear_model.LogisticRegression` or
-        :class:`~sklearn.isotonic.IsotonicRegression` of minus the distance.
+        :class:`~sklearn.isotonic.IsotonicRegression` of the negative distance.
 
     References
     ----------
@@ -423,39 +469,44 @@ def calibrate(same, distance, method):
     if method == "isotonic":
         curve = IsotonicRegression(y_min=0, y_max=1, increasing=True, out_of_bounds="clip")
         return curve.fit(-distance, same)
-    unit = distance.std() or 1.0  # a ridge that does not depend on the unit of the distance
+    unit = distance.std() or 1.0  # makes the penalty independent of the unit of the distance
     curve = LogisticRegression(C=1e4, solver="newton-cholesky").fit(-distance[:, None] / unit, same)
     curve.coef_ = np.maximum(curve.coef_, 0) / unit
     return curve
 
 
-def probabilities(calibrator, distance):
+def probabilities(calibrator: Any, distance: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the probabilities of "different" and "same" by a curve of `calibrate`."""
     if isinstance(calibrator, IsotonicRegression):
-        alike = calibrator.predict(-distance)
-        return np.column_stack([1 - alike, alike])
+        same = calibrator.predict(-distance)
+        return np.column_stack([1 - same, same])
     return calibrator.predict_proba(-distance[:, None])
 
 
-def _check_pairs(X, y):
-    """Return the pairs of two points, whether each is genuine, both labels, and which are kept."""
+def _check_pairs(
+    X: ArrayLike, y: ArrayLike
+) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any], NDArray[np.bool_]]:
+    """Drop pairs of a point with itself.
+
+    Returns the pairs, whether they are same, the two labels, and which of the given pairs are kept.
+    """
     pairs = check_tuples(X, 2)
     same = check_same(y, len(pairs))
     keep = (pairs[:, 0] != pairs[:, 1]).reshape(len(pairs), -1).any(axis=1)
     if not keep.all():
         warnings.warn(
-            f"{(~keep).sum()} of {len(keep)} pairs are of a point with itself; they tell nothing "
-            "and are left out.",
+            f"{(~keep).sum()} of {len(keep)} pairs are of a point with itself. They are not used, "
+            "because their distance is always 0.",
             UserWarning,
             stacklevel=3,
         )
     if same[keep].all() or not same[keep].any():
         raise ValueError(
-            f"Pairs of both kinds are needed; of the {keep.sum()} pairs of two points all are of "
-            "one kind."
+            f"Pairs of both kinds are needed, but all {keep.sum()} pairs of two different points "
+            "are of one kind. Give pairs of the same class and pairs of different classes."
         )
     return pairs[keep], same[keep], np.unique(y), keep
 
 
-def _is_count(cv):
+def _is_count(cv: Any) -> bool:
     return isinstance(cv, Integral) and not isinstance(cv, bool)

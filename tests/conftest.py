@@ -1,13 +1,13 @@
-"""One thread, and the same examples in each run: tests say the same on every machine."""
+"""One thread, and the same random examples in each run, so that results are reproducible."""
 
 import contextlib
 
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-# The arrays of the tests are small: threads would only get in each other's way.
+# The arrays of the tests are small, so several threads would be slower.
 threadpool_limits(1)
-with contextlib.suppress(ModuleNotFoundError):  # the linear tests run without it
+with contextlib.suppress(ModuleNotFoundError):  # tests of linear learners run without torch
     import torch
 
     torch.set_num_threads(1)

@@ -7,10 +7,11 @@ import torch
 from sklearn.datasets import make_blobs
 
 import skdml
+from skdml import LearnedDistance, MetricLearner
 
 
 def make_learners():
-    """All learners, unfitted, with the fewest steps that let them learn something."""
+    """Return all learners, unfitted, with few iterations so that tests are fast."""
     return [
         skdml.MahalanobisMetric(),
         skdml.MahalanobisMetric(within_class=True),
@@ -38,6 +39,20 @@ def make_learners():
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),
     ]
+
+
+class AngleOfSquares(MetricLearner):
+    """A learner that squares each feature and measures by the angle."""
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = np.shape(X)[1]
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, dtype=float) ** 2
+
+    def get_metric(self):
+        return LearnedDistance(self.transform, "angular")
 
 
 # Thirty points of three classes and a map L, for learners that are sums of Gaussian kernels.

@@ -1,8 +1,9 @@
-"""What every learner keeps: scikit-learn's own checks, transform equal to d, and its users."""
+"""The contract of every learner: scikit-learn's checks, distances, input checks, and use."""
 
 import copy
 import functools
 import pickle
+import pkgutil
 import subprocess
 import sys
 
@@ -28,15 +29,17 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+import skdml
+
 LEARNERS = make_learners()
 SUPERVISED = [learner for learner in LEARNERS if learner.__sklearn_tags__().target_tags.required]
 
-# Wide overlapping blobs: no two distances tie, and no neighbour is beyond doubt.
+# Wide overlapping blobs: no two distances are equal, and classes are mixed.
 X, Y = make_blobs(n_samples=72, n_features=5, centers=3, cluster_std=3.0, random_state=0)
 NAMES = list("abcde")
 
-# scikit-learn has these and runs them for its own transformers only. The one that is left out,
-# check_param_validation, asks for the private _parameter_constraints.
+# scikit-learn runs these checks for its own transformers only. Another such check,
+# check_param_validation, needs the private attribute _parameter_constraints.
 UNLISTED_CHECKS = [
     "check_dataframe_column_names_consistency",
     "check_get_feature_names_out_error",
@@ -64,7 +67,7 @@ def fitted(learner):
 
 @functools.cache
 def fit_once(learner):
-    """Fit on X and Y for all tests of a process; each gets a copy, to do with as it likes."""
+    """Fit on X and Y once in each process. Tests use copies of the fitted learner."""
     return seeded(learner).fit(X, Y)
 
 
@@ -74,31 +77,31 @@ def seeded(learner):
 
 
 def global_states():
-    _, state, position, *_ = np.random.get_state()  # noqa: NPY002, the one that must not move
+    _, state, position, *_ = np.random.get_state()  # noqa: NPY002, the global generator, which must not change
     return state.tolist(), position, torch.get_rng_state().tolist()
 
 
-def embeddings_apart(Z):
+def embedding_distances(Z):
     return pairwise_distances(Z.astype(np.float64))
 
 
 # scikit-learn's checks
 
 
-# parametrize_with_checks would do, but scikit-learn < 1.7 hands pytest a generator there, for which
-# pytest >= 9 has a warning.
+# Not parametrize_with_checks: in scikit-learn < 1.7 it passes a generator to pytest, and
+# pytest >= 9 warns about generators.
 @pytest.mark.parametrize(
     ("estimator", "check"),
     [pair for learner in LEARNERS for pair in estimator_checks_generator(learner)],
     ids=lambda value: repr(value) if value in LEARNERS else value.func.__name__,
 )
-# The checks of sample weights fit on fewer rows than columns, of which that learner warns.
+# The checks of sample weights fit on fewer rows than columns, and MahalanobisMetric warns.
 @pytest.mark.filterwarnings("ignore:The covariance is singular:UserWarning")
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-# These checks fit on a data frame and transform an array, and the other way round.
+# These checks fit on a data frame and transform an array, or the reverse.
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names:UserWarning")
 @every_learner
 @pytest.mark.parametrize("name", UNLISTED_CHECKS)
@@ -110,9 +113,9 @@ def test_unlisted_scikit_learn_checks(name, learner):
 
 
 @every_learner
-def test_distance_is_that_of_the_embeddings(learner, fitted):
+def test_distance_is_the_distance_of_the_embeddings(learner, fitted):
     d = fitted.get_metric()
-    D = embeddings_apart(fitted.transform(X))
+    D = embedding_distances(fitted.transform(X))
     assert D.max() > 0
     close = {"rtol": 1e-4, "atol": 1e-5 * D.max()}
     assert_allclose(d.pairwise(X), D, **close)
@@ -122,7 +125,7 @@ def test_distance_is_that_of_the_embeddings(learner, fitted):
 
 
 @every_learner
-def test_pair_score_is_minus_the_distance(learner, fitted):
+def test_pair_score_is_the_negative_distance(learner, fitted):
     pairs = np.stack([X[:20], X[20:40]], axis=1)
     distance = fitted.pair_distance(pairs)
     assert distance.shape == (20,)
@@ -133,7 +136,7 @@ def test_pair_score_is_minus_the_distance(learner, fitted):
 
 
 @every_learner
-def test_pairs_of_another_shape_are_refused(learner, fitted):
+def test_pairs_of_a_wrong_shape_are_refused(learner, fitted):
     for pairs in (X, X[:6].reshape(2, 3, 5), X[0]):
         with pytest.raises(ValueError, match=r"pairs need the shape \(n_pairs, 2, n_features\)"):
             fitted.pair_distance(pairs)
@@ -142,7 +145,7 @@ def test_pairs_of_another_shape_are_refused(learner, fitted):
 
 
 @every_learner
-def test_metric_outlives_another_fit(learner, fitted):
+def test_another_fit_does_not_change_the_metric(learner, fitted):
     d = fitted.get_metric()
     before = d(X)
     fitted.fit(X[::-1] ** 2, Y)
@@ -155,21 +158,21 @@ def test_metric_outlives_another_fit(learner, fitted):
 
 @every_learner
 @pytest.mark.parametrize("names", [["x", "y", "z"], [-1, 1, 7], [0.0, 1.0, 2.0]])
-def test_labels_of_any_kind_are_classes(learner, fitted, names):
+def test_labels_of_any_type(learner, fitted, names):
     other = seeded(learner).fit(X, np.array(names)[Y])
     assert_array_equal(other.transform(X), fitted.transform(X))
 
 
 @every_learner
 @pytest.mark.parametrize("names", [[False, True], [-1, 1], ["no", "yes"]])
-def test_two_classes_of_any_kind(learner, names):
+def test_two_classes_of_any_type(learner, names):
     X2, Y2 = X[Y < 2], Y[Y < 2]
     by_code, by_name = (seeded(learner).fit(X2, y) for y in (Y2, np.array(names)[Y2]))
     assert_array_equal(by_name.transform(X), by_code.transform(X))
 
 
 @every_supervised_learner
-def test_labels_are_needed(learner):
+def test_missing_labels_are_refused(learner):
     for call in (seeded(learner).fit, seeded(learner).fit_transform):
         with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
             call(X)
@@ -203,7 +206,7 @@ def test_points_that_are_not_finite_are_refused(learner, fitted, value):
 
 
 @every_learner
-def test_use_before_fit_is_told(learner):
+def test_use_before_fit_is_refused(learner):
     pairs = np.stack([X, X], axis=1)
     for call in (
         lambda: clone(learner).transform(X),
@@ -220,7 +223,7 @@ def test_use_before_fit_is_told(learner):
 
 
 @every_learner
-def test_clone_forgets_what_was_learned_and_keeps_the_parameters(learner, fitted):
+def test_clone_keeps_only_the_parameters(learner, fitted):
     copy = clone(fitted)
     assert [name for name in vars(copy) if name.endswith("_")] == []
     assert repr(copy) == repr(fitted)
@@ -240,7 +243,7 @@ def test_pickle_and_joblib_keep_f_and_d(learner, fitted, tmp_path):
 
 
 @every_learner
-def test_random_state_decides_everything_and_no_global_state_moves(learner, fitted):
+def test_random_state_determines_the_result_and_global_generators_do_not_change(learner, fitted):
     before = global_states()
     again = seeded(learner).fit(X, Y)
     assert_array_equal(again.transform(X), fitted.transform(X))
@@ -249,7 +252,7 @@ def test_random_state_decides_everything_and_no_global_state_moves(learner, fitt
 
 
 @every_learner
-def test_fit_leaves_its_input_alone(learner):
+def test_fit_does_not_change_its_input(learner):
     rows, labels = X.copy(), Y.copy()
     seeded(learner).fit(rows, labels).transform(rows)
     assert_array_equal(rows, X)
@@ -269,11 +272,11 @@ def test_set_output(learner, fitted):
     assert_array_equal(as_polars.to_numpy(), fitted.transform(X))
 
 
-# Users
+# Use with scikit-learn
 
 
 @every_learner
-def test_neighbours_by_pipeline_and_by_callable_are_the_same(learner, fitted):
+def test_neighbours_by_pipeline_and_by_callable_are_equal(learner, fitted):
     pipeline = make_pipeline(seeded(learner), KNeighborsClassifier(3)).fit(X[:50], Y[:50])
     d = pipeline[0].get_metric()
     expected = pipeline.predict(X[50:])
@@ -295,9 +298,9 @@ def test_ball_tree_finds_the_neighbours(learner, fitted):
 
 @every_learner
 @pytest.mark.parametrize("clusterer", ["DBSCAN", "HDBSCAN", "OPTICS", "AgglomerativeClustering"])
-def test_clusters_by_callable_are_those_of_the_embeddings(learner, fitted, clusterer):
+def test_clusters_by_callable_and_by_embeddings_are_equal(learner, fitted, clusterer):
     d, Z = fitted.get_metric(), fitted.transform(X).astype(np.float64)
-    radius = np.median(np.sort(embeddings_apart(Z), axis=1)[:, 6])
+    radius = np.median(np.sort(embedding_distances(Z), axis=1)[:, 6])
     make = {
         "DBSCAN": lambda metric: DBSCAN(eps=radius, min_samples=7, metric=metric),
         # With min_samples=1 no two edges of the tree tie; rounding would decide between them.
@@ -325,7 +328,7 @@ def test_kmeans_runs_on_the_embeddings(learner):
 
 
 @every_learner
-def test_columns_can_be_prepared_before(learner):
+def test_column_transformer_before_the_learner(learner):
     frame = pd.DataFrame(X, columns=NAMES).assign(kind=np.where(X[:, 0] > 0, "up", "down"))
     columns = make_column_transformer(
         (StandardScaler(), NAMES),
@@ -354,6 +357,14 @@ def test_grid_search_in_two_processes():
     assert search.best_score_ == pytest.approx(alone, abs=0.03)
 
 
-def test_linear_learners_do_without_torch():
+def test_linear_learners_do_not_import_torch():
     program = "import sys, skdml; skdml.MahalanobisMetric(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_all_public_modules_are_attributes_of_the_package():
+    modules = {module.name for module in pkgutil.iter_modules(skdml.__path__)}
+    assert {name for name in modules if not name.startswith("_")} == set(skdml._SUBMODULES)
+    for name in set(skdml.__all__) - {"__version__"}:
+        module = f"skdml.{skdml._module_of(name)}"
+        assert getattr(skdml, name).__module__.startswith(module)

@@ -1,4 +1,4 @@
-"""``python -m skdml``: its tables, files and messages, with learners made quick."""
+"""``python -m skdml``: its tables, files and messages, with fast learners."""
 
 import joblib
 import numpy as np
@@ -29,7 +29,7 @@ def write_table(path, n_classes=6, n_rows=20):
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_own_table_gives_scores_model_and_picture(tmp_path, quick_learners, capsys):
+def test_a_table_gives_scores_a_model_and_a_plot(tmp_path, quick_learners, capsys):
     write_table(tmp_path / "mine.csv")
     demo.main(["--data", str(tmp_path / "mine.csv"), "--target", "kind", "--out", str(tmp_path)])
     printed = capsys.readouterr()
@@ -43,7 +43,7 @@ def test_own_table_gives_scores_model_and_picture(tmp_path, quick_learners, caps
     assert model.score(X, y) > 0.9
 
 
-def test_training_stops_where_classes_are_to_come(quick_learners):
+def test_early_stopping_only_for_unseen_classes(quick_learners):
     X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 6
     found = demo.compare("points", X, y, StandardScaler(), 0)[0]["DeepTripletEmbedder"]
     assert not found["rows"][0][-1].early_stopping
@@ -63,12 +63,12 @@ def test_two_classes_leave_none_unseen(tmp_path, quick_learners, capsys):
     [
         ("a,b\n1,2\n", ["--target", "kind"], "no column 'kind'"),
         ("a,kind\n", ["--target", "kind"], "0 rows"),
-        ("a,kind\n1,2\n1\n", ["--target", "kind"], "rows of another length: [3]"),
+        ("a,kind\n1,2\n1\n", ["--target", "kind"], "lines with another number of cells: [3]"),
         ("a,kind\n1,2\n", [], "come together"),
         (None, ["--target", "kind"], "No such file"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path, content, arguments, message, capsys):
+def test_invalid_tables_are_refused(tmp_path, content, arguments, message, capsys):
     path = tmp_path / "bad.csv"
     if content is not None:
         path.write_text(content)
@@ -78,15 +78,15 @@ def test_bad_tables_are_refused(tmp_path, content, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_light_is_a_nuisance_of_planes():
+def test_light_is_a_plane_over_each_image():
     X, y = demo.digits_in_uneven_light(0, n_samples=50)
     assert X.shape == (50, 64)
     assert {name.split(" at ")[1] for name in y} == {"0°", "90°", "180°", "270°"}
     side = np.linspace(-1, 1, 8)
     plane = np.stack([np.ones(64), *(axis.ravel() for axis in np.meshgrid(side, side))], axis=1)
     rest = X - X @ plane @ np.linalg.pinv(plane)
-    dark = demo.load_digits().data
-    turned = np.concatenate([np.rot90(dark.reshape(-1, 8, 8), t, axes=(1, 2)) for t in range(4)])
-    clean = turned.reshape(-1, 64)
+    images = demo.load_digits().images
+    rotated = np.concatenate([np.rot90(images, t, axes=(1, 2)) for t in range(4)])
+    clean = rotated.reshape(-1, 64)
     clean = clean - clean @ plane @ np.linalg.pinv(plane)
     assert all(abs(clean - one).max(axis=1).min() < 1e-9 for one in rest)

@@ -1,4 +1,4 @@
-"""The base distances and LearnedDistance: axioms, one value however it is asked for, errors."""
+"""Base distances and LearnedDistance: formulas, axioms, agreement of all methods, errors."""
 
 import math
 import pickle
@@ -34,7 +34,7 @@ def iris_distance():
 
 
 class Counting:
-    """An embedding that knows how many rows it has seen."""
+    """An embedding that counts its rows."""
 
     def __init__(self):
         self.rows = 0
@@ -49,7 +49,7 @@ def identity(X):
 
 
 def literal(x, y, distance):
-    """One distance from its definition."""
+    """Compute one distance from its definition."""
     x, y = [float(v) for v in x], [float(v) for v in y]
     difference = [u - v for u, v in zip(x, y, strict=True)]
     if distance == "manhattan":
@@ -64,7 +64,7 @@ def literal(x, y, distance):
     elif 0 in lengths:
         angle = math.pi / 2
     else:
-        # Kahan's formula: right to the last digits also for vectors nearly alike or opposite.
+        # Kahan's formula is accurate also for nearly equal or opposite vectors.
         u, v = ([c / n for c in p] for p, n in zip((x, y), lengths, strict=True))
         minus = math.hypot(*(a - b for a, b in zip(u, v, strict=True)))
         plus = math.hypot(*(a + b for a, b in zip(u, v, strict=True)))
@@ -74,7 +74,7 @@ def literal(x, y, distance):
 
 @st.composite
 def points(draw, smallest=1e-100, largest=1e100):
-    """Rows of one magnitude or of many, with zero rows, duplicates, multiples and opposites."""
+    """Draw rows of similar or different magnitudes, with zero rows, duplicates and multiples."""
     shape = draw(array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=6))
     magnitude = st.floats(smallest, largest, allow_subnormal=False)
     plain = st.floats(1e-3, 1e3)
@@ -97,10 +97,10 @@ HARD = np.array([[0, 0], [0, 1e-100], [0, -1], [3e-9, 4e-9], [1e100, -1e100], [0
 @given(X=points())
 @example(X=HARD)
 @by_hypothesis
-def test_pairwise_paired_and_point_by_point_are_the_formula(distance, X):
+def test_pairwise_paired_and_single_distances_match_the_formula(distance, X):
     d = LearnedDistance(identity, distance)
     expected = np.array([[literal(x, y, distance) for y in X] for x in X])
-    # The numbers lie apart by their rounding: for the angle between directions that is absolute.
+    # Tolerances for rounding. The rounding error of an angle is absolute.
     close = {"rtol": 1e-12, "atol": 1e-14 if distance in ("angular", "cosine") else 0}
     assert_allclose(pairwise_base_distance(X, X, distance), expected, **close)
     assert_allclose(pairwise_base_distance(X, distance=distance), expected, **close)
@@ -119,7 +119,7 @@ def test_pairwise_paired_and_point_by_point_are_the_formula(distance, X):
 @given(X=points())
 @example(X=HARD)
 @by_hypothesis
-def test_metrics_keep_all_axioms(distance, X):
+def test_metrics_satisfy_all_axioms(distance, X):
     d = LearnedDistance(identity, distance)
     assert d.is_metric
     report = check_metric_axioms(d, X)
@@ -132,7 +132,7 @@ def test_metrics_keep_all_axioms(distance, X):
 @given(X=points())
 @example(X=HARD)
 @by_hypothesis
-def test_semimetrics_keep_all_axioms_but_the_triangle(distance, X):
+def test_semimetrics_satisfy_all_axioms_except_the_triangle_inequality(distance, X):
     d = LearnedDistance(identity, distance)
     assert not d.is_metric
     report = check_metric_axioms(d, X)
@@ -140,7 +140,7 @@ def test_semimetrics_keep_all_axioms_but_the_triangle(distance, X):
 
 
 @every_distance
-def test_only_metrics_keep_the_triangle_inequality(distance):
+def test_only_metrics_satisfy_the_triangle_inequality(distance):
     turn = np.deg2rad([0, 40, 80])
     X = np.column_stack([np.cos(turn), np.sin(turn)])
     triangle = check_metric_axioms(LearnedDistance(identity, distance), X).triangle
@@ -154,7 +154,7 @@ def test_only_metrics_keep_the_triangle_inequality(distance):
 @given(X=points(smallest=1e-10, largest=1e10))
 @example(X=np.clip(HARD, -1e10, 1e10))
 @by_hypothesis
-def test_float32_is_near_float64_and_stays_float32(distance, X):
+def test_float32_input_gives_float32_close_to_float64(distance, X):
     X = X.astype(np.float32)
     A, B = X[:-1], X[1:]
     wide = paired_base_distance(A.astype(np.float64), B.astype(np.float64), distance)
@@ -171,14 +171,14 @@ def test_float32_is_near_float64_and_stays_float32(distance, X):
 @given(X=points(), power=st.integers(-60, 60))
 @example(X=HARD, power=-50)
 @by_hypothesis
-def test_angles_have_no_length(distance, X, power):
+def test_angles_do_not_depend_on_lengths(distance, X, power):
     D = pairwise_base_distance(X, distance=distance)
     assert_allclose(pairwise_base_distance(X * 2.0**power, X, distance), D, atol=1e-14)
     assert D.min() >= 0
     assert D.max() <= {"angular": 1, "cosine": 2}[distance] + 1e-15
 
 
-def test_angles_at_the_ends_and_in_the_middle():
+def test_angles_of_0_90_and_180_degrees():
     X = np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0], [5.0, 0.0]])
     angular = pairwise_base_distance(X[:1], X, "angular")
     assert_allclose(angular, [[0.0, 0.5, 1.0, 0.5, 0.0]], atol=1e-16)
@@ -187,7 +187,7 @@ def test_angles_at_the_ends_and_in_the_middle():
 
 
 @pytest.mark.parametrize("turn", [1e-9, 1e-7, np.pi - 1e-7, np.pi - 1e-9])
-def test_small_angles_and_nearly_straight_ones_keep_their_digits(turn):
+def test_angles_near_0_and_180_degrees_are_accurate(turn):
     x, y = np.array([[1.0, 0.0]]), np.array([[math.cos(turn), math.sin(turn)]])
     for D in (
         pairwise_base_distance(x, y, "angular")[0],
@@ -198,7 +198,7 @@ def test_small_angles_and_nearly_straight_ones_keep_their_digits(turn):
 
 
 @pytest.mark.parametrize("name", ["l2", "", None, 3, ["euclidean"]])
-def test_unknown_distance_is_named(name):
+def test_unknown_distances_are_refused(name):
     for call in (
         lambda: check_distance(name),
         lambda: LearnedDistance(identity, name),
@@ -212,7 +212,7 @@ def test_unknown_distance_is_named(name):
 # LearnedDistance
 
 
-def test_every_way_to_ask_gives_the_same(iris_distance):
+def test_all_methods_agree(iris_distance):
     d, X, Y = iris_distance, IRIS[:12], IRIS[60:70]
     D = d(X, Y)
     assert D.shape == (12, 10)
@@ -226,7 +226,7 @@ def test_every_way_to_ask_gives_the_same(iris_distance):
     assert d(X[0].tolist(), Y[0].tolist()) == d(X[0], Y[0])
 
 
-def test_metric_of_a_learner_keeps_the_axioms(iris_distance):
+def test_distance_of_a_learner_satisfies_the_axioms(iris_distance):
     report = check_metric_axioms(iris_distance, IRIS)
     assert report.negativity == report.identity == report.asymmetry == 0
     assert report.triangle < 1e-13
@@ -245,7 +245,7 @@ def test_pickle_and_repr(distance):
     assert repr(d) == f"LearnedDistance(LinearMap(4 x 4), distance={distance!r})"
 
 
-def test_points_are_embedded_once_and_forgotten_in_the_end(monkeypatch):
+def test_cache_embeds_points_once_and_is_bounded(monkeypatch):
     monkeypatch.setattr(distances, "MAX_CACHED_POINTS", 10)
     embed = Counting()
     d = LearnedDistance(embed)
@@ -258,7 +258,7 @@ def test_points_are_embedded_once_and_forgotten_in_the_end(monkeypatch):
     assert len(d._cache) == 10
 
 
-def test_points_of_other_dtypes_are_told_apart():
+def test_cache_distinguishes_dtypes():
     d = LearnedDistance(identity)
     one = np.array([1], dtype=np.int64)
     same_bytes = np.frombuffer(one.tobytes(), dtype=np.float64)
@@ -266,16 +266,16 @@ def test_points_of_other_dtypes_are_told_apart():
     assert d(one, same_bytes) == 1
 
 
-def test_points_that_hold_objects_are_not_mixed_up():
+def test_cache_distinguishes_object_arrays():
     d = LearnedDistance(identity)
-    for k in range(200):  # a float that is gone leaves its address to the next one
+    for k in range(200):  # a new float may reuse the address of a deleted one
         x = np.array([k + 0.5, k + 1.5], dtype=object)
         assert d(x, np.zeros(2)) == pytest.approx(math.hypot(*x))
         del x
 
 
 @pytest.mark.parametrize("distinct", [False, True])
-def test_distinct_embeds_each_row_once(distinct):
+def test_distinct_embeds_equal_rows_once(distinct):
     embed = Counting()
     d = LearnedDistance(embed, distinct=distinct)
     X = np.repeat(IRIS[:3], 4, axis=0)
@@ -288,7 +288,7 @@ def test_distinct_embeds_each_row_once(distinct):
     assert embed.rows == (9 if distinct else 54)
 
 
-def test_distinct_takes_points_of_any_shape():
+def test_distinct_accepts_points_of_any_shape():
     images = np.arange(24.0).reshape(4, 2, 3)[[0, 1, 0, 3, 2]]
     embed = Counting()
     d = LearnedDistance(embed, distinct=True)
@@ -296,13 +296,13 @@ def test_distinct_takes_points_of_any_shape():
     assert embed.rows == 4
 
 
-def test_distinct_refuses_points_of_two_shapes():
+def test_distinct_refuses_sets_of_different_shapes():
     d = LearnedDistance(identity, distinct=True)
     with pytest.raises(ValueError, match="differ in shape"):
         d(np.ones((2, 3)), np.ones((2, 4)))
 
 
-def test_bad_points_are_named(iris_distance):
+def test_invalid_points_are_refused(iris_distance):
     d, x = iris_distance, IRIS[0]
     for call, message in [
         (lambda: d(x), "A distance needs two points"),
@@ -335,28 +335,28 @@ LINE = np.arange(5.0)[:, None]
         (lambda x, y: euclidean(x, y) ** 2, "triangle", 8.0),
     ],
 )
-def test_a_broken_axiom_is_measured(d, axiom, size):
+def test_violations_are_measured(d, axiom, size):
     report = check_metric_axioms(d, LINE)
     assert report[axiom] == size
-    if axiom != "negativity":  # the negative of a metric breaks the triangle inequality as well
+    if axiom != "negativity":  # a negative metric also violates the triangle inequality
         others = {"negativity", "identity", "asymmetry", "triangle"} - {axiom}
         assert [report[name] for name in others] == [0, 0, 0]
 
 
-def test_axioms_of_a_metric_are_all_kept():
+def test_a_metric_has_no_violations():
     report = check_metric_axioms(chebyshev, LINE)
     assert [report[name] for name in ("negativity", "identity", "asymmetry", "triangle")] == [0] * 4
     assert (report.smallest, report.scale) == (1.0, 4.0)
 
 
-def test_smallest_tells_points_that_differ_and_are_not_told_apart():
+def test_smallest_is_0_if_different_points_have_equal_embeddings():
     blind = LearnedDistance(lambda X: identity(X)[:, :1])
     X = np.array([[0.0, 1.0], [0.0, 2.0], [1.0, 1.0]])
     assert check_metric_axioms(blind, X).smallest == 0
     assert np.isnan(check_metric_axioms(blind, X[[0, 0]]).smallest)
 
 
-def test_max_points_bounds_the_work_and_random_state_draws_them():
+def test_max_points_limits_the_work_and_random_state_draws_the_points():
     calls = []
 
     def d(x, y):

@@ -1,4 +1,4 @@
-"""Enrol, recognise, reject, remove; against plain loops, and through scikit-learn's checks."""
+"""GalleryClassifier, compared with plain loops and by scikit-learn's checks."""
 
 import pickle
 
@@ -20,14 +20,14 @@ from skdml import LearnedDistance, MahalanobisMetric, MetricLearner
 from skdml.gallery import GalleryClassifier
 
 DIGITS, NAMES = load_digits(return_X_y=True)
-STRANGERS = NAMES >= 5
-METRIC = MahalanobisMetric("oas", within_class=True).fit(DIGITS[~STRANGERS], NAMES[~STRANGERS])
-X, Y = DIGITS[STRANGERS], NAMES[STRANGERS]  # digits the metric never saw
+UNSEEN = NAMES >= 5
+METRIC = MahalanobisMetric("oas", within_class=True).fit(DIGITS[~UNSEEN], NAMES[~UNSEEN])
+X, Y = DIGITS[UNSEEN], NAMES[UNSEEN]  # digits that the metric was not trained on
 ENROLLED, QUERIES = slice(0, 300), slice(300, None)
 
 
-class Angles(MetricLearner):
-    """The plain angle between points."""
+class PlainDistance(MetricLearner):
+    """A learner that returns points unchanged and measures by a given distance."""
 
     def __init__(self, distance="angular"):
         self.distance = distance
@@ -66,7 +66,7 @@ def test_scikit_learn_checks(estimator, check):
 # Recognition
 
 
-def test_prototypes_are_nearest_centroids_of_the_embeddings():
+def test_prototypes_classify_by_the_nearest_mean_of_the_embeddings():
     model = gallery().fit(X[ENROLLED], Y[ENROLLED])
     Z = METRIC.transform(X)
     means = np.array([Z[ENROLLED][Y[ENROLLED] == name].mean(axis=0) for name in range(5, 10)])
@@ -79,7 +79,7 @@ def test_prototypes_are_nearest_centroids_of_the_embeddings():
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_votes_of_samples_are_those_of_nearest_neighbours(k):
+def test_votes_match_k_nearest_neighbours(k):
     model = gallery(mode="knn", n_neighbors=k).fit(X[ENROLLED], Y[ENROLLED])
     Z = METRIC.transform(X)
     reference = KNeighborsClassifier(k).fit(Z[ENROLLED], Y[ENROLLED])
@@ -94,12 +94,12 @@ def test_votes_of_samples_are_those_of_nearest_neighbours(k):
     best = share == share.max(axis=1, keepdims=True)
     alone = best.sum(axis=1) == 1
     assert_array_equal(predicted[alone], reference.predict(Z[QUERIES])[alone])
-    for i in np.flatnonzero(~alone):  # a tie: the nearest of those that tie
+    for i in np.flatnonzero(~alone):  # in a tie, the nearest of the tied classes wins
         tied = reference.classes_[best[i]]
         assert predicted[i] == next(n for n in Y[ENROLLED][neighbors[i]] if n in tied)
 
 
-def test_scores_by_sample_are_those_of_the_nearest_of_each_class():
+def test_scores_by_samples_use_the_nearest_sample_of_each_class():
     model = gallery(mode="knn").fit(X[ENROLLED], Y[ENROLLED])
     Z = METRIC.transform(X)
     D = cdist(Z[QUERIES], Z[ENROLLED])
@@ -109,17 +109,17 @@ def test_scores_by_sample_are_those_of_the_nearest_of_each_class():
 
 @pytest.mark.parametrize("mode", ["prototype", "knn"])
 @pytest.mark.parametrize("distance", ["cosine", "angular", "manhattan", "sqeuclidean"])
-def test_other_distances_are_those_of_the_learner(mode, distance):
-    learner = Angles(distance)
+def test_the_base_distance_of_the_learner_is_used(mode, distance):
+    learner = PlainDistance(distance)
     model = GalleryClassifier(learner, mode=mode).fit(X[ENROLLED], Y[ENROLLED])
-    held = model.prototypes_ if mode == "prototype" else X[ENROLLED]
-    D = learner.get_metric().pairwise(X[QUERIES], held)
+    enrolled = model.prototypes_ if mode == "prototype" else X[ENROLLED]
+    D = learner.get_metric().pairwise(X[QUERIES], enrolled)
     found, neighbors = model.kneighbors(X[QUERIES], 2)
     assert_allclose(found, np.sort(D, axis=1)[:, :2])
     assert_allclose(np.take_along_axis(D, neighbors, axis=1), found)
 
 
-def test_two_classes_have_one_score_a_query():
+def test_two_classes_give_one_score_for_each_query():
     two = np.isin(Y, [5, 6])
     model = gallery().fit(X[two], Y[two])
     score = model.decision_function(X)
@@ -134,7 +134,7 @@ def learner_bytes(model):
     return pickle.dumps(model.estimator_)
 
 
-def test_enrolling_piece_by_piece_is_enrolling_at_once_and_leaves_the_learner_alone():
+def test_enrolling_in_parts_equals_enrolling_at_once_and_keeps_the_learner():
     whole = gallery().fit(X, Y)
     model = gallery().partial_fit(X[Y == 7], Y[Y == 7])
     before = learner_bytes(model)
@@ -147,7 +147,7 @@ def test_enrolling_piece_by_piece_is_enrolling_at_once_and_leaves_the_learner_al
 
 
 @pytest.mark.parametrize("mode", ["prototype", "knn"])
-def test_a_removed_class_is_as_if_it_had_never_been(mode):
+def test_removing_a_class_equals_never_enrolling_it(mode):
     model = gallery(mode=mode).fit(X, Y)
     before = learner_bytes(model)
     model.remove(7)
@@ -155,11 +155,11 @@ def test_a_removed_class_is_as_if_it_had_never_been(mode):
     assert_array_equal(model.classes_, [5, 6, 8, 9])
     assert_array_equal(model.predict(X), without.predict(X))
     assert learner_bytes(model) == before
-    with pytest.raises(ValueError, match="7 is not enrolled, so it cannot be removed; there are 4"):
+    with pytest.raises(ValueError, match=r"label=7 is not enrolled\. There are 4"):
         model.remove(7)
 
 
-def test_a_gallery_may_be_emptied_and_filled_again():
+def test_an_empty_gallery_can_be_filled_again():
     model = gallery().fit(X[Y < 7], Y[Y < 7]).remove(5).remove(6)
     for call in (model.predict, model.predict_proba, model.decision_function, model.kneighbors):
         with pytest.raises(ValueError, match="The gallery is empty"):
@@ -168,7 +168,7 @@ def test_a_gallery_may_be_emptied_and_filled_again():
     assert set(model.predict(X)) == {8}
 
 
-def test_an_unfrozen_learner_is_fitted_once_and_its_parameter_never():
+def test_the_learner_is_cloned_and_fitted_once():
     learner = MahalanobisMetric(within_class=True, covariance="oas")
     model = GalleryClassifier(learner).fit(X[ENROLLED], Y[ENROLLED])
     assert not hasattr(learner, "components_")
@@ -177,7 +177,7 @@ def test_an_unfrozen_learner_is_fitted_once_and_its_parameter_never():
     assert learner_bytes(model) == before
 
 
-def test_a_pipeline_a_grid_search_and_strings():
+def test_pipelines_grid_search_and_string_labels():
     names = np.array(list("?????fgsen"))[Y]
     steps = make_pipeline(StandardScaler(), MahalanobisMetric("oas", within_class=True))
     model = GalleryClassifier(steps)
@@ -193,7 +193,7 @@ def test_a_pipeline_a_grid_search_and_strings():
 
 @pytest.mark.parametrize("mode", ["prototype", "knn"])
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
-def test_the_threshold_is_that_of_impostors(mode, rate):
+def test_the_threshold_accepts_the_given_share_of_impostors(mode, rate):
     model = gallery(mode=mode, reject_far=rate).fit(X, Y)
     Z = METRIC.transform(X)
     if mode == "knn":
@@ -212,8 +212,8 @@ def test_the_threshold_is_that_of_impostors(mode, rate):
 
 
 @pytest.mark.parametrize("mode", ["prototype", "knn"])
-def test_strangers_pass_at_the_rate_asked_for(mode):
-    # Classes that are drawn alike, half of them enrolled: the promise is one about such classes.
+def test_unseen_classes_are_accepted_at_the_given_rate(mode):
+    # The rate holds for unseen classes from the same distribution as the enrolled ones.
     rng = np.random.default_rng(0)
     names = np.repeat(np.arange(400), 5)
     faces = rng.normal(size=(400, 8))[names] + 0.3 * rng.normal(size=(2000, 8))
@@ -221,13 +221,13 @@ def test_strangers_pass_at_the_rate_asked_for(mode):
     model = GalleryClassifier(FunctionTransformer(), mode=mode, reject_far=0.1)
     model.fit(faces[known], names[known])
     passing = (model.predict(faces[~known]) != -1).mean()
-    assert 0.07 < passing < 0.13  # of 200 strangers: two standard errors and a half
+    assert 0.07 < passing < 0.13  # about 2.5 standard errors, for 200 unseen classes
     again = faces[known] + 0.1 * rng.normal(size=(1000, 8))
     assert model.score(again, names[known]) > 0.9
 
 
 @pytest.mark.parametrize(
-    ("names", "unknown", "said"),
+    ("names", "unknown", "predicted"),
     [
         (np.arange(10), None, -1),
         (np.arange(10), 99, 99),
@@ -235,14 +235,14 @@ def test_strangers_pass_at_the_rate_asked_for(mode):
         (np.array(list("0123456789")), "nobody", "nobody"),
     ],
 )
-def test_the_unknown_have_a_name(names, unknown, said):
+def test_unknown_label_is_predicted_for_rejected_queries(names, unknown, predicted):
     model = gallery(reject_far=0.1, unknown_label=unknown).fit(X, names[Y])
     far_off = model.predict(X[:3] + 1e4)
-    assert far_off.tolist() == [said] * 3
-    assert set(model.predict(X).tolist()) > {said}
+    assert far_off.tolist() == [predicted] * 3
+    assert set(model.predict(X).tolist()) > {predicted}
 
 
-def test_everyone_is_accepted_without_a_rate():
+def test_every_query_is_accepted_without_a_rate():
     model = gallery().fit(X, Y)
     assert model.threshold_ == np.inf
     assert set(model.predict(X + 1e6)) <= set(Y)
@@ -257,11 +257,14 @@ def test_everyone_is_accepted_without_a_rate():
         ({"mode": "mean"}, "mode='mean' is unknown; choose one of"),
         ({"n_neighbors": 0}, "n_neighbors == 0, must be >= 1"),
         ({"reject_far": 1.0}, "reject_far == 1.0, must be < 1"),
-        ({"reject_far": 1e-4}, "reject_far=0.0001 cannot be told from 896 samples of 5 classes"),
+        (
+            {"reject_far": 1e-4},
+            "reject_far=0.0001 cannot be estimated from 896 samples of 5 classes",
+        ),
         ({"unknown_label": 7}, "unknown_label=7 is a class in y"),
     ],
 )
-def test_bad_parameters_are_named_and_leave_nothing_behind(params, message):
+def test_invalid_parameters_are_refused_and_nothing_is_fitted(params, message):
     model = gallery(**params)
     with pytest.raises(ValueError, match=message):
         model.fit(X, Y)
@@ -270,11 +273,11 @@ def test_bad_parameters_are_named_and_leave_nothing_behind(params, message):
         model.predict(X)
 
 
-def test_a_failed_enrolment_loses_nothing():
+def test_a_failed_call_changes_nothing():
     model = gallery(mode="knn").fit(X, Y)
     before = pickle.dumps(model)
     for bad_X, bad_y, message in [
-        (X[:2], ["a", "b"], "do not go with those enrolled"),
+        (X[:2], ["a", "b"], "cannot be mixed with the enrolled labels"),
         (X[:2], [5], "inconsistent numbers"),
         (X[:2], None, "requires y"),
         (X[:2, :3], [5, 6], "expecting 64 features"),
@@ -290,7 +293,7 @@ def test_a_failed_enrolment_loses_nothing():
     assert pickle.dumps(model) == before
 
 
-def test_a_learner_given_unfitted_but_frozen_says_so():
+def test_a_frozen_learner_has_to_be_fitted():
     with pytest.raises(NotFittedError):
         GalleryClassifier(FrozenEstimator(MahalanobisMetric())).fit(X, Y)
     plain = GalleryClassifier(FunctionTransformer()).fit(X, Y)

@@ -1,4 +1,4 @@
-"""Splits that share no class or no point, and tuples drawn from labels."""
+"""Splits without shared classes or points, tuples drawn from labels, and comparisons."""
 
 import sys
 
@@ -38,16 +38,16 @@ some_pairs = arrays(
 
 
 @given(labels, st.integers(2, 5), st.booleans())
-def test_folds_share_no_class_and_judge_each_row_once(y, n_splits, shuffle):
+def test_folds_share_no_class_and_test_each_row_once(y, n_splits, shuffle):
     assume(len(np.unique(y)) >= n_splits)
     splitter = ClassDisjointKFold(n_splits, shuffle=shuffle, random_state=0 if shuffle else None)
-    judged = []
+    tested = []
     for train, test in splitter.split(np.zeros(len(y)), y):
         assert not set(y[train]) & set(y[test])
         assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(len(y)))
-        judged.append(test)
-    assert len(judged) == splitter.get_n_splits() == n_splits
-    assert_array_equal(np.sort(np.concatenate(judged)), np.arange(len(y)))
+        tested.append(test)
+    assert len(tested) == splitter.get_n_splits() == n_splits
+    assert_array_equal(np.sort(np.concatenate(tested)), np.arange(len(y)))
 
 
 @given(labels, st.integers(0, 99))
@@ -69,7 +69,7 @@ def test_folds_of_pairs_share_no_point(pairs, n_splits, seed):
     splitter = PairGroupKFold(n_splits, random_state=seed)
     try:
         splits = list(splitter.split(pairs))
-    except ValueError:  # too few points, which another test is about
+    except ValueError:  # too few points: see test_impossible_splits_are_refused
         reject()
     tested = np.concatenate([test for _, test in splits])
     assert len(np.unique(tested)) == len(tested)
@@ -79,22 +79,22 @@ def test_folds_of_pairs_share_no_point(pairs, n_splits, seed):
         assert set(train) <= set(np.flatnonzero(outside))
 
 
-def test_pairs_that_no_pair_joins_are_all_judged():
+def test_unconnected_pairs_are_all_tested():
     pairs = np.arange(40).reshape(20, 2)
     splits = list(PairGroupKFold(5, random_state=0).split(pairs))
     assert_array_equal(np.sort(np.concatenate([test for _, test in splits])), np.arange(20))
     assert all(len(test) == 4 and len(train) == 16 for train, test in splits)
 
 
-def test_pairs_that_are_all_joined_are_cut():
+def test_large_connected_groups_are_divided():
     first, second = np.triu_indices(20, k=1)
     pairs = np.column_stack([first, second])
     for train, test in PairGroupKFold(4, random_state=0).split(pairs):
-        assert len(test) == 10  # those among 5 points
-        assert len(train) == 105  # those among the other 15
+        assert len(test) == 10  # the pairs among the 5 points of the fold
+        assert len(train) == 105  # the pairs among the other 15 points
 
 
-def test_pairs_of_points_split_as_their_indices_do():
+def test_pairs_of_points_and_pairs_of_indices_give_the_same_splits():
     indices, _ = make_pairs(IRIS, SPECIES, 60, indices=True, random_state=0)
     distinct = np.unique(IRIS, axis=0, return_inverse=True)[1].reshape(-1)
     by_index = list(PairGroupKFold(3, random_state=0).split(distinct[indices]))
@@ -104,7 +104,7 @@ def test_pairs_of_points_split_as_their_indices_do():
         assert_array_equal(test, other_test)
 
 
-def test_groups_of_pairs_are_kept_apart():
+def test_folds_of_pairs_share_no_group():
     rng = np.random.default_rng(0)
     pairs, people = rng.integers(0, 1000, (80, 2)), rng.integers(0, 12, (80, 2))
     for train, test in PairGroupKFold(3, random_state=0).split(pairs, groups=people):
@@ -115,18 +115,18 @@ def test_groups_of_pairs_are_kept_apart():
     ("split", "message"),
     [
         (lambda: ClassDisjointKFold(4).split(IRIS, SPECIES), "at least 4 classes; y has 3"),
-        (lambda: ClassDisjointKFold(2).split(IRIS, None), "splits by class: give y"),
+        (lambda: ClassDisjointKFold(2).split(IRIS, None), "splits by class, but y is None"),
         (lambda: ClassDisjointKFold(2).split(IRIS, IRIS[:, 0]), "Unknown label type"),
         (lambda: ClassDisjointShuffleSplit(2).split(IRIS, np.ones(150)), "at least two classes"),
         (lambda: ClassDisjointKFold(2).split(IRIS[:9], SPECIES), "inconsistent numbers"),
         (lambda: PairGroupKFold(2).split(IRIS), r"pairs need the shape .* got .* \(150, 4\)"),
         (lambda: PairGroupKFold(2).split(np.empty((0, 2))), "pairs need the shape"),
-        (lambda: PairGroupKFold(5).split([[0, 1], [1, 2]]), "n_splits=5"),
-        (lambda: PairGroupKFold(2).split([[0, 1]]), "n_splits=2"),
+        (lambda: PairGroupKFold(5).split([[0, 1], [1, 2]]), "n_splits=5 is too large for 3"),
+        (lambda: PairGroupKFold(2).split([[0, 1]]), "n_splits=2 is too large for"),
         (lambda: PairGroupKFold(1).split([[0, 1]]), "n_splits == 1, must be >= 2"),
     ],
 )
-def test_splits_that_cannot_be_made_say_why(split, message):
+def test_impossible_splits_are_refused(split, message):
     with pytest.raises(ValueError, match=message):
         list(split())
 
@@ -135,8 +135,8 @@ def retrieval(estimator, X, y):
     return map_at_r(estimator.transform(X), y)
 
 
-def test_a_grid_search_judges_by_unseen_classes():
-    y = np.arange(150) // 15  # ten classes, three of a species alike
+def test_grid_search_scores_on_unseen_classes():
+    y = np.arange(150) // 15  # ten classes, several of one species each
     search = GridSearchCV(
         MahalanobisMetric(),
         {"within_class": [False, True]},
@@ -155,7 +155,7 @@ def test_a_grid_search_judges_by_unseen_classes():
         assert score == pytest.approx(np.mean(by_hand))
 
 
-def test_splitters_show_their_parameters():
+def test_repr_of_splitters():
     assert repr(ClassDisjointKFold(3)) == (
         "ClassDisjointKFold(n_splits=3, shuffle=False, random_state=None)"
     )
@@ -168,7 +168,7 @@ def test_splitters_show_their_parameters():
 
 
 @pytest.mark.parametrize("n_pairs", [2, 101, 1000])
-def test_pairs_are_of_both_kinds_and_none_is_there_twice(n_pairs):
+def test_pairs_are_distinct_and_of_both_kinds(n_pairs):
     rows, same = make_pairs(IRIS, NAMES[SPECIES], n_pairs, indices=True, random_state=1)
     assert rows.shape == (n_pairs, 2)
     assert_array_equal(SPECIES[rows[:, 0]] == SPECIES[rows[:, 1]], same == 1)
@@ -179,13 +179,13 @@ def test_pairs_are_of_both_kinds_and_none_is_there_twice(n_pairs):
     assert_array_equal(again, same)
 
 
-def test_all_pairs_are_as_many_as_there_are():
+def test_at_most_all_existing_pairs_are_returned():
     rows, same = make_pairs(IRIS[:5], [0, 0, 0, 1, 1], 99, indices=True, random_state=0)
     assert rows.shape == (10, 2)
     assert same.sum() == 4
 
 
-def test_triplets_hold_a_mate_and_a_stranger():
+def test_triplets_have_a_positive_and_a_negative():
     rows = make_triplets(IRIS, SPECIES, 500, indices=True, random_state=0)
     anchor, positive, negative = SPECIES[rows].T
     assert rows.shape == (500, 3)
@@ -196,16 +196,16 @@ def test_triplets_hold_a_mate_and_a_stranger():
     assert_array_equal(make_triplets(IRIS, SPECIES, 500, random_state=0), IRIS[rows])
 
 
-def test_images_make_tuples_too():
+def test_tuples_of_images():
     images = np.arange(6 * 4.0).reshape(6, 1, 2, 2)
     assert make_pairs(images, [0, 0, 0, 1, 1, 1], 6, random_state=0)[0].shape == (6, 2, 1, 2, 2)
     assert make_triplets(images, [0, 0, 0, 1, 1, 1], 6, random_state=0).shape == (6, 3, 1, 2, 2)
 
 
-def test_labels_that_make_no_tuples_are_refused():
+def test_labels_that_allow_no_tuples_are_refused():
     with pytest.raises(ValueError, match="at least two classes"):
         make_pairs(IRIS, np.zeros(150))
-    with pytest.raises(ValueError, match="No class has two points"):
+    with pytest.raises(ValueError, match="No class in y has two points"):
         make_triplets(IRIS[:3], [0, 1, 2])
     with pytest.raises(ValueError, match="inconsistent numbers"):
         make_pairs(IRIS[:3], SPECIES)
@@ -216,9 +216,9 @@ def test_labels_that_make_no_tuples_are_refused():
 # Comparisons
 
 
-# scikit-learn 1.6 asks for an option that a later scipy takes leave of.
+# scikit-learn 1.6 passes an option that newer versions of scipy deprecate.
 @pytest.mark.filterwarnings("ignore:scipy.optimize. The .disp. and .iprint. opt:DeprecationWarning")
-def test_a_comparison_holds_what_cross_validation_gives():
+def test_a_comparison_equals_cross_validation():
     within = MahalanobisMetric(within_class=True)
     scaled = make_pipeline(StandardScaler(), within)
     table = compare_learners({"plain": within, "scaled": scaled}, IRIS, SPECIES, cv=5)
@@ -256,11 +256,11 @@ def test_a_comparison_on_unseen_classes():
     assert table.loc["Euclid", "mean"] == pytest.approx(np.mean(by_hand))
 
 
-def test_p_is_that_of_students_t_but_for_the_correction():
+def test_p_value_is_a_corrected_students_t_test():
     gains = np.array([0.03, -0.01, 0.02, 0.04, 0.01])
     assert p_of_no_gain(gains, 0.0) == pytest.approx(ttest_1samp(gains, 0).pvalue)
     wider = p_of_no_gain(gains, 1 / 4)
-    # The variance of the mean is 9/4 of what it was: as if the deviations were 3/2 as large.
+    # The variance of the mean grows by 9/4, as if the deviations were 3/2 as large.
     spread = gains.mean() + (gains - gains.mean()) * np.sqrt((1 / 5 + 1 / 4) * 5)
     assert wider == pytest.approx(ttest_1samp(spread, 0).pvalue)
     assert p_of_no_gain(np.zeros(3), 0.5) == 1

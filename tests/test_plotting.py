@@ -1,4 +1,4 @@
-"""Pictures show the numbers that they are given, on the axes that they are given."""
+"""Displays: the plotted numbers, and drawing on given axes."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def legend(ax):
 # Verification
 
 
-def test_histograms_are_those_of_both_kinds_and_the_threshold_is_marked():
+def test_histograms_of_both_kinds_of_pairs_with_a_marked_threshold():
     shown = VerificationDisplay.from_estimator(VERIFIER, PAIRS, SAME, bins=20)
     heights = np.histogram(DISTANCE[SAME == 1], 20, (0, DISTANCE.max()), density=True)[0]
     bars = [patch.get_height() for patch in shown.ax_.patches[:20]]
@@ -62,7 +62,7 @@ def test_histograms_are_those_of_both_kinds_and_the_threshold_is_marked():
 
 
 @pytest.mark.parametrize("kind", ["roc", "det"])
-def test_curves_are_those_of_scikit_learn(kind):
+def test_curves_match_scikit_learn(kind):
     shown = VerificationDisplay.from_predictions(SAME, DISTANCE, kind=kind, name="mine")
     line = shown.ax_.lines[0]
     if kind == "roc":
@@ -76,7 +76,7 @@ def test_curves_are_those_of_scikit_learn(kind):
     assert legend(shown.ax_) == ["mine"]
 
 
-def test_verification_is_drawn_on_given_axes_and_one_curve_over_another():
+def test_several_curves_on_given_axes():
     _, ax = plt.subplots()
     for learner in (METRIC, FunctionTransformer().fit(X)):
         shown = VerificationDisplay.from_estimator(learner, PAIRS, SAME, kind="roc", ax=ax)
@@ -85,21 +85,21 @@ def test_verification_is_drawn_on_given_axes_and_one_curve_over_another():
     assert len(plt.get_fignums()) == 1
 
 
-def test_the_mark_on_a_curve_is_on_the_curve():
+def test_the_threshold_is_marked_on_the_curve():
     shown = VerificationDisplay.from_estimator(VERIFIER, PAIRS, SAME, kind="roc")
     curve, mark = shown.ax_.lines
     points = np.column_stack([curve.get_xdata(), curve.get_ydata()])
     at = np.ravel([mark.get_xdata(), mark.get_ydata()])
-    # scikit-learn's curve leaves out points on straight stretches.
+    # By default, scikit-learn's curve drops points on straight lines.
     far, tar, _ = roc_curve(SAME, -DISTANCE, drop_intermediate=False)
     assert np.abs(np.column_stack([far, tar]) - at).sum(axis=1).min() < 1e-12
     assert len(points) > 10
 
 
-def test_bad_pairs_and_kinds_are_refused():
+def test_invalid_pairs_and_kinds_are_refused():
     with pytest.raises(ValueError, match="kind='pie' is unknown"):
         VerificationDisplay.from_predictions(SAME, DISTANCE, kind="pie")
-    with pytest.raises(ValueError, match="of each of the 400 pairs"):
+    with pytest.raises(ValueError, match="one label for each of the 400 pairs"):
         VerificationDisplay.from_predictions(SAME[:3], DISTANCE)
     with pytest.raises(ValueError, match="pairs need the shape"):
         VerificationDisplay.from_estimator(METRIC, X, Y)
@@ -108,7 +108,7 @@ def test_bad_pairs_and_kinds_are_refused():
 # Embeddings
 
 
-def test_embeddings_before_and_after_with_the_unseen_hollow():
+def test_embeddings_before_and_after_with_hollow_unseen_classes():
     shown = EmbeddingDisplay.from_estimator(METRIC, X, Y, unseen_labels=[8, 9])
     before, after = shown.axes_
     assert [ax.get_title() for ax in shown.axes_] == ["before", "after MahalanobisMetric"]
@@ -121,12 +121,12 @@ def test_embeddings_before_and_after_with_the_unseen_hollow():
         assert_array_equal(sizes, np.bincount(Y))
 
 
-def test_classes_differ_by_more_than_colour():
+def test_classes_have_distinct_colours_and_markers():
     styles = {(COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i in range(64)}
     assert len(styles) == 64
 
 
-def test_any_projector_will_do_and_one_dimension_too():
+def test_projectors_and_embeddings_of_one_dimension():
     flat = EmbeddingDisplay.from_predictions(METRIC.transform(X)[:, :1], Y)
     assert len(flat.axes_) == 1
     tsne = TSNE(random_state=0, perplexity=5, init="pca", max_iter=250)
@@ -137,7 +137,7 @@ def test_any_projector_will_do_and_one_dimension_too():
 
 
 @pytest.mark.parametrize("image_shape", [None, (8, 8), (1, 8, 8)])
-def test_neighbours_are_the_nearest_and_right_ones_are_told_from_wrong(image_shape):
+def test_the_nearest_neighbours_are_shown_and_marked_by_class(image_shape):
     shown = RetrievalDisplay.from_estimator(
         METRIC, X, Y, n_queries=4, n_neighbors=3, image_shape=image_shape
     )
@@ -148,23 +148,23 @@ def test_neighbours_are_the_nearest_and_right_ones_are_told_from_wrong(image_sha
     assert_allclose(shown.distance, np.take_along_axis(D, nearest, axis=1), rtol=1e-6)
     for row in range(4):
         for column in range(3):
-            ax, right = shown.axes_[row, column + 1], Y[nearest[row, column]] == Y[row]
-            assert ax.get_title().startswith("✓" if right else "✗")
-            assert ax.spines["top"].get_linestyle() == ("-" if right else ":")
+            ax, correct = shown.axes_[row, column + 1], Y[nearest[row, column]] == Y[row]
+            assert ax.get_title().startswith("✓" if correct else "✗")
+            assert ax.spines["top"].get_linestyle() == ("-" if correct else ":")
             assert len(ax.images) == (image_shape is not None)
 
 
-def test_retrieval_among_others_and_of_duplicates():
+def test_retrieval_from_a_reference_and_with_duplicates():
     shown = RetrievalDisplay.from_estimator(METRIC, X[:5], Y[:5], X[100:], Y[100:], n_queries=2)
     assert shown.axes_.shape == (2, 7)
-    twins = np.concatenate([X[:4], X[:4], X[:4]])
-    shown = RetrievalDisplay.from_estimator(METRIC, twins, np.tile(Y[:4], 3), n_neighbors=2)
+    duplicates = np.concatenate([X[:4], X[:4], X[:4]])
+    shown = RetrievalDisplay.from_estimator(METRIC, duplicates, np.tile(Y[:4], 3), n_neighbors=2)
     assert_array_equal(shown.neighbor_labels, np.tile(Y[:4], 2)[:5, None].repeat(2, axis=1))
-    with pytest.raises(ValueError, match="n_neighbors=6 is more than there are among 4"):
+    with pytest.raises(ValueError, match="n_neighbors=6 is more than the 3 points"):
         RetrievalDisplay.from_estimator(METRIC, X[:4], Y[:4])
 
 
-def test_what_was_found_elsewhere_is_drawn_too():
+def test_given_neighbours_are_drawn():
     images = X[:6].reshape(2, 3, 8, 8)
     shown = RetrievalDisplay.from_predictions(
         images[:, 0], Y[[0, 3]], images[:, 1:], Y[[1, 2, 4, 5]].reshape(2, 2), np.ones((2, 2))
@@ -175,14 +175,14 @@ def test_what_was_found_elsewhere_is_drawn_too():
 # Histories and metrics
 
 
-def test_history_shows_each_series_and_the_epoch_kept():
+def test_history_has_a_panel_for_each_series():
     embedder = DeepTripletEmbedder(max_epochs=3, random_state=0).fit(X, Y)
     shown = TrainingHistoryDisplay.from_estimator(embedder)
     titles = [ax.get_title() for ax in shown.axes_]
     assert titles[:3] == ["loss", "active share", "spread"]
     assert "map at r" in titles
     assert_allclose(shown.axes_[0].lines[0].get_ydata(), embedder.history_["loss"])
-    with pytest.raises(ValueError, match="MahalanobisMetric keeps no history_"):
+    with pytest.raises(ValueError, match="MahalanobisMetric has no history_"):
         TrainingHistoryDisplay.from_estimator(METRIC)
 
 
@@ -202,7 +202,7 @@ def test_metric_shows_stretch_matrix_and_spectrum():
         MetricDisplay.from_estimator(FunctionTransformer())
 
 
-def test_matplotlib_is_asked_for_only_when_drawing():
+def test_only_drawing_needs_matplotlib():
     program = (
         "import sys, numpy as np\n"
         "sys.modules['matplotlib'] = sys.modules['matplotlib.pyplot'] = None\n"
@@ -212,4 +212,4 @@ def test_matplotlib_is_asked_for_only_when_drawing():
         "except ModuleNotFoundError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "Pictures need matplotlib: pip install matplotlib" in done.stdout, done.stderr
+    assert "Install it with: pip install matplotlib" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""scikit-learn's transformers over tuples, alone and in a Pipeline."""
+"""Transformers of tuples, alone and in a Pipeline."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ INDICES, SAME = make_pairs(IRIS, SPECIES, 40, indices=True, random_state=0)
 PAIRS = IRIS[INDICES]
 
 
-def test_indices_become_points_of_any_shape():
+def test_indices_are_replaced_by_points_of_any_shape():
     assert_array_equal(TupleIndexer(IRIS).fit_transform(INDICES), PAIRS)
     images = IRIS.reshape(150, 1, 2, 2)
     assert_array_equal(TupleIndexer(images).transform([[0, 1, 2]]), images[None, :3])
@@ -27,19 +27,19 @@ def test_indices_become_points_of_any_shape():
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        ([[0, 150]], "Indices have to be from 0 to 149, there being 150 points; got 0 to 150"),
+        ([[0, 150]], "from 0 to 149, because there are 150 points; got 0 to 150"),
         ([[-1, 3]], "got -1 to 3"),
-        ([[0.0, 1.0]], "whole numbers of shape .* got float64"),
+        ([[0.0, 1.0]], "integer indices of shape .* got float64"),
         ([0, 1], r"got int64 of shape \(2,\)"),
     ],
 )
-def test_indices_of_no_point_are_refused(X, message):
+def test_invalid_indices_are_refused(X, message):
     with pytest.raises(ValueError, match=message):
         TupleIndexer(IRIS).transform(X)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_tuples_of_any_size_are_transformed_point_by_point(size):
+def test_the_points_of_tuples_of_any_size_are_transformed(size):
     tuples = IRIS[: 12 * size].reshape(12, size, 4)
     scaler = OnTuples(StandardScaler()).fit(tuples)
     by_hand = StandardScaler().fit(np.unique(tuples.reshape(-1, 4), axis=0))
@@ -53,7 +53,7 @@ def test_a_point_in_many_tuples_counts_once():
     assert_array_equal(*means)
 
 
-def test_width_may_change_and_the_given_transformer_stays_unfitted():
+def test_the_number_of_features_may_change_and_the_parameter_stays_unfitted():
     pca = PCA(2)
     assert OnTuples(pca).fit_transform(PAIRS).shape == (40, 2, 2)
     assert not hasattr(pca, "components_")
@@ -61,7 +61,7 @@ def test_width_may_change_and_the_given_transformer_stays_unfitted():
     assert model.fit_transform(PAIRS).shape == (40, 2, 1, 2, 2)
 
 
-def test_in_a_pipeline_from_indices_on():
+def test_pipeline_from_indices():
     steps = make_pipeline(TupleIndexer(IRIS), OnTuples(StandardScaler()), OnTuples(PCA(2)))
     assert_allclose(
         clone(steps).fit_transform(INDICES, SAME),
@@ -69,13 +69,13 @@ def test_in_a_pipeline_from_indices_on():
     )
 
 
-def test_parameters_inside_can_be_set():
+def test_nested_parameters_can_be_set():
     model = OnTuples(PCA(3)).set_params(transformer__n_components=1)
     assert model.fit_transform(PAIRS).shape == (40, 2, 1)
 
 
-def test_what_are_no_tuples_is_refused():
-    with pytest.raises(ValueError, match=r"tuples of points, shape .* go through TupleIndexer"):
+def test_points_that_are_no_tuples_are_refused():
+    with pytest.raises(ValueError, match=r"tuples of points, shape .* put TupleIndexer"):
         OnTuples(StandardScaler()).fit(INDICES)
     with pytest.raises(NotFittedError):
         OnTuples(StandardScaler()).transform(PAIRS)

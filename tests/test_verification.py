@@ -1,4 +1,4 @@
-"""PairVerifier: thresholds by their definition, promises on fresh pairs, scikit-learn's users."""
+"""PairVerifier: thresholds by definition, rates on new pairs, use with scikit-learn."""
 
 import pickle
 
@@ -31,15 +31,15 @@ from skdml.preprocessing import OnTuples, TupleIndexer
 from skdml.verification import PairVerifier, choose_threshold
 
 DIGITS, NAMES = load_digits(return_X_y=True)
-STRANGERS = NAMES >= 5
-METRIC = MahalanobisMetric("oas", within_class=True).fit(DIGITS[~STRANGERS], NAMES[~STRANGERS])
-X, Y = DIGITS[STRANGERS], NAMES[STRANGERS]  # digits the metric never saw
+UNSEEN = NAMES >= 5
+METRIC = MahalanobisMetric("oas", within_class=True).fit(DIGITS[~UNSEEN], NAMES[~UNSEEN])
+X, Y = DIGITS[UNSEEN], NAMES[UNSEEN]  # digits that the metric was not trained on
 INDICES, SAME = shuffle(*make_pairs(X, Y, 3000, indices=True, random_state=0), random_state=0)
 PAIRS = X[INDICES]
 
 
 class SpreadOfPairs(MetricLearner):
-    """Weighs each feature by how little it differs within the same pairs."""
+    """A learner that divides each feature by its typical difference within same pairs."""
 
     def __init__(self, floor=1.0, supervision="pairs"):
         self.floor = floor
@@ -81,7 +81,7 @@ def judged(draw):
 
 
 @given(judged(), st.sampled_from([0.5, 1.0, 2.0]))
-def test_thresholds_are_the_best_of_all(pairs, beta):
+def test_thresholds_are_optimal(pairs, beta):
     same, distance = pairs
     all_thresholds = [-1.0, *np.unique(distance)]
 
@@ -106,7 +106,7 @@ def test_thresholds_are_the_best_of_all(pairs, beta):
 
 
 @given(judged(), st.sampled_from([0.5, 0.7, 0.9]))
-def test_asked_rates_are_kept_with_nothing_given_away(pairs, target):
+def test_target_rates_are_kept_and_the_other_rate_is_lowest(pairs, target):
     same, distance = pairs
     all_thresholds = [-1.0, *np.unique(distance)]
     if (~same).sum() >= 1 / target:
@@ -125,7 +125,7 @@ def test_asked_rates_are_kept_with_nothing_given_away(pairs, target):
         )
 
 
-def test_rates_are_those_of_scikit_learns_curves():
+def test_target_rates_match_the_curves_of_scikit_learn():
     distance = METRIC.pair_distance(PAIRS)
     same = SAME == 1
     far, tar, thresholds = roc_curve(same, -distance, drop_intermediate=False)
@@ -142,21 +142,21 @@ def test_rates_are_those_of_scikit_learns_curves():
 
 
 @pytest.mark.parametrize(("rule", "target"), [("far", 0.01), ("far", 0.1), ("frr", 0.05)])
-def test_the_promised_rate_holds_on_fresh_pairs(rule, target):
-    half = np.arange(len(X)) % 2 == 0  # of the points, so that no fresh pair holds an old one
-    old, fresh = (make_pairs(X[h], Y[h], 4000, random_state=1) for h in (half, ~half))
+def test_target_rates_hold_on_new_pairs(rule, target):
+    half = np.arange(len(X)) % 2 == 0  # halves of the points, so that the pairs share no point
+    old, new = (make_pairs(X[h], Y[h], 4000, random_state=1) for h in (half, ~half))
     verifier = frozen(threshold=rule, **{f"target_{rule}": target}).fit(*old)
-    said, same = verifier.predict(fresh[0]), fresh[1]
-    wrong = said[same == 0] == 1 if rule == "far" else said[same == 1] == 0
+    predicted, same = verifier.predict(new[0]), new[1]
+    wrong = predicted[same == 0] == 1 if rule == "far" else predicted[same == 1] == 0
     interval = binomtest(int(wrong.sum()), len(wrong)).proportion_ci(0.99)
-    # The threshold, too, was read off a sample of this size.
+    # The threshold was chosen on a sample of this size, so it has an error too.
     assert interval.low / 1.5 <= target <= interval.high * 1.5
 
 
 # Fitting
 
 
-def test_a_frozen_learner_is_only_calibrated():
+def test_a_frozen_learner_does_not_change():
     before = pickle.dumps(METRIC)
     verifier = frozen().fit(PAIRS, SAME)
     assert pickle.dumps(METRIC) == before
@@ -167,7 +167,7 @@ def test_a_frozen_learner_is_only_calibrated():
     assert verifier.score(PAIRS, SAME) == pytest.approx(roc_auc_score(SAME, -distance))
 
 
-def test_the_threshold_comes_from_pairs_whose_points_were_not_learned_from():
+def test_the_threshold_is_chosen_on_points_that_are_not_used_in_training():
     verifier = PairVerifier(SpreadOfPairs(), cv=3).fit(PAIRS, SAME)
     found, same = [], []
     for train, test in PairGroupKFold(3, random_state=0).split(PAIRS):
@@ -181,20 +181,20 @@ def test_the_threshold_comes_from_pairs_whose_points_were_not_learned_from():
     assert_array_equal(verifier.estimator_.scale_, whole.scale_)
 
 
-def test_groups_keep_people_apart():
+def test_folds_share_no_group():
     people = np.where(np.arange(len(X)) % 2, Y + 10, Y)[INDICES]
     verifier = PairVerifier(SpreadOfPairs(), cv=3).fit(PAIRS, SAME, groups=people)
     other = PairVerifier(SpreadOfPairs(), cv=3).fit(PAIRS, SAME)
     assert verifier.threshold_ != other.threshold_
 
 
-def test_a_given_threshold_needs_no_folds():
+def test_a_number_as_threshold_needs_no_folds():
     verifier = PairVerifier(SpreadOfPairs(), threshold=7.0).fit(PAIRS[:4], [1, 0, 1, 0])
     assert verifier.threshold_ == 7.0
 
 
 @pytest.mark.parametrize("labels", [(0, 1), (-1, 1), (False, True)])
-def test_labels_stay_as_they_are(labels):
+def test_predictions_have_the_given_labels(labels):
     y = np.array(labels)[SAME]
     verifier = frozen().fit(PAIRS, y)
     assert_array_equal(verifier.classes_, labels)
@@ -203,7 +203,7 @@ def test_labels_stay_as_they_are(labels):
     assert cross_val_score(frozen(), PAIRS, y, cv=3, scoring="accuracy").min() > 0.65
 
 
-def test_pairs_of_a_point_with_itself_are_left_out_and_counted():
+def test_pairs_of_a_point_with_itself_are_not_used():
     pairs = np.concatenate([PAIRS, np.stack([X[:5], X[:5]], axis=1)])
     y = np.concatenate([SAME, np.ones(5, int)])
     with pytest.warns(UserWarning, match="5 of 3005 pairs are of a point with itself"):
@@ -212,7 +212,7 @@ def test_pairs_of_a_point_with_itself_are_left_out_and_counted():
     assert verifier.threshold_ == frozen().fit(PAIRS, SAME).threshold_
 
 
-def test_any_transformer_makes_a_distance():
+def test_a_pipeline_measures_by_the_distance_of_its_embeddings():
     steps = make_pipeline(StandardScaler(), MahalanobisMetric("oas")).fit(X)
     verifier = PairVerifier(FrozenEstimator(steps)).fit(PAIRS, SAME)
     Z = steps.transform(X)
@@ -226,7 +226,7 @@ def test_any_transformer_makes_a_distance():
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
-def test_probabilities_fall_with_the_distance_and_beat_a_rescaled_distance(method):
+def test_probabilities_decrease_and_are_better_than_a_rescaled_distance(method):
     verifier = frozen(method=method).fit(PAIRS[::2], SAME[::2])
     distance, same = verifier.pair_distance(PAIRS[1::2]), SAME[1::2]
     P = verifier.predict_proba(PAIRS[1::2])
@@ -247,19 +247,19 @@ def test_probabilities_do_not_depend_on_the_unit(method):
     assert_allclose(found[2], found[1], atol=1e-4)
 
 
-def test_probabilities_never_rise_with_the_distance():
-    verifier = frozen(method="sigmoid").fit(PAIRS, 1 - SAME)  # all upside down
+def test_probabilities_never_increase_with_the_distance():
+    verifier = frozen(method="sigmoid").fit(PAIRS, 1 - SAME)  # with same and different exchanged
     assert_allclose(np.ptp(verifier.predict_proba(PAIRS)[:, 1]), 0, atol=1e-12)
 
 
-def test_there_are_no_probabilities_without_a_method():
+def test_predict_proba_needs_a_method():
     assert not hasattr(frozen(), "predict_proba")
 
 
-# scikit-learn's users
+# Use with scikit-learn
 
 
-def test_in_a_pipeline_over_indices_and_in_a_grid_search():
+def test_pipeline_of_indices_in_a_grid_search():
     model = make_pipeline(
         TupleIndexer(X), OnTuples(StandardScaler()), PairVerifier(SpreadOfPairs(), cv=3)
     )
@@ -273,7 +273,7 @@ def test_in_a_pipeline_over_indices_and_in_a_grid_search():
     assert_array_equal(search.predict(INDICES), search.best_estimator_.predict(INDICES))
 
 
-def test_scoring_moves_no_threshold():
+def test_scoring_does_not_change_the_verifier():
     verifier = frozen().fit(PAIRS, SAME)
     before = pickle.dumps(verifier)
     verifier.score(PAIRS[:50], SAME[:50])
@@ -282,7 +282,7 @@ def test_scoring_moves_no_threshold():
     assert pickle.dumps(verifier) == before
 
 
-def test_calibrated_and_tuned_by_scikit_learn():
+def test_calibration_and_tuning_by_scikit_learn():
     calibrated = CalibratedClassifierCV(frozen(), cv=3).fit(PAIRS, SAME)
     assert brier_score_loss(SAME, calibrated.predict_proba(PAIRS)[:, 1]) < 0.21
     tuned = TunedThresholdClassifierCV(frozen(), scoring="balanced_accuracy", cv=3)
@@ -308,7 +308,7 @@ def test_clone_and_pickle():
         ({}, X, SAME, r"pairs need the shape \(n_pairs, 2, n_features\)"),
         ({}, PAIRS, SAME + 1, "y of pairs has to hold 1"),
         ({}, PAIRS, None, "requires y"),
-        ({}, PAIRS[:5], SAME, "of each of the 5 pairs"),
+        ({}, PAIRS[:5], SAME, "one label for each of the 5 pairs"),
         ({}, PAIRS, np.ones(3000), "all 3000 are the same"),
         ({"threshold": "best"}, PAIRS, SAME, "threshold='best' is unknown; choose one of"),
         ({"threshold": "far"}, PAIRS, SAME, "threshold='far' needs target_far"),
@@ -317,15 +317,15 @@ def test_clone_and_pickle():
             {"threshold": "far", "target_far": 1e-4},
             PAIRS,
             SAME,
-            "1500 pairs that are different: at least 1 / 0.0001 = 10000",
+            "1500 different pairs: at least 1 / 0.0001 = 10000",
         ),
-        ({"threshold": "frr", "target_frr": 1e-4}, PAIRS, SAME, "1500 pairs that are same"),
+        ({"threshold": "frr", "target_frr": 1e-4}, PAIRS, SAME, "1500 same pairs: at least"),
         ({"beta": 0.0}, PAIRS, SAME, "beta == 0.0, must be > 0"),
         ({"method": "platt"}, PAIRS, SAME, "method='platt' is unknown"),
         ({"cv": 1}, PAIRS, SAME, "cv == 1, must be >= 2"),
     ],
 )
-def test_bad_input_is_named_and_leaves_nothing_behind(params, pairs, y, message):
+def test_invalid_input_is_refused_and_nothing_is_fitted(params, pairs, y, message):
     verifier = frozen(**params)
     with pytest.raises(ValueError, match=message):
         verifier.fit(pairs, y)
@@ -334,25 +334,25 @@ def test_bad_input_is_named_and_leaves_nothing_behind(params, pairs, y, message)
         verifier.predict(PAIRS)
 
 
-def test_all_pairs_of_one_point_with_itself_are_refused():
+def test_pairs_of_two_points_of_one_kind_are_refused():
     pairs = np.concatenate([PAIRS[:3], np.stack([X[:3], X[:3]], axis=1)])
     with (
         pytest.warns(UserWarning, match="3 of 6 pairs"),
-        pytest.raises(ValueError, match="of the 3 pairs of two points all are of one kind"),
+        pytest.raises(ValueError, match="all 3 pairs of two different points are of one kind"),
     ):
         frozen().fit(pairs, [0, 0, 0, 1, 1, 1])
 
 
-def test_learners_of_labels_are_told_how():
+def test_learners_of_labels_are_refused():
     with pytest.raises(ValueError, match="Set supervision='pairs', or fit it beforehand"):
         PairVerifier(SpreadOfPairs(supervision="labels")).fit(PAIRS, SAME)
 
 
-def test_too_few_pairs_for_the_folds_are_told():
+def test_too_few_pairs_for_the_folds_are_refused():
     with pytest.raises(ValueError, match="fewer folds"):
         PairVerifier(SpreadOfPairs(), cv=2).fit(PAIRS[:2], [1, 0])
 
 
-def test_what_measures_no_distance_is_refused():
+def test_estimators_without_a_distance_are_refused():
     with pytest.raises(ValueError, match="neither pair_distance nor transform"):
         PairVerifier(FrozenEstimator(choose_threshold), threshold=1.0).fit(PAIRS, SAME)

@@ -1,5 +1,6 @@
-"""How good a learned distance is: retrieval over embeddings, verification over distances."""
+"""Measures of a learned distance: retrieval, verification and few-shot accuracy, and scorers."""
 
+from skdml.metrics.few_shot import few_shot_score
 from skdml.metrics.retrieval import (
     map_at_r,
     mean_average_precision,
@@ -12,7 +13,6 @@ from skdml.metrics.retrieval import (
 )
 from skdml.metrics.scorers import (
     equal_error_rate_scorer,
-    few_shot_score,
     make_retrieval_scorer,
     make_verification_scorer,
     map_at_r_scorer,

@@ -1,42 +1,46 @@
-"""Scorers: measures of a learned distance in the form that cross-validation and searches take.
+"""Scorers of learned distances, for the parameter `scoring` of cross-validation and searches.
 
-A scorer is a function of a fitted estimator, X and y, of which larger is better. The estimator is a
-learner, any other transformer, or a pipeline that ends in one; its embeddings are compared by the
-base distance that goes with them.
+A scorer is a function of a fitted estimator, X and y. A larger score is better. The estimator is a
+learner, another transformer, or a pipeline that ends in one. Its embeddings are compared by its
+base distance (see `skdml.distances.base_distance_of`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral
+from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
-from sklearn.utils import Bunch, check_consistent_length, check_random_state, check_scalar
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_scalar
 
-from skdml.constraints import encode_labels
-from skdml.distances import base_distance_of, paired_base_distance, pairwise_base_distance
+from skdml.distances import base_distance_of, paired_base_distance
 from skdml.metrics import retrieval
 from skdml.metrics.verification import equal_error_rate, tar_at_far, verification_report
 from skdml.model_selection import make_pairs
-from skdml.verification import distances
+from skdml.verification import pair_distances
 
 VERIFICATION_MEASURES = ("eer", "roc_auc", "tar_at_far")
 
 
-def make_retrieval_scorer(measure="map_at_r", *, k=None, average="query"):
-    """Make a scorer by which each judged point looks for its class among the others.
+def make_retrieval_scorer(
+    measure: str = "map_at_r", *, k: int | None = None, average: str = "query"
+) -> Callable[[Any, ArrayLike, ArrayLike], float]:
+    """Make a scorer from a retrieval measure.
 
-    With `skdml.model_selection.ClassDisjointKFold` the classes are ones that training never saw.
+    Each test point is a query, and all other test points are the reference. To score on unseen
+    classes, use `skdml.model_selection.ClassDisjointKFold`.
 
     Parameters
     ----------
     measure : str, default="map_at_r"
-        "recall_at_k", "precision_at_k", "ndcg_at_k", "r_precision", "map_at_r",
-        "mean_average_precision" or "mean_reciprocal_rank": the function of that name in
-        `skdml.metrics`.
+        Name of a function of `skdml.metrics`: "recall_at_k", "precision_at_k", "ndcg_at_k",
+        "r_precision", "map_at_r", "mean_average_precision" or "mean_reciprocal_rank".
     k : int, default=None
-        For those at k; None is the default of the function.
+        Number of nearest points that count, at least 1, for the measures at k. None uses the
+        default of the function.
     average : {"query", "class"}, default="query"
-        The mean over all points, or over the means of the classes.
+        "query" is the mean over all points. "class" is the mean over the means of the classes.
 
     Returns
     -------
@@ -46,7 +50,7 @@ def make_retrieval_scorer(measure="map_at_r", *, k=None, average="query"):
     Raises
     ------
     ValueError
-        If there is no such measure or average, or a measure that has no k is given one.
+        If `measure` or `average` is unknown, or if `k` is given for a measure without k.
 
     Examples
     --------
@@ -67,39 +71,53 @@ def make_retrieval_scorer(measure="map_at_r", *, k=None, average="query"):
             f"measure={measure!r} is unknown; choose one of {sorted(retrieval.MEASURES)}."
         )
     if average not in ("query", "class"):
-        raise ValueError(f"average={average!r} makes no score; choose 'query' or 'class'.")
-    options = {"average": average}
+        raise ValueError(f"average={average!r} gives no score; choose 'query' or 'class'.")
+    options: dict[str, Any] = {"average": average}
     if k is not None:
         if not measure.endswith("_at_k"):
-            raise ValueError(f"{measure} has no k; got k={k!r}.")
+            raise ValueError(f"{measure} has no k; got k={k!r}. Leave k at None.")
         options["k"] = check_scalar(k, "k", Integral, min_val=1)
     return partial(_retrieval_score, getattr(retrieval, measure), options)
 
 
-def _retrieval_score(measure, options, estimator, X, y):
-    return measure(_embed(estimator, X), y, metric=base_distance_of(estimator), **options)
+def _retrieval_score(
+    measure: Callable[..., Any],
+    options: dict[str, Any],
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+) -> float:
+    return measure(embed(estimator, X), y, metric=base_distance_of(estimator), **options)
 
 
 def make_verification_scorer(
-    measure="eer", *, far=0.01, supervision="labels", n_pairs=10_000, random_state=0
-):
-    """Make a scorer that tells pairs of one class from pairs of two by their distance.
+    measure: str = "eer",
+    *,
+    far: float = 0.01,
+    supervision: str = "labels",
+    n_pairs: int = 10_000,
+    random_state: int | np.random.RandomState | None = 0,
+) -> Callable[[Any, ArrayLike, ArrayLike], float]:
+    """Make a scorer from a verification measure.
+
+    The scorer compares the distances of same pairs with the distances of different pairs.
 
     Parameters
     ----------
     measure : {"eer", "roc_auc", "tar_at_far"}, default="eer"
-        Minus the equal error rate, since larger is better; the area under the ROC curve; or the
-        share of genuine pairs accepted at the false-accept rate `far`.
+        "eer" is the negative equal error rate (larger is better), "roc_auc" the area under the ROC
+        curve, and "tar_at_far" the true-accept rate at the false-accept rate `far`.
     far : float, default=0.01
-        For "tar_at_far", in (0, 1).
+        The false-accept rate for "tar_at_far", in (0, 1).
     supervision : {"labels", "pairs"}, default="labels"
-        Whether X is points and y their classes, so that pairs are drawn, or X is pairs and y says
-        which are the same. With "pairs" the estimator may also be a
-        :class:`~skdml.verification.PairVerifier`, or a pipeline that ends in one.
+        What X and y are. With "labels", X holds points and y their classes, and pairs are drawn.
+        With "pairs", X holds pairs, and y is 1 for same pairs and 0 or -1 for different pairs. The
+        estimator may then also be a :class:`~skdml.verification.PairVerifier`, or a pipeline that
+        ends in one.
     n_pairs : int, default=10_000
-        With "labels": how many pairs to draw, half of each kind; fewer where there are no more.
+        Number of pairs to draw with "labels", half of each kind. Fewer are drawn if fewer exist.
     random_state : int, RandomState instance or None, default=0
-        Decides the draw. An int judges all candidates of a search by the same pairs.
+        Seed of the draw. With an int, all candidates of a search are scored on the same pairs.
 
     Returns
     -------
@@ -113,7 +131,7 @@ def make_verification_scorer(
 
     See Also
     --------
-    skdml.model_selection.PairGroupKFold : Folds of pairs that share no point.
+    skdml.model_selection.PairGroupKFold : Folds of pairs without shared points.
 
     Examples
     --------
@@ -135,17 +153,27 @@ def make_verification_scorer(
         )
     if supervision not in ("labels", "pairs"):
         raise ValueError(f"supervision={supervision!r} is unknown; choose 'labels' or 'pairs'.")
-    draw = {"n_pairs": n_pairs, "random_state": random_state} if supervision == "labels" else None
-    return partial(_verification_score, measure, far, draw)
+    options = {"n_pairs": n_pairs, "random_state": random_state}
+    drawing = options if supervision == "labels" else None
+    return partial(_verification_score, measure, far, drawing)
 
 
-def _verification_score(measure, far, draw, estimator, X, y):
-    if draw is None:
+def _verification_score(
+    measure: str,
+    far: float,
+    drawing: dict[str, Any] | None,
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+) -> float:
+    same: ArrayLike
+    if drawing is None:
         same, distance = y, _distances(estimator, X)
     else:
-        Z = _embed(estimator, X)
-        pairs, same = make_pairs(Z, y, indices=True, **draw)
-        distance = paired_base_distance(*Z[pairs.T], base_distance_of(estimator))
+        Z = embed(estimator, X)
+        pairs, same = make_pairs(Z, y, indices=True, **drawing)
+        first, second = Z[pairs.T]
+        distance = paired_base_distance(first, second, base_distance_of(estimator))
     if measure == "eer":
         return -equal_error_rate(same, distance)
     if measure == "tar_at_far":
@@ -153,122 +181,33 @@ def _verification_score(measure, far, draw, estimator, X, y):
     return verification_report(same, distance, far=())["roc_auc"]
 
 
-def _distances(estimator, pairs):
-    """Return the distance within pairs; of a verifier in a pipeline up to its threshold."""
+def _distances(estimator: Any, pairs: ArrayLike) -> NDArray[np.floating]:
+    """Return the distance within pairs. For a verifier in a pipeline, subtract its threshold."""
     if hasattr(estimator, "pair_distance") or hasattr(estimator, "transform"):
-        return distances(estimator, np.asarray(pairs))
+        return pair_distances(estimator, np.asarray(pairs))
     if hasattr(estimator, "decision_function"):
         return -estimator.decision_function(pairs)
     raise ValueError(
-        f"{type(estimator).__name__} has none of pair_distance, transform and decision_function, "
-        "so that it cannot verify pairs."
+        f"{type(estimator).__name__} has none of pair_distance, transform and decision_function. "
+        "Give a learner, a PairVerifier, or a pipeline that ends in one."
     )
 
 
-def _embed(estimator, X):
+def embed(estimator: Any, X: ArrayLike) -> NDArray[Any]:
+    """Return the embeddings of points by a fitted estimator, or raise if it has no `transform`."""
     if not hasattr(estimator, "transform"):
         raise ValueError(
-            f"{type(estimator).__name__} has no transform, so that there are no embeddings to "
-            "score. Give a learner, or a pipeline that ends in one."
+            f"{type(estimator).__name__} has no transform, so there are no embeddings to score. "
+            "Give a learner, or a pipeline that ends in one."
         )
     return np.asarray(estimator.transform(X))
 
 
 map_at_r_scorer = make_retrieval_scorer("map_at_r")
-"""Scores by MAP@R of each point among the others."""
+"""Scorer by MAP@R, with each test point as a query among the others."""
 
 recall_at_1_scorer = make_retrieval_scorer("recall_at_k", k=1)
-"""Scores by the share of points whose nearest other is of their class."""
+"""Scorer by the share of test points whose nearest other point is of their class."""
 
 equal_error_rate_scorer = make_verification_scorer("eer")
-"""Scores by minus the equal error rate of 10 000 pairs drawn by class."""
-
-
-def few_shot_score(
-    estimator, X, y, n_way=5, n_shot=1, n_queries=15, n_episodes=600, random_state=None
-):
-    """Accuracy with classes known by a few samples only, over episodes drawn at random.
-
-    An episode draws `n_way` classes, and of each `n_shot` samples to know it by and `n_queries`
-    others to recognise: a query is of the class whose prototype, the mean of its samples, is
-    nearest in the learned distance. Classes with fewer samples than that take no part.
-
-    Parameters
-    ----------
-    estimator : estimator
-        A fitted learner, any other fitted transformer, or a pipeline that ends in one.
-    X : array-like of shape (n_samples, ...)
-        Points, of classes that the learner has not seen, for an honest score.
-    y : array-like of shape (n_samples,)
-        Their classes.
-    n_way, n_shot, n_queries : int, default=5, 1, 15
-        How many classes, and how many samples of each: n_way >= 2, the others >= 1.
-    n_episodes : int, default=600
-        How many episodes, at least 2.
-    random_state : int, RandomState instance or None, default=None
-        Decides the episodes.
-
-    Returns
-    -------
-    Bunch
-        ``mean`` (the mean accuracy, in [0, 1]; 1 / n_way is chance), ``interval`` (two floats: its
-        95 % confidence interval over episodes by Student's t, the classes and samples given) and
-        ``accuracies`` (an ndarray of shape (n_episodes,)).
-
-    Raises
-    ------
-    ValueError
-        If fewer than `n_way` classes have `n_shot` + `n_queries` samples, or a number is out of
-        range.
-
-    References
-    ----------
-    O. Vinyals et al., "Matching Networks for One Shot Learning", NIPS 2016, section 4.1 (the
-    episodes). J. Snell, K. Swersky, R. Zemel, "Prototypical Networks for Few-shot Learning", NIPS
-    2017 (the prototypes).
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from skdml import MahalanobisMetric
-    >>> from skdml.metrics import few_shot_score
-    >>> X, y = load_digits(return_X_y=True)
-    >>> metric = MahalanobisMetric("oas", within_class=True).fit(X[y < 5], y[y < 5])
-    >>> strangers = X[y >= 5], y[y >= 5]
-    >>> found = few_shot_score(metric, *strangers, n_episodes=100, random_state=0)
-    >>> bool(0.5 < found.interval[0] < found.mean < found.interval[1])  # chance is 0.2
-    True
-    """
-    least = {"n_way": 2, "n_shot": 1, "n_queries": 1, "n_episodes": 2}
-    given = (n_way, n_shot, n_queries, n_episodes)
-    for value, (name, min_val) in zip(given, least.items(), strict=True):
-        check_scalar(value, name, Integral, min_val=min_val)
-    check_consistent_length(X, y)
-    codes, classes = encode_labels(y)
-    n_drawn = n_shot + n_queries
-    members = [np.flatnonzero(codes == c) for c in range(len(classes))]
-    members = [rows for rows in members if len(rows) >= n_drawn]
-    if len(members) < n_way:
-        raise ValueError(
-            f"n_way={n_way} classes with n_shot + n_queries = {n_drawn} samples are needed; "
-            f"{len(members)} of the {len(classes)} classes have as many."
-        )
-    Z, metric = _embed(estimator, X), base_distance_of(estimator)
-    rng = check_random_state(random_state)
-    accuracies = np.empty(n_episodes)
-    for episode in range(n_episodes):
-        chosen = rng.choice(len(members), n_way, replace=False)
-        rows = np.array([rng.choice(members[c], n_drawn, replace=False) for c in chosen])
-        accuracies[episode] = _episode(Z[rows], n_shot, metric)
-    mean = accuracies.mean()
-    half = student_t.ppf(0.975, n_episodes - 1) * accuracies.std(ddof=1) / np.sqrt(n_episodes)
-    interval = (float(mean - half), float(mean + half))
-    return Bunch(mean=float(mean), interval=interval, accuracies=accuracies)
-
-
-def _episode(Z, n_shot, metric):
-    """Accuracy on samples (n_way, n_shot + n_queries, n_components), the first of each known."""
-    prototypes = Z[:, :n_shot].mean(axis=1)
-    queries = Z[:, n_shot:].reshape(-1, Z.shape[2])
-    nearest = pairwise_base_distance(queries, prototypes, metric).argmin(axis=1)
-    return (nearest.reshape(len(Z), -1) == np.arange(len(Z))[:, None]).mean()
+"""Scorer by the negative equal error rate of 10 000 pairs, drawn from class labels."""

@@ -1,43 +1,50 @@
-"""Verification: are two points of one class? Judged from the distance alone.
+"""Verification measures: decide from the distance whether two points are of the same class.
 
-A pair is accepted up to a threshold, the threshold itself included. FAR, the false-accept rate, is
-the share of pairs of different classes (impostors) that are accepted; FRR, the false-reject rate,
-the share of pairs of one class (genuine ones) that are not; TAR = 1 - FRR.
+A pair is accepted if its distance is at most the threshold. A same pair has two points of the same
+class, a different pair has points of two classes.
+
+- FAR, the false-accept rate: share of different pairs that are accepted.
+- FRR, the false-reject rate: share of same pairs that are rejected.
+- TAR, the true-accept rate: 1 - FRR.
 """
 
 from collections.abc import Iterable
 from numbers import Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.utils import check_array, check_scalar
 
 from skdml.constraints import check_same
 
 
-def far_frr_curve(y_true, distance):
-    """Both error rates at every threshold that makes a difference.
+def far_frr_curve(
+    y_true: ArrayLike, distance: ArrayLike
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Compute the false-accept rate and the false-reject rate at every threshold.
 
     Parameters
     ----------
     y_true : array-like of shape (n_pairs,)
-        1 where the two points of a pair are of one class, else 0 (or -1).
+        1 for pairs of the same class, 0 or -1 for pairs of different classes.
     distance : array-like of shape (n_pairs,)
         The distance within each pair.
 
     Returns
     -------
     far : ndarray of shape (n_thresholds,)
-        False-accept rates, from 0 to 1, never falling.
+        False-accept rates, from 0 to 1, in increasing order.
     frr : ndarray of shape (n_thresholds,)
-        False-reject rates, from 1 to 0, never rising.
+        False-reject rates, from 1 to 0, in decreasing order.
     thresholds : ndarray of shape (n_thresholds,)
-        Minus infinity, which accepts nothing, then all distances that occur, in order.
+        Minus infinity, which accepts no pair, and then all distinct distances, in increasing order.
 
     Raises
     ------
     ValueError
-        If the pairs are all of one kind, or `y_true` holds other values.
+        If all pairs are of one kind, or `y_true` contains other values.
 
     References
     ----------
@@ -50,21 +57,20 @@ def far_frr_curve(y_true, distance):
     >>> far.tolist(), frr.tolist()
     ([0.0, 0.0, 0.5, 0.5, 1.0], [1.0, 0.5, 0.5, 0.0, 0.0])
     """
-    same, distance = _check_pairs(y_true, distance)
-    far, tar, scores = roc_curve(same, -distance, drop_intermediate=False)
+    same, checked = _check_pairs(y_true, distance)
+    far, tar, scores = roc_curve(same, -checked, drop_intermediate=False)
     return far, 1 - tar, -scores
 
 
-def equal_error_rate(y_true, distance):
-    """Error rate at the threshold where as many impostors pass as genuine pairs are refused.
+def equal_error_rate(y_true: ArrayLike, distance: ArrayLike) -> float:
+    """Compute the error rate at which the false-accept and the false-reject rate are equal.
 
-    The false-accept and the false-reject rate are read as straight lines between the thresholds
-    that occur, and cross once.
+    Both rates are interpolated linearly between the thresholds of `far_frr_curve`.
 
     Parameters
     ----------
     y_true : array-like of shape (n_pairs,)
-        1 where the two points of a pair are of one class, else 0 (or -1).
+        1 for pairs of the same class, 0 or -1 for pairs of different classes.
     distance : array-like of shape (n_pairs,)
         The distance within each pair.
 
@@ -76,7 +82,7 @@ def equal_error_rate(y_true, distance):
     Raises
     ------
     ValueError
-        If the pairs are all of one kind, or `y_true` holds other values.
+        If all pairs are of one kind, or `y_true` contains other values.
 
     Examples
     --------
@@ -92,19 +98,19 @@ def equal_error_rate(y_true, distance):
     return float(far[before] + weight * (far[after] - far[before]))
 
 
-def tar_at_far(y_true, distance, far=0.01):
-    """Largest share of genuine pairs that is accepted with at most `far` of the impostors.
+def tar_at_far(y_true: ArrayLike, distance: ArrayLike, far: float = 0.01) -> float:
+    """Compute the largest true-accept rate with a false-accept rate of at most `far`.
 
-    Only thresholds that occur are considered: nothing is read off between two of them.
+    Only the thresholds of `far_frr_curve` are considered, without interpolation.
 
     Parameters
     ----------
     y_true : array-like of shape (n_pairs,)
-        1 where the two points of a pair are of one class, else 0 (or -1).
+        1 for pairs of the same class, 0 or -1 for pairs of different classes.
     distance : array-like of shape (n_pairs,)
         The distance within each pair.
     far : float, default=0.01
-        The false-accept rate that is not exceeded, in (0, 1).
+        The largest false-accept rate, in (0, 1).
 
     Returns
     -------
@@ -114,8 +120,8 @@ def tar_at_far(y_true, distance, far=0.01):
     Raises
     ------
     ValueError
-        If the pairs are all of one kind, `y_true` holds other values, or there are fewer than
-        1 / `far` impostors.
+        If all pairs are of one kind, `y_true` contains other values, or there are fewer than
+        1 / `far` different pairs.
 
     Examples
     --------
@@ -125,36 +131,47 @@ def tar_at_far(y_true, distance, far=0.01):
     """
     limits = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
     check_scalar(far, "far", Real, **limits)
-    same, distance = _check_pairs(y_true, distance)
+    same, checked = _check_pairs(y_true, distance)
     _check_enough((~same).sum(), far)
-    rates, frr, _ = far_frr_curve(same, distance)
+    rates, frr, _ = far_frr_curve(same, checked)
     return float(1 - frr[np.flatnonzero(rates <= far)[-1]])
 
 
-def verification_report(y_true, distance, *, far=(0.1, 0.01, 0.001)):
-    """Return the measures of verification.
+def verification_report(
+    y_true: ArrayLike,
+    distance: ArrayLike,
+    *,
+    far: float | Iterable[float] = (0.1, 0.01, 0.001),
+) -> dict[str, float]:
+    """Compute all verification measures.
 
     Parameters
     ----------
     y_true : array-like of shape (n_pairs,)
-        1 where the two points of a pair are of one class, else 0 (or -1).
+        1 for pairs of the same class, 0 or -1 for pairs of different classes.
     distance : array-like of shape (n_pairs,)
         The distance within each pair.
     far : float or iterable of float, default=(0.1, 0.01, 0.001)
-        The false-accept rates to give the true-accept rate at.
+        The false-accept rates at which the true-accept rate is computed, each in (0, 1).
 
     Returns
     -------
     dict of str to float
-        "roc_auc" (the share of genuine and impostor pairs of which the genuine one is nearer),
-        "equal_error_rate", "accuracy" (at the threshold that is best for these pairs: an upper
-        bound of what a threshold chosen elsewhere reaches), and "tar_at_far_0.01" and so on, NaN
-        where there are too few impostors to tell. Besides, "n_same" and "n_different".
+        The measures:
+
+        - "roc_auc": the area under the ROC curve, which is the probability that a same pair has a
+          smaller distance than a different pair;
+        - "equal_error_rate": see `equal_error_rate`;
+        - "accuracy": the accuracy at the best threshold for these pairs; a threshold that is chosen
+          on other pairs cannot do better;
+        - "tar_at_far_0.01" and so on, for each rate: see `tar_at_far`; NaN if there are fewer
+          different pairs than 1 / rate;
+        - "n_same" and "n_different": the number of pairs of each kind.
 
     Raises
     ------
     ValueError
-        If the pairs are all of one kind, `y_true` holds other values, or a rate is out of range.
+        If all pairs are of one kind, `y_true` contains other values, or a rate is out of range.
 
     Examples
     --------
@@ -163,36 +180,37 @@ def verification_report(y_true, distance, *, far=(0.1, 0.01, 0.001)):
     >>> report["roc_auc"], report["tar_at_far_0.5"]
     (0.75, 1.0)
     """
-    same, distance = _check_pairs(y_true, distance)
+    same, checked = _check_pairs(y_true, distance)
     n_same, n_different = int(same.sum()), int((~same).sum())
-    rates, frr, _ = far_frr_curve(same, distance)
+    rates, frr, _ = far_frr_curve(same, checked)
     errors = rates * n_different + frr * n_same
     report = {
-        "roc_auc": float(roc_auc_score(same, -distance)),
-        "equal_error_rate": equal_error_rate(same, distance),
+        "roc_auc": float(roc_auc_score(same, -checked)),
+        "equal_error_rate": equal_error_rate(same, checked),
         "accuracy": float(1 - errors.min() / len(same)),
     }
-    for each in far if isinstance(far, Iterable) else (far,):
-        told = not isinstance(each, Real) or each * n_different >= 1 or each <= 0
-        report[f"tar_at_far_{each}"] = tar_at_far(same, distance, each) if told else np.nan
+    for rate in far if isinstance(far, Iterable) else (far,):
+        # Rates that are out of range are passed on, because `tar_at_far` refuses them.
+        enough = not isinstance(rate, Real) or rate * n_different >= 1 or rate <= 0
+        report[f"tar_at_far_{rate}"] = tar_at_far(same, checked, rate) if enough else np.nan
     return report | {"n_same": n_same, "n_different": n_different}
 
 
-def _check_pairs(y_true, distance):
-    distance = check_array(distance, ensure_2d=False, input_name="distance")
-    if distance.ndim != 1:
-        raise ValueError(f"distance needs the shape (n_pairs,); got {distance.shape}.")
-    same = check_same(y_true, len(distance), both_kinds=False)
+def _check_pairs(y_true: ArrayLike, distance: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    checked: NDArray[Any] = check_array(distance, ensure_2d=False, input_name="distance")
+    if checked.ndim != 1:
+        raise ValueError(f"distance needs the shape (n_pairs,); got {checked.shape}.")
+    same = check_same(y_true, len(checked), both_kinds=False)
     if same.all() or not same.any():
         kind = "the same" if same.any() else "different"
         raise ValueError(f"Verification needs pairs of both kinds; all {len(same)} are {kind}.")
-    return same, distance
+    return same, checked
 
 
-def _check_enough(n_different, far):
+def _check_enough(n_different: int, far: float) -> None:
     needed = int(np.ceil(1 / far))
     if n_different < needed:
         raise ValueError(
-            f"far={far} cannot be told from {n_different} pairs that are different: at least "
+            f"far={far} cannot be estimated from {n_different} different pairs: at least "
             f"1 / {far} = {needed} are needed."
         )

@@ -99,7 +99,7 @@ def test_given_pairs_are_read_as_points_and_rows(labels):
         ([-1, -1, -1], "both kinds are needed to learn from; all 3 are different"),
         ([0, 1, 2], r"has to hold 1 \(same\) and 0 \(different\), or 1 and -1; got"),
         ([0, 1, -1], "has to hold 1"),
-        ([0, 1], "of each of the 3 pairs if it is one; got 2"),
+        ([0, 1], "one label for each of the 3 pairs; got 2 labels"),
     ],
 )
 def test_bad_labels_of_pairs_are_refused(y, message):

@@ -1,19 +1,16 @@
-"""Measures against loops over queries and pairs that say what they promise."""
-
-from itertools import pairwise
+"""Retrieval measures, compared with plain loops and with scikit-learn."""
 
 import numpy as np
 import pytest
 import sklearn
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_wine
-from sklearn.metrics import det_curve, ndcg_score, roc_auc_score
+from sklearn.metrics import ndcg_score
 from sklearn.preprocessing import StandardScaler
 
 from skdml.metrics import (
-    equal_error_rate,
-    far_frr_curve,
+    _ranking,
     map_at_r,
     mean_average_precision,
     mean_reciprocal_rank,
@@ -21,10 +18,7 @@ from skdml.metrics import (
     precision_at_k,
     r_precision,
     recall_at_k,
-    retrieval,
     retrieval_report,
-    tar_at_far,
-    verification_report,
 )
 
 SCIPY = {
@@ -37,7 +31,7 @@ SCIPY = {
 
 
 def rankings(Z, labels, ref, ref_labels, metric, itself):
-    """Labels of the reference points in the order each query meets them, and its own."""
+    """Yield for each query the labels of the ranked reference points, and its own label."""
     for i, row in enumerate(cdist(Z, ref, SCIPY[metric])):
         order = sorted((d, j) for j, d in enumerate(row) if not (itself and j == i))
         yield [ref_labels[j] for _, j in order], labels[i]
@@ -125,7 +119,7 @@ IDS = [f"{metric}-{'ties' if X.shape[1] == 2 else 'smooth'}" for metric, X, _ in
 
 @pytest.mark.parametrize("view", ["itself", "reference", "includes"])
 @pytest.mark.parametrize(("metric", "X", "labels"), CASES, ids=IDS)
-def test_retrieval_is_that_of_the_loop(metric, X, labels, view):
+def test_retrieval_measures_match_plain_loops(metric, X, labels, view):
     if view == "itself":
         Z, own, ref, ref_labels, call = X, labels, X, labels, ()
     else:
@@ -160,7 +154,7 @@ def assert_same_report(found, expected, rtol=1e-12):
         assert_allclose(found[name], expected[name], rtol=rtol, err_msg=name)
 
 
-def test_blocks_change_nothing():
+def test_the_block_size_does_not_change_results():
     Z, labels, *reference = many()
     for call in ((), reference):
         whole = retrieval_report(Z, labels, *call, average=None)
@@ -168,9 +162,9 @@ def test_blocks_change_nothing():
             assert_same_report(retrieval_report(Z, labels, *call, average=None), whole)
 
 
-def test_where_the_points_lie_and_their_unit_change_nothing():
+def test_shifts_and_units_do_not_change_results():
     Z, labels, *_ = many(5)
-    grid = (Z * 64).round()  # shifts and units are exact, and so are ties
+    grid = (Z * 64).round()  # on a grid, shifts, units and ties are exact
     expected = retrieval_report(grid, labels, average=None)
     for moved in (grid + 2**30, grid * 2.0**600, grid * 2.0**-600, grid.astype(np.float32)):
         assert_same_report(retrieval_report(moved, labels, average=None), expected)
@@ -178,7 +172,7 @@ def test_where_the_points_lie_and_their_unit_change_nothing():
 
 @pytest.mark.parametrize("itself", [True, False])
 @pytest.mark.parametrize("spacing", [1, 64])
-def test_many_rows_at_once_and_row_by_row_rank_alike(itself, spacing, monkeypatch):
+def test_ranking_at_once_equals_ranking_row_by_row(itself, spacing, monkeypatch):
     Z, labels, *reference = many(5)
     Z = (Z * spacing).round()  # a narrow grid has ties everywhere, a wide one few
     call = () if itself else ((reference[0] * spacing).round(), reference[1])
@@ -188,34 +182,33 @@ def test_many_rows_at_once_and_row_by_row_rank_alike(itself, spacing, monkeypatc
         return [*at_k, r_precision(Z, labels, *call), map_at_r(Z, labels, *call)]
 
     at_once = found()
-    monkeypatch.setattr(retrieval, "_FEW_POINTS", 0)
+    monkeypatch.setattr(_ranking, "_MAX_POINTS_AT_ONCE", 0)
     assert at_once == found()
-    monkeypatch.setattr(retrieval, "_FEW_POINTS", 2**14)
-    monkeypatch.setattr(retrieval, "_AT_ONCE", 1)
+    monkeypatch.setattr(_ranking, "_MAX_POINTS_AT_ONCE", 2**14)
+    monkeypatch.setattr(_ranking, "_DISTANCES_AT_ONCE", 1)
     assert at_once == found()
 
 
 @pytest.mark.parametrize("metric", ["manhattan", "euclidean"])
-def test_distances_that_differ_past_single_precision_are_told_apart(metric):
+def test_distances_that_differ_beyond_single_precision_are_ordered(metric):
     rng = np.random.default_rng(0)
     x = np.append(0, 1 + rng.random(100) * 1e-9)[:, None]
     labels = np.arange(101) % 3
     ranked = rankings(x, labels.tolist(), x, labels.tolist(), metric, True)
     expected = each_query(literal_average_precision, ranked)
     found = mean_average_precision(x, labels, average=None, metric=metric)
-    assert_allclose(
-        found[0], expected[0]
-    )  # all others lie at one distance, but for the last digits
+    # Only the first query: from it, the distances of all other points differ in the last digits.
+    assert_allclose(found[0], expected[0])
 
 
-def test_all_in_one_place_goes_by_place():
+def test_equal_distances_are_ranked_by_index():
     labels = np.array([0, 1, 0, 1, 1])
     found = mean_reciprocal_rank(np.ones((5, 3)), labels, average=None)
     assert_allclose(found, [1 / 2, 1 / 3, 1, 1 / 2, 1 / 2])
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 499])
-def test_ndcg_is_that_of_scikit_learn(k):
+def test_ndcg_matches_scikit_learn(k):
     Z, labels, reference, reference_labels = many()
     match = (labels[:, None] == reference_labels).astype(int)
     asked = match.any(axis=1)
@@ -224,9 +217,9 @@ def test_ndcg_is_that_of_scikit_learn(k):
     assert ndcg_at_k(Z, labels, reference, reference_labels, k=k) == pytest.approx(expected)
 
 
-# By AccuracyCalculator of pytorch-metric-learning 2.9.0, with CustomKNN on Euclid's distance of
-# points that are not normalised, of the standardised wine data: all points; the even rows in the
-# odd ones; the same by its avg_of_avgs.
+# Values of AccuracyCalculator of pytorch-metric-learning 2.9.0, with CustomKNN and the Euclidean
+# distance without normalisation, on the standardised wine data. The keys are the average ("class"
+# is avg_of_avgs) and whether even rows are queries in the odd rows (False: all among all).
 WINE = {
     ("query", False): (
         0.9550561797752809,
@@ -260,7 +253,7 @@ WINE = {
 
 
 @pytest.mark.parametrize(("average", "split"), WINE)
-def test_equal_to_the_accuracy_calculator(average, split):
+def test_values_of_the_accuracy_calculator(average, split):
     X, y = load_wine(return_X_y=True)
     X = StandardScaler().fit_transform(X)
     call = (X[::2], y[::2], X[1::2], y[1::2]) if split else (X, y)
@@ -292,99 +285,7 @@ def test_equal_to_the_accuracy_calculator(average, split):
         ),
     ],
 )
-def test_retrieval_refuses(call, message):
+def test_invalid_input_of_retrieval_measures(call, message):
     Z = np.random.default_rng(0).normal(size=(9, 2))
     with pytest.raises(ValueError, match=message):
         call(Z, np.array(list("aabbbccdd")))
-
-
-def literal_equal_error_rate(same, distance):
-    """The crossing of the two error rates, linear between the thresholds that occur."""
-    points = [(0.0, 1.0)]
-    for t in sorted(set(distance)):
-        accepted = distance <= t
-        points.append((accepted[~same].mean(), 1 - accepted[same].mean()))
-    for (far0, frr0), (far1, frr1) in pairwise(points):
-        if frr1 <= far1:
-            w = (frr0 - far0) / ((frr0 - far0) - (frr1 - far1))
-            return far0 + w * (far1 - far0)
-    return None
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("ties", [False, True])
-def test_equal_error_rate_is_that_of_the_loop(seed, ties):
-    rng = np.random.default_rng(seed)
-    same = rng.random(50) < 0.3
-    distance = rng.normal(size=50) - same
-    distance = distance.round() if ties else distance
-    expected = literal_equal_error_rate(same, distance)
-    assert equal_error_rate(same.astype(int), distance) == pytest.approx(expected)
-    assert equal_error_rate(np.where(same, 1, -1), distance) == pytest.approx(expected)
-
-
-def test_equal_error_rate_at_the_ends():
-    assert equal_error_rate([1, 1, 0], [0.1, 0.2, 0.3]) == 0
-    assert equal_error_rate([0, 0, 1], [0.1, 0.2, 0.3]) == 1
-    assert equal_error_rate([0, 1, 0, 1], [0.5] * 4) == 0.5
-    with pytest.raises(ValueError, match="needs pairs of both kinds; all 2 are the same"):
-        equal_error_rate([1, 1], [0.1, 0.2])
-
-
-def pairs(ties=False):
-    rng = np.random.default_rng(1)
-    same = rng.random(400) < 0.3
-    distance = rng.normal(size=400) - same
-    return same, distance.round(1) if ties else distance
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_rates_are_those_of_the_loop_and_of_scikit_learn(ties):
-    same, distance = pairs(ties)
-    far, frr, thresholds = far_frr_curve(same, distance)
-    assert_array_equal(thresholds, [-np.inf, *np.unique(distance)])
-    assert_allclose(far, [(distance[~same] <= t).mean() for t in thresholds])
-    assert_allclose(frr, [(distance[same] > t).mean() for t in thresholds], atol=1e-15)
-    theirs = dict(zip(*det_curve(same, -distance)[:2], strict=True))
-    ours = dict(zip(far, frr, strict=True))  # the smallest of those with one FAR is kept
-    for rate in theirs:
-        assert theirs[rate] >= ours[rate] - 1e-12
-    assert len(theirs) > 20
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_verification_report(ties):
-    same, distance = pairs(ties)
-    report = verification_report(same, distance, far=(0.1, 0.01, 0.001))
-    nearer = distance[same][:, None] - distance[~same]
-    auc = (nearer < 0).mean() + (nearer == 0).mean() / 2
-    assert report["roc_auc"] == pytest.approx(auc)
-    assert report["roc_auc"] == pytest.approx(roc_auc_score(same, -distance))
-    assert report["equal_error_rate"] == equal_error_rate(same, distance)
-    right = [((distance <= t) == same).mean() for t in [-9, *distance]]
-    assert report["accuracy"] == pytest.approx(max(right))
-    assert (report["n_same"], report["n_different"]) == (same.sum(), (~same).sum())
-    for far in (0.1, 0.01):
-        allowed = [t for t in [-9, *distance] if (distance[~same] <= t).mean() <= far]
-        expected = max((distance[same] <= t).mean() for t in allowed)
-        assert report[f"tar_at_far_{far}"] == pytest.approx(expected)
-        assert tar_at_far(same, distance, far) == report[f"tar_at_far_{far}"]
-    assert np.isnan(report["tar_at_far_0.001"])  # fewer than a thousand impostors
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: tar_at_far([1, 0, 0], [1.0, 2.0, 3.0], 0.1), "at least 1 / 0.1 = 10 are needed"),
-        (lambda: tar_at_far([1, 0], [1.0, 2.0], 1.5), "far == 1.5"),
-        (lambda: verification_report([1, 0], [1.0, 2.0], far=-1), "far == -1"),
-        (lambda: far_frr_curve([0, 0], [1.0, 2.0]), "all 2 are different"),
-        (lambda: far_frr_curve([1, 2], [1.0, 2.0]), "has to hold 1 .same. and 0"),
-        (lambda: far_frr_curve([1, 0], [1.0, np.nan]), "NaN"),
-        (lambda: far_frr_curve([1, 0, 0], [1.0, 2.0]), "each of the 2 pairs"),
-        (lambda: far_frr_curve([1, 0], [[1.0], [2.0]]), "needs the shape"),
-    ],
-)
-def test_verification_refuses(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
