@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 
-def places(codes):
+def rank_within_class(codes):
     """Return how many rows of its class come before each row.
 
     Parameters
@@ -20,8 +20,8 @@ def places(codes):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep._statistics import places
-    >>> places(np.array([1, 0, 1, 1, 0]))
+    >>> from skdml.deep._statistics import rank_within_class
+    >>> rank_within_class(np.array([1, 0, 1, 1, 0]))
     array([0, 0, 1, 2, 1])
     """
     order = np.argsort(codes, kind="stable")

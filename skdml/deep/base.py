@@ -17,15 +17,15 @@ from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep.data.augmentation import AugmentedDataset
-from skdml.deep.data.datasets import point_of
-from skdml.deep.data.reading import check_dimensions, check_feature_shape, read_training_data
-from skdml.deep.data.samplers import GROUP_BATCHES, make_batches
+from skdml.deep.data.datasets import as_point_tensor
+from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data
+from skdml.deep.data.samplers import GROUP_BATCHES, make_batch_sampler
 from skdml.deep.losses import learns_from
 from skdml.deep.scores import SCORINGS
 from skdml.deep.training.build import NetBuilderMixin
 from skdml.deep.training.checkpoint import SaveState, load_state, set_generators, whole_path
 from skdml.deep.training.held_out import hold_out
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping, Snapshot
+from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, WeightsAtEpoch
 from skdml.distances import LearnedDistance, check_distance
 
 
@@ -410,7 +410,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
 
     def _refit(self, data, stopped, score_name, seed, former, path):
         """Train on everything; return what ended that too early, and what was stopped is kept."""
-        known = KnownScores(stopped.history, score_name)
+        known = ReplayedScores(stopped.history, score_name)
         try:
             return self._train_on_all(data, stopped, known, seed, former, path)
         except KeyboardInterrupt as interrupt:  # before the first epoch
@@ -424,7 +424,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
             torch.manual_seed(seed)
         rows = np.arange(len(data))
         options = {"path": path, "state": state, "n_epochs": self._n_epochs_on_all()}
-        kept = Snapshot(self.best_epoch_, self.best_share_)
+        kept = WeightsAtEpoch(self.best_epoch_, self.best_share_)
         first = [("scores", known), ("stopping", kept)]
         net, trouble = self._train(data, rows, seed, former, first, **options)
         if trouble is None or len(net.history) > self.best_epoch_:
@@ -474,7 +474,8 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         if isinstance(X, Dataset):
             if len(X) == 0:
                 raise ValueError("The Dataset is empty; give one with at least one item.")
-            check_feature_shape(self, tuple(point_of(X[0]).shape))
+            shape = tuple(as_point_tensor(X[0]).shape)
+            check_feature_shape(shape, self.feature_shape_, type(self).__name__)
             Z = f.embed(X)
             if n_bad := (~np.isfinite(Z)).any(axis=1).sum():
                 raise ValueError(
@@ -482,9 +483,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
                     "Dataset are."
                 )
             return Z
-        check_dimensions(self, X)
+        check_n_dims(X, self.feature_shape_, type(self).__name__)
         X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
-        check_feature_shape(self, X.shape[1:])
+        check_feature_shape(X.shape[1:], self.feature_shape_, type(self).__name__)
         return f.embed(X)
 
     def get_metric(self):
@@ -497,7 +498,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
         """
         check_is_fitted(self)
         f = self._map()
-        return LearnedDistance(f.by(copy.deepcopy(f.module)), self.distance, distinct=True)
+        return LearnedDistance(f.with_module(copy.deepcopy(f.module)), self.distance, distinct=True)
 
     def _map(self):
         """Return f as it is now."""
@@ -598,9 +599,9 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
 
     def _keep_net(self, net):
         self.n_components_ = net.width(self._input_shape())
-        if kept := net.callback(Snapshot):
+        if kept := net.callback(WeightsAtEpoch):
             self._set_distance(net, kept.weights_)
-        net.drop_callbacks(RetrievalStopping, KnownScores, Snapshot, SaveState)
+        net.drop_callbacks(RetrievalStopping, ReplayedScores, WeightsAtEpoch, SaveState)
         net.memory_ = None
         net.module_.eval()  # so that no thread that embeds has to switch it
         self.net_ = net
@@ -628,7 +629,7 @@ class DeepEmbedder(NetBuilderMixin, MetricLearner):
 
     def _sampler(self, data, rows, seed, net):
         """Return the batches of the epochs to come."""
-        sampler = make_batches(
+        sampler = make_batch_sampler(
             data,
             rows,
             self.batch_size,

@@ -9,7 +9,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdml.base import unchanged_on_error
-from skdml.deep._statistics import places
+from skdml.deep._statistics import rank_within_class
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.data.reading import read_training_data
 from skdml.deep.losses import LOSSES
@@ -274,7 +274,7 @@ feature_shape_, n_features_in_, feature_names_in_
 
     def _start_proxies(self, net, data, rows, seed):
         rows = np.random.default_rng(seed).permutation(rows)
-        rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
+        rows = rows[rank_within_class(data.targets[rows]) < POINTS_PER_PROXY]
         Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
         net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
 
@@ -302,7 +302,7 @@ feature_shape_, n_features_in_, feature_names_in_
     def _set_distance(self, net, weights):
         network = copy.deepcopy(net.module_).eval()
         network.load_state_dict(weights)
-        self.distance_network_ = self._map_of(net).by(network)
+        self.distance_network_ = self._map_of(net).with_module(network)
 
 
 def _is_number(classes):

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from skdml.deep.data.augmentation import view_of
+from skdml.deep.data.augmentation import augmented_view
 from skdml.deep.data.datasets import batches_of_points
 from skdml.deep.losses.cosent import target_distance
 from skdml.distances import paired_base_distance, pairwise_base_distance
@@ -14,10 +14,10 @@ from skdml.metrics import map_at_r, mean_reciprocal_rank, recall_at_k
 SCORINGS = {"map_at_r": map_at_r, "recall_at_1": recall_at_k}
 
 
-VIEWS_AT_ONCE = 256
+MAX_BATCH_VIEWS = 256
 
 
-def name_of(scoring, ours):
+def score_name(scoring, ours):
     """Return what the history calls a score.
 
     Parameters
@@ -35,7 +35,7 @@ def name_of(scoring, ours):
     return getattr(scoring, "__name__", "score") if callable(scoring) else ours
 
 
-def as_score(found):
+def as_score_array(found):
     """Return what a callable found as an array of one view and one group.
 
     Parameters
@@ -91,7 +91,7 @@ class RetrievalScore:
         self.strangers = strangers
         self.distance = distance
         self.scoring = scoring
-        self.name = name_of(scoring, scoring)
+        self.name = score_name(scoring, scoring)
 
     def __call__(self, embed):
         """Score an embedding: ndarray of shape (n_views, n_classes or n_rows)."""
@@ -100,7 +100,7 @@ class RetrievalScore:
             (embed(self.gallery), self.gallery_labels),
         )
         if callable(self.scoring):
-            return as_score(self.scoring(*queries, *(() if self.strangers else gallery)))
+            return as_score_array(self.scoring(*queries, *(() if self.strangers else gallery)))
         measure, options = SCORINGS[self.scoring], {"metric": self.distance, "average": None}
         if not self.strangers:  # the classes are no sample, as strangers are; the rows are
             found = measure(*queries, *gallery, **options)
@@ -130,7 +130,7 @@ class PairScore:
         return np.array([[roc_auc_score(self.same, -distance)]])
 
 
-class OrderScore:
+class TripletScore:
     """Share of held-out triplets whose positive is nearer than their negative."""
 
     name = "in_order"
@@ -169,7 +169,7 @@ class RankScore:
         self.gallery, self.gallery_targets = data.points(gallery), data.targets[gallery]
         self.distance = distance
         self.scoring = scoring
-        self.name = name_of(scoring, "spearman")
+        self.name = score_name(scoring, "spearman")
         targets = (torch.from_numpy(t) for t in (self.targets, self.gallery_targets))
         self.ranks = centred_ranks(target_distance(*targets).numpy())
 
@@ -177,7 +177,7 @@ class RankScore:
         """Score an embedding: ndarray of shape (1, n_queries)."""
         Z, gallery = embed(self.queries), embed(self.gallery)
         if callable(self.scoring):
-            return as_score(self.scoring(Z, self.targets, gallery, self.gallery_targets))
+            return as_score_array(self.scoring(Z, self.targets, gallery, self.gallery_targets))
         ranks = centred_ranks(pairwise_base_distance(Z, gallery, self.distance))
         # Where all are equally far, in the one way or the other, nothing correlates.
         scale = np.linalg.norm(ranks, axis=1) * np.linalg.norm(self.ranks, axis=1)
@@ -237,7 +237,7 @@ class ViewScore:
         self.scoring = scoring
         self.augment = augment
         self.seed = seed
-        self.name = name_of(scoring, "reciprocal_rank")
+        self.name = score_name(scoring, "reciprocal_rank")
 
     def __call__(self, embed):
         """Score an embedding: ndarray of shape (1, n_queries)."""
@@ -247,11 +247,11 @@ class ViewScore:
             one, *others = [self._embed_views(embed, points) for points in views]
         other, labels = np.concatenate(others), self.labels[: len(one)]
         if callable(self.scoring):
-            return as_score(self.scoring(one, labels, other, self.labels))
+            return as_score_array(self.scoring(one, labels, other, self.labels))
         options = {"metric": self.distance, "average": None}
         return mean_reciprocal_rank(one, labels, other, self.labels, **options)[None]
 
     def _embed_views(self, embed, points):
         """Embed a view of each point; images are augmented some at a time."""
-        batches = batches_of_points(points, VIEWS_AT_ONCE)
-        return np.concatenate([embed(view_of(b, self.augment).numpy()) for b in batches])
+        batches = batches_of_points(points, MAX_BATCH_VIEWS)
+        return np.concatenate([embed(augmented_view(b, self.augment).numpy()) for b in batches])

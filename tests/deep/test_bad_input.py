@@ -166,7 +166,7 @@ def test_labels_of_several_kinds_are_told():
     for Learner in LEARNERS:
         refused(
             Learner(**OPTIONS),
-            r"of one kind, .*; got \['NoneType', 'float', 'int', 'str'\]",
+            r"must be all numbers or all strings; got \['NoneType', 'float', 'int', 'str'\]",
             y=mixed,
         )
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from skdml import DeepEmbedder, DeepProxyEmbedder
 from skdml.deep.losses import LOSSES, learns_from
 from skdml.deep.miners import MINERS, get_miner
-from skdml.deep.training.stopping import state_of
+from skdml.deep.training.stopping import cpu_state_dict
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MOVES = {"to", "copy_", "__set__", "_has_compatible_shallow_copy_type"}  # from place to place
@@ -272,7 +272,7 @@ def test_weights_that_are_remembered_take_no_room_on_a_gpu(gpu):
     module = torch.nn.BatchNorm1d(3)
     with gpu:
         module.to("cuda")
-        state = state_of(module)
+        state = cpu_state_dict(module)
         assert {gpu.place(weight) for weight in state.values()} == {CPU}
         assert {gpu.place(weight) for weight in module.state_dict().values()} == {GPU}
     module.weight.data.fill_(7)

@@ -86,5 +86,5 @@ def test_search_encodes_each_text_once_a_fold(tmp_path):
 @pytest.mark.parametrize("texts", [TEXTS, np.array(TEXTS), pd.Series(TEXTS)])
 def test_texts_are_refused_with_what_to_do(texts):
     for params in ({}, {"module": encoder, "freeze": "module"}):
-        with pytest.raises(ValueError, match=r"reads numbers, and X holds texts. Let a function"):
+        with pytest.raises(ValueError, match=r"needs numbers, but X holds texts. Put a function"):
             DeepTripletEmbedder(**params).fit(texts, y)

@@ -47,12 +47,12 @@ class AugmentedDataset(Dataset):
     def collate(self, batch):
         """Return the augmented points and the targets of a batch."""
         points, targets = self.data.collate(batch)
-        views = [view_of(points, self.augment) for _ in range(self.n_views)]
+        views = [augmented_view(points, self.augment) for _ in range(self.n_views)]
         return torch.cat(views), torch.cat([targets] * self.n_views)
 
 
 @torch.no_grad()
-def view_of(points, augment):
+def augmented_view(points, augment):
     """Augment points, and see that they are still such points.
 
     Parameters

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 
-def writeable(X):
+def as_writable(X):
     """Return an array that torch may share: it warns about memory that it may not write to."""
     return X if X.flags.writeable else X.copy()
 
@@ -105,7 +105,7 @@ class LabelledDataset(Dataset):
 
     def __getitem__(self, row):
         """Return one point and its label."""
-        return point_of(self.dataset[int(row)]), self.targets[row]
+        return as_point_tensor(self.dataset[int(row)]), self.targets[row]
 
     def points(self, rows=None):
         """Return the points of some rows, or of all, as a Dataset, read as it is needed."""
@@ -124,10 +124,10 @@ class Points(Dataset):
 
     def __getitem__(self, row):
         """Return one point as a float32 tensor."""
-        return point_of(self.dataset[row])
+        return as_point_tensor(self.dataset[row])
 
 
-def point_of(item):
+def as_point_tensor(item):
     """Return the point of a dataset's item as a float32 tensor.
 
     Parameters
@@ -178,7 +178,7 @@ def batches_of_points(data, max_points, max_numbers=np.inf):
         return max(1, int(min(max_points, max_numbers / max(1, n_numbers))))
 
     if isinstance(data, np.ndarray):
-        yield from torch.from_numpy(writeable(data)).split(batch_size(math.prod(data.shape[1:])))
+        yield from torch.from_numpy(as_writable(data)).split(batch_size(math.prod(data.shape[1:])))
         return
     batch = []
     # With a generator of its own, since a loader otherwise draws from the global one.

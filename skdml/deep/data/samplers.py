@@ -3,7 +3,7 @@
 import numpy as np
 
 
-class ClassBalancedBatches:
+class PKBatchSampler:
     """Batches of about P classes x K samples, as a torch batch sampler.
 
     The rows of each class are shuffled and cut into packs of K. The packs of every class are
@@ -40,8 +40,8 @@ class ClassBalancedBatches:
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import ClassBalancedBatches
-    >>> batches = ClassBalancedBatches(np.repeat([0, 1, 2], 6), batch_size=6, n_per_class=2)
+    >>> from skdml.deep.data.samplers import PKBatchSampler
+    >>> batches = PKBatchSampler(np.repeat([0, 1, 2], 6), batch_size=6, n_per_class=2)
     >>> [len(batch) for batch in batches]
     [6, 6, 6]
     """
@@ -57,7 +57,7 @@ class ClassBalancedBatches:
         self.balanced = balanced
         self.seed = seed
         self.epoch = 0
-        check_labels_teach(self.codes)
+        check_class_labels(self.codes)
 
     def __iter__(self):
         """Yield the batches of the next epoch, each an ndarray of row numbers."""
@@ -130,7 +130,7 @@ class ClassBalancedBatches:
         return batch
 
 
-class ShuffledBatches:
+class ShuffledBatchSampler:
     """Batches in random order without regard to classes: for tuples, views and graded targets.
 
     Parameters
@@ -147,8 +147,8 @@ class ShuffledBatches:
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import ShuffledBatches
-    >>> [len(batch) for batch in ShuffledBatches(np.arange(10), batch_size=4)]
+    >>> from skdml.deep.data.samplers import ShuffledBatchSampler
+    >>> [len(batch) for batch in ShuffledBatchSampler(np.arange(10), batch_size=4)]
     [4, 4, 2]
     """
 
@@ -171,7 +171,7 @@ class ShuffledBatches:
         return max(1, 1 + (len(self.rows) - self.least) // self.batch_size)
 
 
-class BatchesApart:
+class SingleGroupBatchSampler:
     """Batches of several samplers in random order: each batch is of one of them.
 
     Parameters
@@ -184,9 +184,12 @@ class BatchesApart:
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import BatchesApart, ShuffledBatches
-    >>> samplers = [ShuffledBatches(np.arange(4), 2), ShuffledBatches(np.arange(4, 10), 3)]
-    >>> sorted(sorted((batch >= 4).tolist()) for batch in BatchesApart(samplers))
+    >>> from skdml.deep.data.samplers import SingleGroupBatchSampler, ShuffledBatchSampler
+    >>> samplers = [
+    ...     ShuffledBatchSampler(np.arange(4), 2),
+    ...     ShuffledBatchSampler(np.arange(4, 10), 3),
+    ... ]
+    >>> sorted(sorted((batch >= 4).tolist()) for batch in SingleGroupBatchSampler(samplers))
     [[False, False], [False, False], [True, True, True], [True, True, True]]
     """
 
@@ -211,13 +214,13 @@ class BatchesApart:
 
 
 # With fewer rows a batch has nothing to compare.
-LEAST = {"views": 2, "targets": 3}
+MIN_BATCH_SIZES = {"views": 2, "targets": 3}
 
 
 GROUP_BATCHES = ("together", "apart", None)
 
 
-def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches, seed):
+def make_batch_sampler(data, rows, batch_size, *, n_per_class, balanced, group_batches, seed):
     """Return the batch sampler of a dataset, by what its targets are.
 
     Parameters
@@ -229,7 +232,7 @@ def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches
     batch_size : int
         Rows a batch.
     n_per_class, balanced
-        As in `ClassBalancedBatches`, for classes.
+        As in `PKBatchSampler`, for classes.
     group_batches : {"together", "apart", None}
         Whether alike rows of a batch come from different groups as far as can be, or all rows of a
         batch from one group; None pays groups no regard.
@@ -238,7 +241,7 @@ def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches
 
     Returns
     -------
-    ClassBalancedBatches, ShuffledBatches or BatchesApart
+    PKBatchSampler, ShuffledBatchSampler or SingleGroupBatchSampler
         The sampler.
 
     Raises
@@ -246,21 +249,21 @@ def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches
     ValueError
         If no class is comparable with another, in all or in any group that is kept apart.
     """
-    least = LEAST.get(data.kind, 1)
+    least = MIN_BATCH_SIZES.get(data.kind, 1)
     together = data.groups if group_batches == "together" else None
 
     def make(rows):
         if data.kind != "labels":
-            return ShuffledBatches(rows, batch_size, least=least, seed=seed)
+            return ShuffledBatchSampler(rows, batch_size, least=least, seed=seed)
         options = {"rows": rows, "groups": together, "balanced": balanced, "seed": seed}
-        return ClassBalancedBatches(data.targets, batch_size, n_per_class, **options)
+        return PKBatchSampler(data.targets, batch_size, n_per_class, **options)
 
     if data.groups is None or group_batches != "apart":
         return make(rows)
     groups = data.groups[rows]
     by_group = [rows[groups == group] for group in np.unique(groups)]
     if data.kind == "labels":
-        teach = [what_labels_lack(data.targets[rows]) is None for rows in by_group]
+        teach = [label_defect(data.targets[rows]) is None for rows in by_group]
     else:
         teach = [len(rows) >= least for rows in by_group]
     if not any(teach):
@@ -270,10 +273,10 @@ def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches
             f"the {len(by_group)} groups to train on holds {lacking}. Take 'together' or no groups."
         )
     samplers = [make(rows) for rows, some in zip(by_group, teach, strict=True) if some]
-    return BatchesApart(samplers, seed=seed)
+    return SingleGroupBatchSampler(samplers, seed=seed)
 
 
-def what_labels_lack(codes):
+def label_defect(codes):
     """Say why nothing is learned from labels, or return None.
 
     Parameters
@@ -301,7 +304,7 @@ def what_labels_lack(codes):
     return None
 
 
-def check_labels_teach(codes):
+def check_class_labels(codes):
     """Raise unless some samples are alike and some are not.
 
     Parameters
@@ -314,7 +317,7 @@ def check_labels_teach(codes):
     ValueError
         If there is one class only, or every class has one sample only.
     """
-    if lack := what_labels_lack(codes):
+    if lack := label_defect(codes):
         raise ValueError(lack)
 
 

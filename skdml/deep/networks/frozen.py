@@ -48,7 +48,7 @@ class FrozenNetwork(NetworkMap):
         super().__init__(module, normalize=False, device=device, feature_shape=feature_shape)
         self.n_outputs = self.width(feature_shape)
 
-    def read(self, data):
+    def embed_dataset(self, data):
         """Compute the outputs for all training points.
 
         Parameters

@@ -6,7 +6,7 @@ finds it best. A choice among a few maps is no training, and so all of them may 
 
 import numpy as np
 
-from skdml.deep._statistics import lower_bound, places
+from skdml.deep._statistics import lower_bound, rank_within_class
 from skdml.deep.data.datasets import ArrayDataset
 from skdml.deep.scores import RetrievalScore
 
@@ -22,10 +22,10 @@ N_FOLDS = 5
 
 
 # The start is judged from at most so many points, and chosen by at most so many of them.
-MAX_POINTS = 2048
+MAX_START_POINTS = 2048
 
 
-MAX_JUDGES = 1000
+MAX_SCORED_POINTS = 1000
 
 
 def within_class_whitening(X, codes, shrinkage):
@@ -64,13 +64,13 @@ def within_class_whitening(X, codes, shrinkage):
     array([[2.   , 0.   ],
            [0.   , 0.894]])
     """
-    shares, axes = scatter_within(X, codes)
+    shares, axes = within_class_scatter(X, codes)
     if not shares.any():
         return np.eye(X.shape[1])
     return axes / np.sqrt(shares + shrinkage) @ axes.T
 
 
-def scatter_within(X, codes):
+def within_class_scatter(X, codes):
     r"""Return how much classes vary, in which directions.
 
     Parameters
@@ -106,7 +106,7 @@ def choose_start(views, codes, rng, groups=None):
     rng : numpy.random.Generator
         Draws the folds.
     groups : ndarray of int, shape (n,), default=None
-        The group of each point, as in `left_out`.
+        The group of each point, as in `leave_out_folds`.
 
     Returns
     -------
@@ -116,14 +116,14 @@ def choose_start(views, codes, rng, groups=None):
         One of `SHRINKAGES`, or infinity, which leaves the view as it is. It is the first view,
         and infinity, where no other choice surely gains.
     """
-    codes = np.unique(codes[:MAX_JUDGES], return_inverse=True)[1]
-    views = [in_own_span(X[:MAX_JUDGES]) for X in views]
-    groups = None if groups is None else groups[:MAX_JUDGES]
+    codes = np.unique(codes[:MAX_SCORED_POINTS], return_inverse=True)[1]
+    views = [span_coordinates(X[:MAX_SCORED_POINTS]) for X in views]
+    groups = None if groups is None else groups[:MAX_SCORED_POINTS]
     values = {}
-    for train, queries, strangers in left_out(codes, rng, groups):
+    for train, queries, strangers in leave_out_folds(codes, rng, groups):
         options = {"strangers": strangers, "distance": "euclidean", "scoring": "map_at_r"}
         for view, X in enumerate(views):
-            shares, axes = scatter_within(X[train], codes[train])
+            shares, axes = within_class_scatter(X[train], codes[train])
             # Along these axes each map is a scale for each, and distances are the same.
             score = RetrievalScore(ArrayDataset(X @ axes, codes), codes, queries, train, **options)
             scales = {shrinkage: 1 / np.sqrt(shares + shrinkage) for shrinkage in SHRINKAGES}
@@ -135,7 +135,7 @@ def choose_start(views, codes, rng, groups=None):
     return max(sure, key=sure.get, default=EUCLID)
 
 
-def in_own_span(X):
+def span_coordinates(X):
     """Return points with the same products and distances in no more columns than there are points.
 
     Parameters
@@ -154,7 +154,7 @@ def in_own_span(X):
     return U * lengths
 
 
-def left_out(codes, rng, groups=None):
+def leave_out_folds(codes, rng, groups=None):
     """Yield folds of whole classes, at least two in each; of rows, where classes are too few.
 
     Where rows have groups, these are left out as a whole, as they are held out in training.
@@ -185,7 +185,7 @@ def left_out(codes, rng, groups=None):
     if groups is None:
         order = rng.permutation(len(codes))
         fold = np.empty(len(codes), int)
-        fold[order] = places(codes[order]) % N_FOLDS
+        fold[order] = rank_within_class(codes[order]) % N_FOLDS
     else:
         names, numbers = np.unique(groups, return_inverse=True)
         fold = rng.permutation(len(names))[numbers] % N_FOLDS

@@ -11,10 +11,10 @@ from skdml.deep.data.datasets import batches_of_points
 
 # Points that pass through the network at once where no gradient is kept; fewer, where they are
 # large.
-POINTS_AT_ONCE = 2048
+MAX_BATCH_POINTS = 2048
 
 
-NUMBERS_AT_ONCE = 2**22
+MAX_BATCH_NUMBERS = 2**22
 
 
 class NetworkMap:
@@ -85,13 +85,13 @@ class NetworkMap:
         try:
             batches = [
                 embed_batch(self.module, batch.to(self.device), self.normalize).float().cpu()
-                for batch in batches_of_points(data, POINTS_AT_ONCE, NUMBERS_AT_ONCE)
+                for batch in batches_of_points(data, MAX_BATCH_POINTS, MAX_BATCH_NUMBERS)
             ]
         finally:
             self.module.train(was_training)
         return torch.cat(batches).numpy()
 
-    def by(self, module):
+    def with_module(self, module):
         """Return the same map by another network of the same shapes."""
         return NetworkMap(**(vars(self) | {"module": module}))
 

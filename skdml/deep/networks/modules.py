@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
-from skdml.deep.networks.initial import MAX_POINTS, choose_start, within_class_whitening
+from skdml.deep.networks.initial import MAX_START_POINTS, choose_start, within_class_whitening
 
 
 class EuclidPlusBranch(nn.Module):
@@ -82,7 +82,7 @@ class EuclidPlusBranch(nn.Module):
         groups : ndarray of int, shape (n,), default=None
             Their groups, where there are some: none then judges by its own points.
         """
-        F = self.flat(X[:MAX_POINTS])
+        F = self.flat(X[:MAX_START_POINTS])
         self.location.copy_(F.double().mean(dim=0))
         # To the size of 1, so that no square leaves float32's range; by a power of 2, exactly.
         self.scale.copy_(2.0 ** torch.frexp((F - self.location).abs().max()).exponent)
@@ -94,15 +94,15 @@ class EuclidPlusBranch(nn.Module):
             points = [
                 (F[:, v] @ W.T).double().cpu().numpy() for v, W in zip(views, axes, strict=True)
             ]
-            codes = np.unique(y[:MAX_POINTS], return_inverse=True)[1]
-            groups = None if groups is None else groups[:MAX_POINTS]
+            codes = np.unique(y[:MAX_START_POINTS], return_inverse=True)[1]
+            groups = None if groups is None else groups[:MAX_START_POINTS]
             view, shrinkage = choose_start(points, codes, np.random.default_rng(0), groups)
             if np.isfinite(shrinkage):
                 A = within_class_whitening(points[view], codes, shrinkage)
         W = axes[view] if A is None else torch.from_numpy(A).to(axes[view]) @ axes[view]
         self.weight.zero_()
         self.weight[: len(W), views[view]] = W
-        distances = torch.pdist(self.start(X[: MAX_POINTS // 2]))
+        distances = torch.pdist(self.start(X[: MAX_START_POINTS // 2]))
         if len(distances) and distances.mean() > 0:
             self.scale.mul_(distances.mean())
 
@@ -159,7 +159,7 @@ class ResidualEmbedder(EuclidPlusBranch):
             Their groups, where there are some.
         """
         super().initialize_from(X, y, groups)
-        self.branch[0].initialize_from(X[:MAX_POINTS])
+        self.branch[0].initialize_from(X[:MAX_START_POINTS])
 
 
 class ConvEmbedder(EuclidPlusBranch):
@@ -244,7 +244,7 @@ class ConvEmbedder(EuclidPlusBranch):
             Their groups, where there are some.
         """
         super().initialize_from(X, y, groups)
-        self.branch[0].initialize_from(X[:MAX_POINTS])
+        self.branch[0].initialize_from(X[:MAX_START_POINTS])
 
 
 class Standardize(nn.Module):

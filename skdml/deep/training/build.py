@@ -18,7 +18,7 @@ from skdml.deep.losses import (
 )
 from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.networks.frozen import FrozenNetwork
-from skdml.deep.networks.initial import MAX_POINTS
+from skdml.deep.networks.initial import MAX_START_POINTS
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.parameters import (
     NetParametersMixin,
@@ -30,7 +30,7 @@ from skdml.deep.parameters import (
 from skdml.deep.training.alarms import CollapseAlarm, IdleAlarm
 from skdml.deep.training.checkpoint import SaveState
 from skdml.deep.training.log import EpochLog
-from skdml.deep.training.memory import check_takes_references
+from skdml.deep.training.memory import check_accepts_references
 from skdml.deep.training.net import EmbeddingNet, Width
 
 DEFAULT_WIDTH = 64
@@ -73,7 +73,7 @@ class NetBuilderMixin(NetParametersMixin):
 
     def _outputs_or_points(self, data):
         """Return what the network to train reads: outputs of a backbone, or the points."""
-        return data if self.backbone_ is None else self.backbone_.read(data)
+        return data if self.backbone_ is None else self.backbone_.embed_dataset(data)
 
     def _input_shape(self):
         return self.feature_shape_ if self.backbone_ is None else (self.backbone_.n_outputs,)
@@ -231,8 +231,8 @@ class NetBuilderMixin(NetParametersMixin):
 
     def _start(self, net, data, rows, seed, *, new):
         """Show a new network some training points, and see what it makes of them."""
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_POINTS])
-        points = next(batches_of_points(data.points(rows), MAX_POINTS)).to(net.device)
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_START_POINTS])
+        points = next(batches_of_points(data.points(rows), MAX_START_POINTS)).to(net.device)
         if not torch.isfinite(points).all():
             raise ValueError(
                 "Points have to be finite; the Dataset gives some with NaN or infinity. Leave them "
@@ -260,7 +260,7 @@ class NetBuilderMixin(NetParametersMixin):
                     "group_batches='apart' compares within a group, and memory_size="
                     f"{self.memory_size} with earlier batches, of any group. Give one of the two."
                 )
-            check_takes_references(net.compare, width, net.device)
+            check_accepts_references(net.compare, width, net.device)
 
 
 def check_reach(loss, width):

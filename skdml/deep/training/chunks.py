@@ -5,7 +5,7 @@ import torch
 from skdml.deep.training.checkpoint import generators, set_generators
 
 
-def backward_in_pieces(embed, backward, X, n_pieces, module, device):
+def backward_in_chunks(embed, backward, X, n_pieces, module, device):
     r"""Gradient of a loss over a whole batch, with one piece of it in the network at a time.
 
     .. math:: \frac{\partial L}{\partial \theta} = \sum_{\text{pieces}}

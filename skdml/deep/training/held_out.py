@@ -8,8 +8,8 @@ that holds in every view, and holds across classes: see `RetrievalStopping`.
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 
-from skdml.deep._statistics import places
-from skdml.deep.scores import OrderScore, PairScore, RankScore, RetrievalScore, ViewScore
+from skdml.deep._statistics import rank_within_class
+from skdml.deep.scores import PairScore, RankScore, RetrievalScore, TripletScore, ViewScore
 
 # Held-out points are compared all against all after every epoch: a few hundred tell as much as
 # all of them.
@@ -20,7 +20,7 @@ MAX_GALLERY = 1000
 
 
 # With fewer classes left to train on, nothing general can be learned about strangers.
-MIN_CLASSES_LEFT = 3
+MIN_TRAINING_CLASSES = 3
 
 
 # Whole groups hold what they hold: of so many draws the one is taken that is nearest to the share.
@@ -57,7 +57,7 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
     codes = data.targets
     if data.kind == "triplets":
         train, held = split_rows(np.zeros(len(codes), int), fraction, rng)
-        score = OrderScore(data.points(held), distance)
+        score = TripletScore(data.points(held), distance)
     elif data.kind == "pairs":
         train, held = split_rows(codes, fraction, rng)
         score = PairScore(data.points(held), codes[held], distance)
@@ -112,7 +112,7 @@ def split_labels(codes, fraction, rng, whole_classes=True, groups=None):
     """
     repeated = np.flatnonzero(np.bincount(codes) >= 2)
     n_held = max(2, round(fraction * len(repeated)))
-    if whole_classes and len(repeated) >= n_held + MIN_CLASSES_LEFT:
+    if whole_classes and len(repeated) >= n_held + MIN_TRAINING_CLASSES:
         held = np.isin(codes, rng.choice(repeated, n_held, replace=False))
         queries = rng.permutation(np.flatnonzero(held))[:MAX_QUERIES]
         train = np.flatnonzero(~held)
@@ -159,7 +159,7 @@ def split_rows(codes, fraction, rng, groups=None):
     order = order[np.argsort(codes[order], kind="stable")]
     counts = np.bincount(codes)
     n_held = np.minimum((counts * fraction).astype(int), np.maximum(counts - 2, 0))
-    held = places(codes[order]) < n_held[codes[order]]
+    held = rank_within_class(codes[order]) < n_held[codes[order]]
     return np.sort(order[~held]), rng.permutation(order[held])
 
 

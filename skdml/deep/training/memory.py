@@ -85,7 +85,7 @@ class CrossBatchMemory:
         return {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
 
 
-class DrawnBatches:
+class RecordingBatchSampler:
     """The batches of a sampler, with a note of those that training has yet to see.
 
     A loader tells what is in a batch, and not which rows these are.
@@ -103,13 +103,13 @@ class DrawnBatches:
 
     def __init__(self, sampler):
         self.sampler = sampler
-        self.drawn = deque()
+        self.pending = deque()
 
     def __iter__(self):
         """Yield the batches of the next epoch."""
-        self.drawn.clear()
+        self.pending.clear()
         for rows in self.sampler:
-            self.drawn.append(rows)
+            self.pending.append(rows)
             yield rows
 
     def __len__(self):
@@ -117,7 +117,7 @@ class DrawnBatches:
         return len(self.sampler)
 
 
-def check_takes_references(compare, width, device):
+def check_accepts_references(compare, width, device):
     """Raise unless a loss compares a batch with embeddings of other batches.
 
     Parameters

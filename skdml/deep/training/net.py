@@ -15,9 +15,9 @@ from skdml.deep.data.reading import TUPLE_SIZES
 from skdml.deep.losses import learns_from
 from skdml.deep.networks.map import NetworkMap, embed_batch
 from skdml.deep.scores import SCORINGS
-from skdml.deep.training.chunks import backward_in_pieces
-from skdml.deep.training.memory import CrossBatchMemory, DrawnBatches
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping, state_of
+from skdml.deep.training.chunks import backward_in_chunks
+from skdml.deep.training.memory import CrossBatchMemory, RecordingBatchSampler
+from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, cpu_state_dict
 
 
 class EmbeddingNet(NeuralNet):
@@ -171,7 +171,7 @@ class EmbeddingNet(NeuralNet):
             of the last epoch that went well, if there was one.
         """
         good, trouble, cut = [], None, False
-        self.sampler_ = DrawnBatches(sampler)
+        self.sampler_ = RecordingBatchSampler(sampler)
         if self.compile:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
         stopping = self.callback(RetrievalStopping)
@@ -204,7 +204,7 @@ class EmbeddingNet(NeuralNet):
     def _weights(self):
         if self.callback(RetrievalStopping):
             return None  # it keeps the best, and restores them
-        return [state_of(part) for part in self.trained_parts()]
+        return [cpu_state_dict(part) for part in self.trained_parts()]
 
     def _mend(self, good):
         """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
@@ -247,7 +247,7 @@ class EmbeddingNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Take a step on a batch; see `skorch.NeuralNet.train_step`."""
-        self.rows_ = self.sampler_.drawn.popleft()
+        self.rows_ = self.sampler_.pending.popleft()
         self.mined_ = False
         take = super().train_step if self.scaler_ is None else self._scaled_step
         try:
@@ -301,7 +301,7 @@ class EmbeddingNet(NeuralNet):
             embeddings = self.infer(X)
             loss = backward(embeddings)
         else:
-            embeddings, loss = backward_in_pieces(
+            embeddings, loss = backward_in_chunks(
                 self.infer, backward, X, n_pieces, self.module_, self.device
             )
         return {"loss": loss, "y_pred": embeddings}
@@ -318,7 +318,7 @@ class EmbeddingNet(NeuralNet):
         """Raise if a callback watches a score that there is none of."""
         own = [callback for name, callback in self.callbacks_ if name != "valid_loss"]
         names = {getattr(callback, "name", None) for callback in own}
-        scored = self.callback(RetrievalStopping) or self.callback(KnownScores)
+        scored = self.callback(RetrievalStopping) or self.callback(ReplayedScores)
         for callback in own:
             watched = getattr(callback, "monitor", None)
             name = watched.removesuffix("_best") if isinstance(watched, str) else None

@@ -10,15 +10,15 @@ from skorch.callbacks import Callback
 from skdml.deep._statistics import lower_bound
 
 # What is scored after an epoch: the weights as trained, and midway to those of the start.
-SHARES = (1.0, 0.5)
+CANDIDATE_SHARES = (1.0, 0.5)
 
 
 # An epoch of a small set is a batch or two, in which little is learned: it takes longer to score
 # than to train. So many batches, or an epoch of more, lie between two scores.
-SCORED_BATCHES = 10
+BATCHES_PER_SCORE = 10
 
 
-PATIENT_SCORES = 10
+DEFAULT_PATIENCE = 10
 
 
 class RetrievalStopping(Callback):
@@ -37,8 +37,8 @@ class RetrievalStopping(Callback):
         `name` for the history.
     patience : int or None
         How many epochs in a row may fail to be the best before training stops; each is scored.
-        None scores after epochs that make up `SCORED_BATCHES` batches, and the last, and has
-        patience for `PATIENT_SCORES` scores. Each epoch is also scored where another callback
+        None scores after epochs that make up `BATCHES_PER_SCORE` batches, and the last, and has
+        patience for `DEFAULT_PATIENCE` scores. Each epoch is also scored where another callback
         watches the score, by its `monitor`.
 
     Attributes
@@ -48,7 +48,7 @@ class RetrievalStopping(Callback):
     best_epoch_ : int
         The epoch after which the weights were best; 0 is the start.
     best_share_ : float
-        Which of `SHARES` of what training had changed by then was best.
+        Which of `CANDIDATE_SHARES` of what training had changed by then was best.
     stopped_ : bool
         Whether patience has come to its end.
     scoring_ : bool
@@ -73,7 +73,7 @@ class RetrievalStopping(Callback):
                 f"{error} That is before training: see what it does in evaluation mode with the "
                 "weights it has, and that points are scaled as it needs them."
             ) from error
-        self.start_weights_ = state_of(net.module_)
+        self.start_weights_ = cpu_state_dict(net.module_)
         self.start_score_ = float(self.start_[0].mean())
         self.stopped_ = self.scoring_ = False
         self._keep(net, self.start_score_, gain=0.0, epoch=0, share=1.0)
@@ -85,16 +85,16 @@ class RetrievalStopping(Callback):
             self._record(net, np.nan, np.nan, better=False)
             return
         self.scoring_ = True
-        trained = state_of(net.module_)
+        trained = cpu_state_dict(net.module_)
         found = []
-        for share in SHARES:
-            net.module_.load_state_dict(blend(self.start_weights_, trained, share))
+        for share in CANDIDATE_SHARES:
+            net.module_.load_state_dict(interpolate_weights(self.start_weights_, trained, share))
             found.append((*self._gain(net), share))
         gain, score, share = max(found, key=lambda one: one[0])
         better = gain > self.best_gain_
         self._record(net, score, gain, better)
         if better:
-            net.module_.load_state_dict(blend(self.start_weights_, trained, share))
+            net.module_.load_state_dict(interpolate_weights(self.start_weights_, trained, share))
             self._keep(net, score, gain, epoch, share)
         net.module_.load_state_dict(trained)
         self.scoring_ = False
@@ -122,14 +122,14 @@ class RetrievalStopping(Callback):
         """Epochs from one score to the next."""
         if self.patience is not None:
             return 1
-        return math.ceil(SCORED_BATCHES / len(net.history[-1, "batches"]))
+        return math.ceil(BATCHES_PER_SCORE / len(net.history[-1, "batches"]))
 
     def _is_watched(self, net):
         watched = [getattr(callback, "monitor", None) for _, callback in net.callbacks_]
         return any(isinstance(name, str) and name.startswith(self.name) for name in watched)
 
     def _patience(self, net):
-        return PATIENT_SCORES * self._stride(net) if self.patience is None else self.patience
+        return DEFAULT_PATIENCE * self._stride(net) if self.patience is None else self.patience
 
     def _values(self, net):
         def embed(points):
@@ -143,14 +143,14 @@ class RetrievalStopping(Callback):
     def _keep(self, net, score, gain, epoch, share):
         self.best_score_, self.best_gain_ = score, gain
         self.best_epoch_, self.best_share_ = epoch, share
-        self.best_weights_ = [state_of(part) for part in net.trained_parts()]
+        self.best_weights_ = [cpu_state_dict(part) for part in net.trained_parts()]
 
     def __getstate__(self):
         # What is held out is not part of the net: a checkpoint or a pickle is not to carry it.
         return {**self.__dict__, "score": None}
 
 
-class KnownScores(Callback):
+class ReplayedScores(Callback):
     """Record what was scored in an earlier training, for the callbacks that watch it.
 
     A training on everything has nothing left to score by. What a learning rate, say, was made of
@@ -175,7 +175,7 @@ class KnownScores(Callback):
             net.history.record(name, value)
 
 
-class Snapshot(Callback):
+class WeightsAtEpoch(Callback):
     """Keep the network as it is after an epoch, or a share of what training has changed by then.
 
     Where a callback ends training before that epoch, its end is kept.
@@ -200,7 +200,7 @@ class Snapshot(Callback):
     def on_train_begin(self, net, **kwargs):
         """Remember the start."""
         self.weights_ = None
-        self.start_weights_ = state_of(net.module_)
+        self.start_weights_ = cpu_state_dict(net.module_)
         self._look(net)
 
     def on_epoch_end(self, net, **kwargs):
@@ -217,10 +217,12 @@ class Snapshot(Callback):
             self._take(net)
 
     def _take(self, net):
-        self.weights_ = blend(self.start_weights_, state_of(net.module_), self.share)
+        self.weights_ = interpolate_weights(
+            self.start_weights_, cpu_state_dict(net.module_), self.share
+        )
 
 
-def state_of(module):
+def cpu_state_dict(module):
     """Copy the state of a module to the CPU, where it takes no room from training on a GPU.
 
     A checkpoint written on a GPU can also be read where there is none.
@@ -242,7 +244,7 @@ def state_of(module):
     return state
 
 
-def blend(start, end, share):
+def interpolate_weights(start, end, share):
     """Return weights on the straight line between two states of a network.
 
     Parameters
@@ -261,8 +263,8 @@ def blend(start, end, share):
     Examples
     --------
     >>> import torch
-    >>> from skdml.deep.training.stopping import blend
-    >>> blend({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
+    >>> from skdml.deep.training.stopping import interpolate_weights
+    >>> interpolate_weights({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
     {'weight': tensor([0.2500, 0.2500])}
     """
     if share == 1:

@@ -200,7 +200,7 @@ def test_bad_groups_are_refused(params, groups, message):
 
 def test_tuples_have_no_groups():
     pairs = X.reshape(60, 2, 6)
-    with pytest.raises(ValueError, match="supervision='pairs' has tuples in its batches"):
+    with pytest.raises(ValueError, match="groups cannot be used with supervision='pairs'"):
         DeepSiameseEmbedder(supervision="pairs").fit(pairs, np.arange(60) % 2, groups=GROUPS[:60])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdml.deep.data.datasets import ArrayDataset
-from skdml.deep.data.samplers import ClassBalancedBatches, ShuffledBatches, make_batches
+from skdml.deep.data.samplers import PKBatchSampler, ShuffledBatchSampler, make_batch_sampler
 
 
 @st.composite
@@ -24,7 +24,7 @@ def class_counts(draw):
 @given(class_counts(), st.integers(2, 40), st.integers(2, 9), st.integers(0, 99))
 def test_every_batch_can_compare_and_every_sample_is_seen(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, seed=seed)
+    sampler = PKBatchSampler(codes, batch_size, n_per_class, seed=seed)
     for _ in range(2):
         batches = list(sampler)
         assert len(batches) == len(sampler)
@@ -41,7 +41,7 @@ def test_every_batch_can_compare_and_every_sample_is_seen(counts, batch_size, n_
 
 def test_balanced_batches_are_p_classes_of_k():
     codes = np.repeat(np.arange(10), 40)
-    sampler = ClassBalancedBatches(codes, batch_size=32, n_per_class=4, seed=0)
+    sampler = PKBatchSampler(codes, batch_size=32, n_per_class=4, seed=0)
     batches = list(sampler)
     assert [len(batch) for batch in batches] == [32] * 12 + [16]
     for batch in batches:
@@ -52,32 +52,32 @@ def test_balanced_batches_are_p_classes_of_k():
 
 def test_rare_class_is_spread_over_the_epoch():
     codes = np.repeat([0, 1], [400, 40])
-    sampler = ClassBalancedBatches(codes, batch_size=44, n_per_class=4, seed=0)
+    sampler = PKBatchSampler(codes, batch_size=44, n_per_class=4, seed=0)
     with_rare = [1 in codes[batch] for batch in sampler]
     assert np.mean(with_rare) > 0.7
 
 
 def test_epochs_differ_and_the_seed_decides_them():
     codes = np.repeat(np.arange(4), 10)
-    one, two = (ClassBalancedBatches(codes, 8, seed=1) for _ in range(2))
+    one, two = (PKBatchSampler(codes, 8, seed=1) for _ in range(2))
     first, second = np.concatenate(list(one)), np.concatenate(list(one))
     assert not np.array_equal(first, second)
     two.epoch = 1  # as after a checkpoint
     assert_array_equal(np.concatenate(list(two)), second)
-    other = ClassBalancedBatches(codes, 8, seed=2)
+    other = PKBatchSampler(codes, 8, seed=2)
     assert not np.array_equal(np.concatenate(list(other)), first)
 
 
 def test_only_the_rows_that_are_given():
     codes = np.repeat([0, 1, 2], 10)
     rows = np.arange(5, 25)
-    batches = list(ClassBalancedBatches(codes, 8, 2, rows=rows))
+    batches = list(PKBatchSampler(codes, 8, 2, rows=rows))
     assert_array_equal(np.unique(np.concatenate(batches)), rows)
 
 
 def test_k_is_half_of_a_batch_at_most():
     codes = np.repeat([0, 1, 2], 8)
-    assert max(map(len, ClassBalancedBatches(codes, batch_size=4, n_per_class=8))) == 4
+    assert max(map(len, PKBatchSampler(codes, batch_size=4, n_per_class=8))) == 4
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_k_is_half_of_a_batch_at_most():
 )
 def test_labels_that_teach_nothing_are_refused(codes, message):
     with pytest.raises(ValueError, match=message):
-        ClassBalancedBatches(np.array(codes), 4)
+        PKBatchSampler(np.array(codes), 4)
 
 
 def test_shuffled_batches_hold_every_row_once():
-    sampler = ShuffledBatches(np.arange(5, 16), 4, seed=0)
+    sampler = ShuffledBatchSampler(np.arange(5, 16), 4, seed=0)
     first, second = list(sampler), list(sampler)
     assert [len(batch) for batch in first] == [4, 4, 3]
     assert len(sampler) == 3
@@ -100,7 +100,7 @@ def test_shuffled_batches_hold_every_row_once():
 
 def test_a_small_rest_joins_the_batch_before_it():
     for n, sizes in ((9, [4, 5]), (10, [4, 4, 2]), (5, [5]), (4, [4]), (1, [1])):
-        sampler = ShuffledBatches(np.arange(n), 4, least=2)
+        sampler = ShuffledBatchSampler(np.arange(n), 4, least=2)
         batches = list(sampler)
         assert [len(batch) for batch in batches] == sizes
         assert len(sampler) == len(sizes)
@@ -115,7 +115,7 @@ def test_a_small_rest_joins_the_batch_before_it():
 def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     options = {"balanced": True, "seed": seed}
-    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, **options)
+    sampler = PKBatchSampler(codes, batch_size, n_per_class, **options)
     packs = sampler._packs(np.random.default_rng(seed))
     drawn = np.bincount([codes[pack[0]] for pack in packs], minlength=len(counts))
     assert set(drawn[np.array(counts) > 0]) == {len(packs) // np.count_nonzero(counts)}
@@ -124,7 +124,7 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
         assert len(set(pack)) == len(pack) == min(sampler.n_per_class, counts[codes[pack[0]]])
     batches = list(sampler)
     assert len(batches) == len(sampler)
-    plain = len(ClassBalancedBatches(codes, batch_size, n_per_class, seed=seed))
+    plain = len(PKBatchSampler(codes, batch_size, n_per_class, seed=seed))
     assert plain <= len(sampler) <= plain + len(counts)
     for batch in batches:
         assert len(set(batch.tolist())) == len(batch)
@@ -135,7 +135,7 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
 
 def test_balanced_batches_show_all_of_a_class_over_the_epochs():
     codes = np.repeat([0, 1, 2], [300, 8, 8])
-    sampler = ClassBalancedBatches(codes, 24, 4, balanced=True, seed=0)
+    sampler = PKBatchSampler(codes, 24, 4, balanced=True, seed=0)
     seen = Counter()
     for _ in range(20):
         seen.update(np.concatenate(list(sampler)).tolist())
@@ -161,7 +161,7 @@ def classes_and_groups(draw):
 def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_class, balanced):
     codes, groups, seed = drawn
     options = {"groups": groups, "balanced": balanced, "seed": seed}
-    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, **options)
+    sampler = PKBatchSampler(codes, batch_size, n_per_class, **options)
     packs = sampler._packs(np.random.default_rng(seed))
     assert max(map(len, packs)) <= sampler.n_per_class + (not balanced)
     batches = list(sampler)
@@ -182,11 +182,11 @@ def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_cl
 
 def test_alike_samples_come_from_different_groups():
     codes, groups = np.repeat(np.arange(5), 40), np.tile(np.arange(4), 50)
-    together = ClassBalancedBatches(codes, 20, 4, groups=groups)
+    together = PKBatchSampler(codes, 20, 4, groups=groups)
     for batch in together:
         pairs = Counter(zip(codes[batch].tolist(), groups[batch].tolist(), strict=True))
         assert len(set(pairs.values())) == 1  # each class as often from each group
-    mixed = next(iter(ClassBalancedBatches(codes, 20, 4)))
+    mixed = next(iter(PKBatchSampler(codes, 20, 4)))
     assert len(set(zip(codes[mixed].tolist(), groups[mixed].tolist(), strict=True))) < len(mixed)
 
 
@@ -212,9 +212,9 @@ def test_batches_of_groups_that_are_apart_hold_one_group(drawn, batch_size, bala
     ]
     if not teach:
         with pytest.raises(ValueError, match=r"none of the \d+ groups .* holds two classes"):
-            make_batches(labelled(codes, groups), rows, batch_size, **options)
+            make_batch_sampler(labelled(codes, groups), rows, batch_size, **options)
         return
-    sampler = make_batches(labelled(codes, groups), rows, batch_size, **options)
+    sampler = make_batch_sampler(labelled(codes, groups), rows, batch_size, **options)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     seen = set(np.concatenate(batches).tolist())
@@ -231,7 +231,7 @@ def test_groups_that_are_apart_come_in_random_order_and_the_epoch_decides_it():
     codes, groups = np.tile([0, 1], 60), np.repeat([0, 1, 2], 40)
     options = {**PLAIN, "group_batches": "apart"}
     one, two = (
-        make_batches(labelled(codes, groups), np.arange(120), 8, **options) for _ in range(2)
+        make_batch_sampler(labelled(codes, groups), np.arange(120), 8, **options) for _ in range(2)
     )
     first, second = list(one), list(one)
     order = [groups[batch[0]] for batch in first]
@@ -244,8 +244,8 @@ def test_groups_that_are_apart_come_in_random_order_and_the_epoch_decides_it():
 def test_groups_without_regard():
     codes, groups = np.tile([0, 1], 30), np.repeat([0, 1, 2], 20)
     rows = np.arange(60)
-    with_groups = make_batches(labelled(codes, groups), rows, 8, **PLAIN, group_batches=None)
-    without = make_batches(labelled(codes, None), rows, 8, **PLAIN, group_batches="apart")
+    with_groups = make_batch_sampler(labelled(codes, groups), rows, 8, **PLAIN, group_batches=None)
+    without = make_batch_sampler(labelled(codes, None), rows, 8, **PLAIN, group_batches="apart")
     assert_array_equal(np.concatenate(list(with_groups)), np.concatenate(list(without)))
 
 

@@ -9,7 +9,12 @@ from sklearn.decomposition import PCA
 from skdml import DeepEmbedder
 from skdml.deep import ConvEmbedder, ResidualEmbedder
 from skdml.deep.networks import initial
-from skdml.deep.networks.initial import choose_start, in_own_span, left_out, within_class_whitening
+from skdml.deep.networks.initial import (
+    choose_start,
+    leave_out_folds,
+    span_coordinates,
+    within_class_whitening,
+)
 from skdml.deep.networks.modules import edges
 from skdml.metrics import map_at_r
 
@@ -52,7 +57,7 @@ def test_classes_of_one_point_each_change_nothing():
 def test_classes_are_left_out_whole_and_once(n_classes):
     codes = np.random.default_rng(0).permutation(np.repeat(np.arange(n_classes), 5))
     seen = []
-    for train, queries, strangers in left_out(codes, np.random.default_rng(0)):
+    for train, queries, strangers in leave_out_folds(codes, np.random.default_rng(0)):
         assert strangers
         assert not np.isin(codes[queries], codes[train]).any()
         assert_array_equal(np.sort(np.concatenate([train, queries])), np.arange(len(codes)))
@@ -65,7 +70,7 @@ def test_classes_are_left_out_whole_and_once(n_classes):
 def test_rows_are_left_out_once_where_classes_are_few():
     codes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 7))
     seen = []
-    for train, queries, strangers in left_out(codes, np.random.default_rng(0)):
+    for train, queries, strangers in leave_out_folds(codes, np.random.default_rng(0)):
         assert not strangers
         assert not np.isin(queries, train).any()
         assert np.isin(codes[queries], codes[train]).all()
@@ -77,13 +82,13 @@ def test_groups_are_left_out_whole():
     rng = np.random.default_rng(0)
     codes, groups = rng.integers(3, size=84), rng.integers(12, size=84)
     seen = []
-    for train, queries, strangers in left_out(codes, np.random.default_rng(0), groups):
+    for train, queries, strangers in leave_out_folds(codes, np.random.default_rng(0), groups):
         assert not strangers
         assert not set(groups[queries]) & set(groups[train])
         assert_array_equal(np.sort(np.concatenate([train, queries])), np.arange(84))
         seen += [*np.unique(groups[queries])]
     assert sorted(seen) == [*range(12)]
-    assert [*left_out(codes, np.random.default_rng(0), groups=codes)] == []  # no class twice
+    assert [*leave_out_folds(codes, np.random.default_rng(0), groups=codes)] == []  # no class twice
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,7 +114,7 @@ def test_groups_do_not_judge_by_their_own_points(seed):
 @pytest.mark.parametrize("n_features", [5, 12, 30])
 def test_points_in_their_own_span_are_as_far_apart(n_features):
     X = np.random.default_rng(0).normal(size=(12, n_features))
-    few = in_own_span(X)
+    few = span_coordinates(X)
     assert few.shape == (12, min(12, n_features))
     assert_allclose(few @ few.T, X @ X.T, atol=1e-12)
 
@@ -246,5 +251,5 @@ def test_a_learner_shows_groups_to_its_network(monkeypatch):
 def test_a_few_judges_choose_as_many_do(monkeypatch):
     X, codes = made(8, nuisance=20, n_per_class=40)
     everything = choose_start([X], codes, np.random.default_rng(0))
-    monkeypatch.setattr(initial, "MAX_JUDGES", 160)
+    monkeypatch.setattr(initial, "MAX_SCORED_POINTS", 160)
     assert choose_start([X], codes, np.random.default_rng(0)) == everything

@@ -12,7 +12,7 @@ from skorch.history import History
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepTripletEmbedder
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping
+from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping
 
 # Eight classes, two of them held out; batches of 16 make 5 or 6 of them an epoch, so that two
 # epochs pass from one score to the next.
@@ -98,7 +98,7 @@ def test_a_refit_has_the_learning_rates_that_the_score_made():
 
 
 def test_after_the_last_score_it_stands():
-    known = KnownScores([{"plan": 0.1, "plan_best": True}, {"plan": 0.3, "dur": 9.0}], "plan")
+    known = ReplayedScores([{"plan": 0.1, "plan_best": True}, {"plan": 0.3, "dur": 9.0}], "plan")
     net = SimpleNamespace(history=History())
     for _ in range(3):
         net.history.new_epoch()

@@ -263,7 +263,7 @@ def test_batches_without_a_tuple_are_told_once():
 def test_batches_of_strangers_are_told(monkeypatch):
     singles = [np.array([np.flatnonzero(c == Y)[i] for c in range(6)]) for i in range(16)]
     monkeypatch.setattr(
-        "skdml.deep.data.samplers.ClassBalancedBatches.__iter__", lambda self: iter(singles)
+        "skdml.deep.data.samplers.PKBatchSampler.__iter__", lambda self: iter(singles)
     )
     learner = DeepTripletEmbedder(max_epochs=2, **OPTIONS)
     with pytest.warns(IdleBatchesWarning, match="16 of the 16 batches of epoch 1"):

@@ -16,7 +16,7 @@ from skorch.callbacks import Callback, GradientNormClipping
 from torch import nn
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.data.samplers import ClassBalancedBatches
+from skdml.deep.data.samplers import PKBatchSampler
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss, learns_from
 from skdml.deep.miners import BatchHardMiner
 from skdml.deep.training.memory import CrossBatchMemory
@@ -86,7 +86,7 @@ def train_by_hand(loss, memory_size, miner=None):
     network = copy.deepcopy(SMALL)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     points, labels = torch.from_numpy(X.astype(np.float32)), torch.from_numpy(Y)
-    sampler, remembered = ClassBalancedBatches(Y, 16, seed=seed), []
+    sampler, remembered = PKBatchSampler(Y, 16, seed=seed), []
     for epoch in range(3):
         for rows in sampler:
             z, y = network(points[rows]), labels[rows]
