@@ -280,9 +280,9 @@ class Items(Dataset):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (lambda row: {"image": X[row]}, "has to be a point, .* got dict"),
+        (lambda row: {"image": X[row]}, "must be a point .* got dict"),
         (lambda row: None, "got NoneType"),
-        (lambda row: X[row, : 5 - (row == 50)], r"of one shape; got \(\d,\) and \(\d,\)"),
+        (lambda row: X[row, : 5 - (row == 50)], r"the same shape; got \(\d,\) and \(\d,\)"),
         (lambda row: X[row] * (np.nan if row == 50 else 1), "Points have to be finite"),
     ],
 )

@@ -82,7 +82,7 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(Learner, params, me
     [
         (np.where(X.max() == X, np.nan, X), y, "NaN"),
         (np.where(X.max() == X, np.inf, X), y, "infinity"),
-        (X, np.zeros(150), "all 150 labels are of one class. Give samples of another"),
+        (X, np.zeros(150), "all 150 labels are of one class. Add samples of another"),
         (X, np.arange(150), "150 classes has a single sample.* Give at least one class two"),
         (X[:0], y[:0], "0 sample"),
         (X, None, "requires y"),

@@ -288,8 +288,12 @@ def turned(points):
         (DeepEmbedder(loss="info_nce"), y, "compares two views .* Give augment"),
         (DeepProxyEmbedder(augment=jitter), None, "requires y to be passed"),
         (DeepEmbedder(augment="flip"), y, "augment='flip' is no callable"),
-        (DeepEmbedder(augment=torch.mean), y, r"the shape it gets, \(\d+, 6\).* it gave \(\)"),
-        (DeepEmbedder(augment=torch.Tensor.tolist), y, "it gave list"),
+        (
+            DeepEmbedder(augment=torch.mean),
+            y,
+            r"points of shape \(\d+, 6\) .* it returned shape",
+        ),
+        (DeepEmbedder(augment=torch.Tensor.tolist), y, "it returned list"),
         (DeepEmbedder(augment=jitter, memory_size=9), None, "needs classes.* views have none"),
         (
             DeepEmbedder(torch.nn.Identity(), freeze="module", augment=jitter),
@@ -435,7 +439,7 @@ def test_jaccard_distance_of_sets():
         (DeepTripletEmbedder(), y + 0.5, r"Unknown label type: continuous. .*\['cosent'\]"),
         (DeepEmbedder(), np.eye(8)[y], r"multilabel-indicator. .*\['cosent'\]"),
         (DeepProxyEmbedder(), np.eye(8)[y], r"multilabel-indicator. .*\['cosent'\]"),
-        (DeepEmbedder(loss="cosent"), y.astype(str), "Graded targets are numbers"),
+        (DeepEmbedder(loss="cosent"), y.astype(str), "Graded targets must be numbers"),
         (DeepEmbedder(loss="cosent"), np.array(list("abcd") * 30, object), "convert string"),
         (DeepEmbedder(loss="cosent"), np.ones(120), "all 120 are equal"),
         (DeepEmbedder(loss="cosent"), None, "requires y to be passed"),

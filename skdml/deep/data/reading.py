@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,8 +77,7 @@ def read_training_data(
             f"groups cannot be used with supervision={kind!r}: groups decide which points share a "
             "batch, and these batches hold tuples. Leave groups out."
         )
-    read = _read_tuples if kind in TUPLE_SIZES else _read_points
-    data = read(learner, X, y, kind, reset)
+    data = _Reader(learner, kind, reset).read(X, y)
     data.kind = kind
     data.classes = _scoring_classes(y, len(data)) if kind == "views" else None
     if groups is not None:
@@ -87,75 +87,87 @@ def read_training_data(
     return data
 
 
-def _read_points(
-    learner: DeepEmbedder,
-    X: ArrayLike | Dataset,
-    y: ArrayLike | None,
-    kind: str,
-    reset: bool,
-) -> ArrayDataset | LabelledDataset:
-    if isinstance(X, Dataset):
-        return _read_dataset(learner, X, y, kind, reset)
-    name = type(learner).__name__
-    _check_not_texts(X, name)
-    if not reset:
-        check_n_dims(X, learner.feature_shape_, name)
-    if kind == "views":
-        X = validate_data(learner, X, reset=reset, **_POINT_CHECKS)
-        targets = np.arange(len(X))
-    else:
-        if kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
-            _check_classes(y, name)  # its message says more than scikit-learn's on 2-D labels
-        graded = {"multi_output": True, "y_numeric": True} if kind == "targets" else {}
-        X, y = validate_data(learner, X, y, reset=reset, **_POINT_CHECKS, **graded)
-        targets = _encode_targets(y, kind, name)
-    _set_or_check_feature_shape(learner, X.shape[1:], reset)
-    return ArrayDataset(as_writable(X), targets)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads points, a Dataset or tuples for one call of `fit` or `partial_fit`."""
 
+    learner: DeepEmbedder
+    kind: str
+    reset: bool
 
-def _read_dataset(
-    learner: DeepEmbedder, dataset: Dataset, y: ArrayLike | None, kind: str, reset: bool
-) -> LabelledDataset:
-    name = type(learner).__name__
-    if not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"{name} reads the items of a Dataset in random order and needs its length, but "
-            f"{type(dataset).__name__} has no __len__. Give a Dataset with __len__ and __getitem__."
+    @property
+    def name(self) -> str:
+        return type(self.learner).__name__
+
+    def read(self, X: Any, y: Any) -> ArrayDataset | LabelledDataset:
+        if self.kind in TUPLE_SIZES:
+            return self._read_tuples(X, y)
+        if isinstance(X, Dataset):
+            return self._read_dataset(X, y)
+        return self._read_array(X, y)
+
+    def _read_array(self, X: Any, y: Any) -> ArrayDataset:
+        _check_not_texts(X, self.name)
+        if not self.reset:
+            check_n_dims(X, self.learner.feature_shape_, self.name)
+        if self.kind == "views":
+            X = validate_data(self.learner, X, reset=self.reset, **_POINT_CHECKS)
+            targets = np.arange(len(X))
+        else:
+            if self.kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
+                _check_classes(y, self.name)  # clearer than scikit-learn's message on 2-D labels
+            graded = {"multi_output": True, "y_numeric": True} if self.kind == "targets" else {}
+            X, y = validate_data(self.learner, X, y, reset=self.reset, **_POINT_CHECKS, **graded)
+            targets = _encode_targets(y, self.kind, self.name)
+        self._set_or_check_feature_shape(X.shape[1:])
+        return ArrayDataset(as_writable(X), targets)
+
+    def _read_dataset(self, dataset: Any, y: Any) -> LabelledDataset:
+        if y is None and self.kind != "views":
+            raise ValueError(
+                f"{self.name} requires y to be passed, but the target y is None. Pass the labels "
+                "of a Dataset as y: batches are drawn by class before any item is read."
+            )
+        if not hasattr(dataset, "__len__"):
+            raise ValueError(
+                f"{self.name} reads the items of a Dataset in random order and needs its length, "
+                f"but {type(dataset).__name__} has no __len__. Give a Dataset with __len__ and "
+                "__getitem__."
+            )
+        if self.kind == "views":
+            targets = np.arange(len(dataset))
+        else:
+            y = _check_dataset_labels(y, len(dataset), self.kind, self.name)
+            targets = _encode_targets(y, self.kind, self.name)
+        shape = tuple(as_point_tensor(dataset[0]).shape)
+        if not shape:
+            raise ValueError(
+                "Each item of the Dataset must be a point, or a tuple that begins with a point; "
+                "the first item gives a single number."
+            )
+        self._set_or_check_feature_shape(shape)
+        if self.reset:
+            self.learner.n_features_in_ = shape[0]
+            # A fit on a table may have set names.
+            self.learner.__dict__.pop("feature_names_in_", None)
+        return LabelledDataset(dataset, targets)
+
+    def _read_tuples(self, tuples: Any, y: Any) -> ArrayDataset:
+        size = TUPLE_SIZES[self.kind]
+        tuples = check_tuples(tuples, size)
+        points = tuples.reshape(-1, *tuples.shape[2:])
+        points = validate_data(
+            self.learner, points, reset=self.reset, dtype=np.float32, allow_nd=True
         )
-    if kind == "views":
-        targets = np.arange(len(dataset))
-    else:
-        targets = _encode_targets(_check_dataset_labels(y, len(dataset), kind, name), kind, name)
-    shape = tuple(as_point_tensor(dataset[0]).shape)
-    if not shape:
-        raise ValueError(
-            "Each item of the Dataset must be a point, or a tuple that begins with a point; the "
-            "first item gives a single number."
-        )
-    _set_or_check_feature_shape(learner, shape, reset)
-    if reset:
-        learner.n_features_in_ = shape[0]
-        vars(learner).pop("feature_names_in_", None)  # set by an earlier fit on a table
-    return LabelledDataset(dataset, targets)
+        self._set_or_check_feature_shape(points.shape[1:])
+        targets = np.zeros(len(tuples), np.int64) if size == 3 else _encode_pairs(y, len(tuples))
+        return ArrayDataset(as_writable(points).reshape(tuples.shape), targets, tuples=True)
 
-
-def _read_tuples(
-    learner: DeepEmbedder, tuples: ArrayLike, y: ArrayLike | None, kind: str, reset: bool
-) -> ArrayDataset:
-    size = TUPLE_SIZES[kind]
-    tuples = check_tuples(tuples, size)
-    points = tuples.reshape(-1, *tuples.shape[2:])
-    points = validate_data(learner, points, reset=reset, dtype=np.float32, allow_nd=True)
-    _set_or_check_feature_shape(learner, points.shape[1:], reset)
-    targets = np.zeros(len(tuples), np.int64) if size == 3 else _encode_pairs(y, len(tuples))
-    return ArrayDataset(as_writable(points).reshape(tuples.shape), targets, tuples=True)
-
-
-def _set_or_check_feature_shape(learner: DeepEmbedder, shape: tuple[int, ...], reset: bool) -> None:
-    if reset:
-        learner.feature_shape_ = shape
-    else:
-        check_feature_shape(shape, learner.feature_shape_, type(learner).__name__)
+    def _set_or_check_feature_shape(self, shape: tuple[int, ...]) -> None:
+        if self.reset:
+            self.learner.feature_shape_ = shape
+        else:
+            check_feature_shape(shape, self.learner.feature_shape_, self.name)
 
 
 # Checks of X
@@ -212,7 +224,7 @@ def check_n_dims(X: ArrayLike, feature_shape: tuple[int, ...], learner_name: str
         check_feature_shape(shape, feature_shape, learner_name)
 
 
-def _check_not_texts(X: ArrayLike, learner_name: str) -> None:
+def _check_not_texts(X: Any, learner_name: str) -> None:
     is_column = isinstance(X, (list, tuple)) or getattr(X, "ndim", None) == 1
     if is_column and isinstance(next(iter(X), None), str):
         raise ValueError(
@@ -225,7 +237,7 @@ def _check_not_texts(X: ArrayLike, learner_name: str) -> None:
 # Checks and encodings of y
 
 
-def _encode_targets(y: ArrayLike, kind: str, learner_name: str) -> NDArray:
+def _encode_targets(y: Any, kind: str, learner_name: str) -> NDArray:
     """Return graded targets, or class codes."""
     if kind == "targets":
         return graded_targets(y)
@@ -235,7 +247,7 @@ def _encode_targets(y: ArrayLike, kind: str, learner_name: str) -> NDArray:
     return codes
 
 
-def _check_classes(y: ArrayLike, learner_name: str) -> None:
+def _check_classes(y: Any, learner_name: str) -> None:
     """Raise if y does not hold one class label for each sample."""
     target_type = _type_of_target(y)
     if target_type not in ("binary", "multiclass"):
@@ -247,7 +259,7 @@ def _check_classes(y: ArrayLike, learner_name: str) -> None:
         )
 
 
-def _type_of_target(y: ArrayLike) -> str:
+def _type_of_target(y: Any) -> str:
     """Return scikit-learn's type of y; raise if y mixes numbers and strings."""
     try:
         return type_of_target(y, input_name="y")
@@ -259,7 +271,7 @@ def _type_of_target(y: ArrayLike) -> str:
         ) from error
 
 
-def _scoring_classes(y: ArrayLike | None, n_rows: int) -> NDArray[np.int64] | None:
+def _scoring_classes(y: Any, n_rows: int) -> NDArray[np.int64] | None:
     """Return class codes to score held-out points by, if y holds usable class labels.
 
     A loss that compares two views ignores class labels. Held-out data can still be scored by them.
@@ -299,7 +311,7 @@ def graded_targets(y: ArrayLike) -> NDArray:
     array([[ True, False,  True],
            [False, False,  True]])
     """
-    y = y.toarray() if issparse(y) else np.asarray(y)
+    y = y.toarray() if issparse(y) else np.asarray(y)  # type: ignore[union-attr]
     if y.dtype.kind not in "biuf":
         raise ValueError(
             "Graded targets must be numbers, or rows of 0 and 1 for several labels per sample; got "
@@ -318,15 +330,8 @@ def graded_targets(y: ArrayLike) -> NDArray:
     return targets == targets.max() if is_sets else targets
 
 
-def _check_dataset_labels(
-    y: ArrayLike | None, n_items: int, kind: str, learner_name: str
-) -> ArrayLike:
-    """Raise unless there is one label for each item of a Dataset; return y as an array."""
-    if y is None:
-        raise ValueError(
-            f"{learner_name} requires y to be passed, but the target y is None. Pass the labels of "
-            "a Dataset as y: batches are drawn by class before any item is read."
-        )
+def _check_dataset_labels(y: Any, n_items: int, kind: str, learner_name: str) -> Any:
+    """Return y as an array; raise unless it holds one label for each item of a Dataset."""
     y = y if issparse(y) else np.asarray(y)
     if y.shape[:1] != (n_items,) or (kind == "labels" and y.ndim > 1):
         raise ValueError(
@@ -336,7 +341,7 @@ def _check_dataset_labels(
     return y
 
 
-def _encode_pairs(y: ArrayLike | None, n_pairs: int) -> NDArray[np.int64]:
+def _encode_pairs(y: Any, n_pairs: int) -> NDArray[np.int64]:
     """Return 1 for each same pair and 0 for each different pair."""
     if y is None:
         raise ValueError(

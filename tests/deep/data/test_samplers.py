@@ -100,7 +100,7 @@ def test_shuffled_batches_hold_every_row_once():
 
 def test_a_small_rest_joins_the_batch_before_it():
     for n, sizes in ((9, [4, 5]), (10, [4, 4, 2]), (5, [5]), (4, [4]), (1, [1])):
-        sampler = ShuffledBatchSampler(np.arange(n), 4, least=2)
+        sampler = ShuffledBatchSampler(np.arange(n), 4, min_size=2)
         batches = list(sampler)
         assert [len(batch) for batch in batches] == sizes
         assert len(sampler) == len(sizes)
