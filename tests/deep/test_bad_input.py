@@ -138,7 +138,7 @@ def test_a_miner_needs_a_loss_that_takes_tuples():
     [
         (
             nn.Linear(7, 3),
-            r"Linear cannot take a batch of points of shape \(5,\), as float32: mat1",
+            r"Linear cannot take a float32 batch of points of shape \(5,\): mat1",
         ),
         (nn.Linear(5, 3).double(), r"Linear cannot take .* same dtype"),
         (
@@ -204,7 +204,7 @@ def test_features_of_any_size_are_learned_from(scale):
 
 @pytest.mark.parametrize("Learner", LEARNERS)
 def test_points_that_are_all_equal_are_told(Learner):
-    with pytest.warns(CollapseWarning, match="no two embeddings differed in the first epoch"):
+    with pytest.warns(CollapseWarning, match="all embeddings were equal in the first epoch"):
         learner = Learner(**OPTIONS).fit(np.ones_like(X), Y)
     assert np.isfinite(learner.transform(X)).all()
 
@@ -248,7 +248,7 @@ def test_a_miner_gives_indices(given, told):
 def test_a_scoring_gives_a_number(given, n_classes):
     options = {**OPTIONS, "early_stopping": True}
     learner = DeepEmbedder(scoring=lambda *points: given, **options)
-    refused(learner, "scoring has to give a number", y=np.arange(96) % n_classes)
+    refused(learner, "scoring must return one number", y=np.arange(96) % n_classes)
     for score in (np.float32(0.5), 1, np.array(0.5)):
         learner.set_params(scoring=lambda *points, score=score: score).fit(X, Y)
         assert learner.start_score_ == score
@@ -261,7 +261,7 @@ class Infinite(nn.Linear):
 
 def test_a_network_that_is_not_finite_from_the_start_is_told():
     learner = DeepEmbedder(Infinite(5, 3), **{**OPTIONS, "early_stopping": True})
-    refused(learner, "gives embeddings that are not finite. That is before training")
+    refused(learner, "returns embeddings that are not finite. This happened before training")
 
 
 class Items(Dataset):

@@ -51,7 +51,7 @@ class ArrayDataset(Dataset):
     groups: NDArray[np.int64] | None = None
     classes: NDArray[np.int64] | None = None
 
-    def __init__(self, X: NDArray[np.float32], targets: NDArray, *, tuples: bool = False) -> None:
+    def __init__(self, X: NDArray[np.floating], targets: NDArray, *, tuples: bool = False) -> None:
         self.X = X
         self.targets = targets
         self.tuples = tuples
@@ -60,7 +60,7 @@ class ArrayDataset(Dataset):
         """Return the number of rows."""
         return len(self.X)
 
-    def __getitem__(self, row: int) -> tuple[NDArray[np.float32], Any]:
+    def __getitem__(self, row: int) -> tuple[NDArray[np.floating], Any]:
         """Return one row and its target."""
         return self.X[row], self.targets[row]
 
@@ -76,7 +76,7 @@ class ArrayDataset(Dataset):
         """Return the batch unchanged; `__getitems__` already returns whole batches."""
         return batch
 
-    def points(self, rows: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
+    def points(self, rows: NDArray[np.integer] | None = None) -> NDArray[np.floating]:
         """Return the points of some rows, or of all: ndarray of float32, shape (n, ...)."""
         X = self.X if rows is None else self.X[rows]
         return X.reshape(-1, *X.shape[2:]) if self.tuples else X
@@ -167,7 +167,7 @@ def as_writable(X: NDArray) -> NDArray:
 
 
 def batches_of_points(
-    data: NDArray[np.float32] | Dataset, max_points: int, max_numbers: float = np.inf
+    data: NDArray[np.floating] | Dataset, max_points: int, max_numbers: float = np.inf
 ) -> Iterator[Tensor]:
     """Yield points batch by batch, in order.
 

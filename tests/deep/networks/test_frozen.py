@@ -241,7 +241,7 @@ def test_head_of_ones_own(backbone):
         ),
         (
             {"freeze": "module", "module": nn.Identity()},
-            r"shape \(1, n_components\); for a batch of shape \(1, 1, 8, 8\) it gave shape",
+            r"shape \(1, n_components\); for a batch of shape \(1, 1, 8, 8\) it returned shape",
         ),
         (
             {"freeze": "module", "module": nn.Flatten(), "head": nn.Linear(64, 5)}
@@ -271,11 +271,11 @@ class Named(nn.Linear):
 def test_outputs_that_no_head_can_learn_from_are_refused():
     learner = DeepTripletEmbedder(Log(), freeze="module", max_epochs=1).fit(X + 1, y)
     before = learner.transform(X[:5] + 1)
-    with pytest.raises(ValueError, match="Log gives outputs that are not finite, for 300 of 300"):
+    with pytest.raises(ValueError, match="Log returns outputs that are not finite, for 300 of 300"):
         learner.fit(X, y)
     assert_array_equal(learner.transform(X[:5] + 1), before)
     for freeze in (None, "module"):
-        with pytest.raises(ValueError, match=r"give a tensor of shape .* it gave a dict"):
+        with pytest.raises(ValueError, match=r"return a tensor of shape .* it returned a dict"):
             DeepTripletEmbedder(Named(64, 3), freeze=freeze).fit(X, y)
 
 

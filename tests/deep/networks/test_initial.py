@@ -57,8 +57,8 @@ def test_classes_of_one_point_each_change_nothing():
 def test_classes_are_left_out_whole_and_once(n_classes):
     codes = np.random.default_rng(0).permutation(np.repeat(np.arange(n_classes), 5))
     seen = []
-    for train, queries, strangers in leave_out_folds(codes, np.random.default_rng(0)):
-        assert strangers
+    for train, queries, unseen_classes in leave_out_folds(codes, np.random.default_rng(0)):
+        assert unseen_classes
         assert not np.isin(codes[queries], codes[train]).any()
         assert_array_equal(np.sort(np.concatenate([train, queries])), np.arange(len(codes)))
         classes = np.unique(codes[queries])
@@ -70,8 +70,8 @@ def test_classes_are_left_out_whole_and_once(n_classes):
 def test_rows_are_left_out_once_where_classes_are_few():
     codes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 7))
     seen = []
-    for train, queries, strangers in leave_out_folds(codes, np.random.default_rng(0)):
-        assert not strangers
+    for train, queries, unseen_classes in leave_out_folds(codes, np.random.default_rng(0)):
+        assert not unseen_classes
         assert not np.isin(queries, train).any()
         assert np.isin(codes[queries], codes[train]).all()
         seen += [*queries]
@@ -82,8 +82,8 @@ def test_groups_are_left_out_whole():
     rng = np.random.default_rng(0)
     codes, groups = rng.integers(3, size=84), rng.integers(12, size=84)
     seen = []
-    for train, queries, strangers in leave_out_folds(codes, np.random.default_rng(0), groups):
-        assert not strangers
+    for train, queries, unseen_classes in leave_out_folds(codes, np.random.default_rng(0), groups):
+        assert not unseen_classes
         assert not set(groups[queries]) & set(groups[train])
         assert_array_equal(np.sort(np.concatenate([train, queries])), np.arange(84))
         seen += [*np.unique(groups[queries])]

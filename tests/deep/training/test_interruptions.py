@@ -252,7 +252,7 @@ class ByTuples(nn.Module):
 def test_batches_without_a_tuple_are_told_once():
     Rarely.calls = 0
     learner = DeepEmbedder(loss=ByTuples, miner=Rarely(every=4), max_epochs=3, **OPTIONS)
-    told = r"\d of the 6 batches of epoch \d taught nothing"
+    told = r"\d of the 6 batches of epoch \d had nothing to learn from"
     with pytest.warns(IdleBatchesWarning, match=told) as caught:
         learner.fit(X, Y)
     assert len(caught) == 1

@@ -150,9 +150,9 @@ def test_ready_parts_among_the_parameters_are_copied():
     [
         (
             nn.Sequential(nn.Linear(6, 6), nn.Flatten(0)),
-            r"shape \(\d+, n_components\); .* \(1, 6\) it gave shape \(6,\)",
+            r"shape \(\d+, n_components\); .* \(1, 6\) it returned shape \(6,\)",
         ),
-        (nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (2, 3))), r"it gave shape \(1, 2, 3\)"),
+        (nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (2, 3))), r"it returned shape \(1, 2, 3\)"),
         (5, "module=5 is no network"),
     ],
 )
@@ -876,7 +876,7 @@ def test_collapse_is_seen_in_a_loss_at_the_margin():
     options = {"lr": 1e-30, "early_stopping": False, "random_state": 0}
     corners, labels = np.eye(12), np.arange(12) % 3  # all equally far apart
     DeepTripletEmbedder(max_epochs=2, **options).fit(corners, labels)
-    with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stood at the margin 0\.2"):
+    with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stayed at the margin 0\.2"):
         DeepTripletEmbedder(max_epochs=5, **options).fit(corners, labels)
     # All pairs are 1 apart, and so is what the contrastive loss begins with.
     siamese = DeepSiameseEmbedder(max_epochs=5, **options).fit(corners, labels)
