@@ -9,6 +9,7 @@ requires a gain over the initial weights in every view and across the classes; s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from skdml.deep._statistics import rank_within_class
 from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
+from skdml.deep.data.reading import TUPLE_SIZES
 from skdml.deep.scores import PairScore, RankScore, RetrievalScore, Score, TripletScore, ViewScore
 
 # Held-out points are compared with each other and with the gallery after an epoch. A subset of
@@ -68,47 +70,63 @@ def hold_out(
         ``score(embed)`` returns an array of shape (n_views, n_groups), larger is better. It is
         None, and all rows are training rows, if there is too little data to hold any out.
     """
-    codes = data.targets
-    all_alike = np.zeros(len(codes), int)
-    score: Score
-    if data.kind == "triplets":
-        train, held = split_rows(all_alike, fraction, rng)
-        score = TripletScore(data.points(held), distance)
-    elif data.kind == "pairs":
-        train, held = split_rows(codes, fraction, rng)
-        score = PairScore(data.points(held), codes[held], distance)
-    elif data.kind in ("targets", "views") and data.classes is None:
-        train, held = split_rows(all_alike, fraction, rng, data.groups)
-        held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
-        if data.kind == "targets":
-            score = RankScore(data, held, gallery, distance=distance, scoring=scoring)
-        else:
-            score = ViewScore(
-                data,
-                held,
-                gallery,
-                distance=distance,
-                scoring=scoring,
-                augment=augment,  # type: ignore[arg-type]  # always given for views
-                seed=int(rng.integers(2**31)),
-            )
+    options = {"distance": distance, "scoring": scoring}
+    if data.kind in TUPLE_SIZES:
+        train, score = _hold_out_tuples(data, fraction, rng, distance)
+    elif data.kind == "labels" or data.classes is not None:
+        train, score = _hold_out_labels(data, fraction, rng, whole_classes, **options)
     else:
-        codes = codes if data.classes is None else data.classes
-        train, held, gallery, unseen_classes = split_labels(
-            codes, fraction, rng, whole_classes, data.groups
-        )
-        score = RetrievalScore(
-            data,
-            codes,
-            held,
-            gallery,
-            unseen_classes=unseen_classes,
-            distance=distance,
-            scoring=scoring,
-        )
-    if len(held) == 0 or (data.kind == "pairs" and len(np.unique(codes[held])) < 2):
-        return np.arange(len(codes)), None
+        train, score = _hold_out_rows(data, fraction, rng, augment, **options)
+    return (np.arange(len(data)), None) if score is None else (train, score)
+
+
+def _hold_out_tuples(
+    data: ArrayDataset | LabelledDataset, fraction: float, rng: np.random.Generator, distance: str
+) -> tuple[NDArray[np.integer], Score | None]:
+    codes = data.targets  # 1 and 0 for pairs, 0 for all triplets
+    train, held = split_rows(codes, fraction, rng)
+    if len(held) == 0:
+        return train, None
+    if data.kind == "triplets":
+        return train, TripletScore(data.points(held), distance)
+    if len(np.unique(codes[held])) < 2:  # the ROC curve needs both kinds of pairs
+        return train, None
+    return train, PairScore(data.points(held), codes[held], distance)
+
+
+def _hold_out_labels(
+    data: ArrayDataset | LabelledDataset,
+    fraction: float,
+    rng: np.random.Generator,
+    whole_classes: bool,
+    **options: Any,
+) -> tuple[NDArray[np.integer], Score | None]:
+    codes = data.targets if data.classes is None else data.classes
+    train, held, gallery, unseen_classes = split_labels(
+        codes, fraction, rng, whole_classes, data.groups
+    )
+    if len(held) == 0:
+        return train, None
+    score = RetrievalScore(data, codes, held, gallery, unseen_classes=unseen_classes, **options)
     return train, score
+
+
+def _hold_out_rows(
+    data: ArrayDataset | LabelledDataset,
+    fraction: float,
+    rng: np.random.Generator,
+    augment: Callable[[Tensor], Tensor] | None,
+    **options: Any,
+) -> tuple[NDArray[np.integer], Score | None]:
+    """Hold out points with graded targets, or points without labels."""
+    train, held = split_rows(np.zeros(len(data), int), fraction, rng, data.groups)
+    if len(held) == 0:
+        return train, None
+    held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
+    if data.kind == "targets":
+        return train, RankScore(data, held, gallery, **options)
+    options |= {"augment": augment, "seed": int(rng.integers(2**31))}
+    return train, ViewScore(data, held, gallery, **options)
 
 
 def split_labels(

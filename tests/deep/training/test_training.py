@@ -475,7 +475,7 @@ PAIRS, SAME = some_pairs(np.random.default_rng(0))
         (PAIRS, None, "supervision='pairs' requires y"),
         (PAIRS, SAME[:5], r"80 pairs need 80 labels.*shape \(5,\)"),
         (PAIRS, SAME + 1, r"values \[1, 2\]"),
-        (PAIRS, SAME * 0, "all 80 have y = 0"),
+        (PAIRS, SAME * 0, "all 80 pairs have y = 0"),
         (PAIRS * np.nan, SAME, "NaN"),
     ],
 )
@@ -522,17 +522,19 @@ def codes_of(n_classes, each=6):
     return np.repeat(np.arange(n_classes), each)
 
 
-@pytest.mark.parametrize(("n_classes", "strangers"), [(8, True), (5, True), (4, False), (2, False)])
-def test_classes_are_held_out_where_there_are_enough(n_classes, strangers):
+@pytest.mark.parametrize(
+    ("n_classes", "whole_classes"), [(8, True), (5, True), (4, False), (2, False)]
+)
+def test_classes_are_held_out_where_there_are_enough(n_classes, whole_classes):
     codes = codes_of(n_classes)
     data = ArrayDataset(np.zeros((len(codes), 2), np.float32), codes)
     options = {"distance": "euclidean", "scoring": "map_at_r"}
     train, score = hold_out(data, 0.2, np.random.default_rng(0), **options)
     held = np.setdiff1d(np.arange(len(codes)), train)
     assert len(held) > 0
-    assert score.strangers is strangers
-    assert (len(np.unique(codes[train])) < n_classes) == strangers
-    if strangers:
+    assert score.unseen_classes is whole_classes
+    assert (len(np.unique(codes[train])) < n_classes) == whole_classes
+    if whole_classes:
         assert not set(codes[train]) & set(codes[held])
         assert len(np.unique(codes[held])) == 2
     else:
