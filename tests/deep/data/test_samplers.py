@@ -1,4 +1,4 @@
-"""Batches of P classes x K: every sample once, always something alike and something different."""
+"""Batch samplers: every sample occurs, and every batch has same-class and different-class pairs."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def class_counts(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(class_counts(), st.integers(2, 40), st.integers(2, 9), st.integers(0, 99))
-def test_every_batch_can_compare_and_every_sample_is_seen(counts, batch_size, n_per_class, seed):
+def test_every_batch_is_comparable_and_every_sample_occurs(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     sampler = PKBatchSampler(codes, batch_size, n_per_class, seed=seed)
     for _ in range(2):
@@ -39,7 +39,7 @@ def test_every_batch_can_compare_and_every_sample_is_seen(counts, batch_size, n_
             assert of_class.max() >= 2
 
 
-def test_balanced_batches_are_p_classes_of_k():
+def test_equal_classes_give_p_classes_of_k_samples():
     codes = np.repeat(np.arange(10), 40)
     sampler = PKBatchSampler(codes, batch_size=32, n_per_class=4, seed=0)
     batches = list(sampler)
@@ -57,7 +57,7 @@ def test_rare_class_is_spread_over_the_epoch():
     assert np.mean(with_rare) > 0.7
 
 
-def test_epochs_differ_and_the_seed_decides_them():
+def test_epochs_differ_and_the_seed_determines_them():
     codes = np.repeat(np.arange(4), 10)
     one, two = (PKBatchSampler(codes, 8, seed=1) for _ in range(2))
     first, second = np.concatenate(list(one)), np.concatenate(list(one))
@@ -68,14 +68,14 @@ def test_epochs_differ_and_the_seed_decides_them():
     assert not np.array_equal(np.concatenate(list(other)), first)
 
 
-def test_only_the_rows_that_are_given():
+def test_only_the_given_rows_are_drawn():
     codes = np.repeat([0, 1, 2], 10)
     rows = np.arange(5, 25)
     batches = list(PKBatchSampler(codes, 8, 2, rows=rows))
     assert_array_equal(np.unique(np.concatenate(batches)), rows)
 
 
-def test_k_is_half_of_a_batch_at_most():
+def test_k_is_at_most_half_of_a_batch():
     codes = np.repeat([0, 1, 2], 8)
     assert max(map(len, PKBatchSampler(codes, batch_size=4, n_per_class=8))) == 4
 
@@ -84,7 +84,7 @@ def test_k_is_half_of_a_batch_at_most():
     ("codes", "message"),
     [([3, 3, 3], "all 3 labels are of one class"), ([0, 1, 2], "3 classes has a single sample")],
 )
-def test_labels_that_teach_nothing_are_refused(codes, message):
+def test_labels_with_nothing_to_compare_raise(codes, message):
     with pytest.raises(ValueError, match=message):
         PKBatchSampler(np.array(codes), 4)
 
@@ -98,7 +98,7 @@ def test_shuffled_batches_hold_every_row_once():
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
-def test_a_small_rest_joins_the_batch_before_it():
+def test_a_small_remainder_joins_the_last_full_batch():
     for n, sizes in ((9, [4, 5]), (10, [4, 4, 2]), (5, [5]), (4, [4]), (1, [1])):
         sampler = ShuffledBatchSampler(np.arange(n), 4, min_size=2)
         batches = list(sampler)
@@ -107,7 +107,7 @@ def test_a_small_rest_joins_the_batch_before_it():
         assert_array_equal(np.sort(np.concatenate(batches)), np.arange(n))
 
 
-# Classes drawn equally often
+# Balanced classes
 
 
 @settings(max_examples=150, deadline=None)
@@ -133,7 +133,7 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
         assert of_class.max() >= 2
 
 
-def test_balanced_batches_show_all_of_a_class_over_the_epochs():
+def test_balanced_batches_use_all_samples_over_many_epochs():
     codes = np.repeat([0, 1, 2], [300, 8, 8])
     sampler = PKBatchSampler(codes, 24, 4, balanced=True, seed=0)
     seen = Counter()
@@ -180,7 +180,7 @@ def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_cl
         assert of_class.max() >= 2
 
 
-def test_alike_samples_come_from_different_groups():
+def test_samples_of_a_class_come_from_different_groups():
     codes, groups = np.repeat(np.arange(5), 40), np.tile(np.arange(4), 50)
     together = PKBatchSampler(codes, 20, 4, groups=groups)
     for batch in together:
@@ -190,36 +190,36 @@ def test_alike_samples_come_from_different_groups():
     assert len(set(zip(codes[mixed].tolist(), groups[mixed].tolist(), strict=True))) < len(mixed)
 
 
-def labelled(codes, groups):
+def labelled_data(codes, groups):
     data = ArrayDataset(np.zeros((len(codes), 1), np.float32), codes)
     data.groups = groups
     return data
 
 
-PLAIN = {"n_per_class": 4, "balanced": False, "seed": 3}
+DEFAULTS = {"n_per_class": 4, "balanced": False, "seed": 3}
 
 
 @settings(max_examples=150, deadline=None)
 @given(classes_and_groups(), st.integers(2, 40), st.booleans())
-def test_batches_of_groups_that_are_apart_hold_one_group(drawn, batch_size, balanced):
+def test_batches_of_separate_groups_hold_one_group(drawn, batch_size, balanced):
     codes, groups, _ = drawn
     rows = np.arange(len(codes))
-    options = {**PLAIN, "balanced": balanced, "group_batches": "apart"}
-    teach = [
+    options = {**DEFAULTS, "balanced": balanced, "group_batches": "apart"}
+    usable = [
         group
         for group in np.unique(groups)
         if len(set(codes[groups == group])) >= 2 and np.bincount(codes[groups == group]).max() >= 2
     ]
-    if not teach:
+    if not usable:
         with pytest.raises(ValueError, match=r"none of the \d+ groups .* holds two classes"):
-            make_batch_sampler(labelled(codes, groups), rows, batch_size, **options)
+            make_batch_sampler(labelled_data(codes, groups), rows, batch_size, **options)
         return
-    sampler = make_batch_sampler(labelled(codes, groups), rows, batch_size, **options)
+    sampler = make_batch_sampler(labelled_data(codes, groups), rows, batch_size, **options)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     seen = set(np.concatenate(batches).tolist())
     if not balanced:
-        assert seen == set(np.flatnonzero(np.isin(groups, teach)).tolist())
+        assert seen == set(np.flatnonzero(np.isin(groups, usable)).tolist())
     for batch in batches:
         assert len(set(groups[batch])) == 1
         of_class = np.bincount(codes[batch])
@@ -227,11 +227,12 @@ def test_batches_of_groups_that_are_apart_hold_one_group(drawn, batch_size, bala
         assert of_class.max() >= 2
 
 
-def test_groups_that_are_apart_come_in_random_order_and_the_epoch_decides_it():
+def test_separate_groups_come_in_random_order_determined_by_the_epoch():
     codes, groups = np.tile([0, 1], 60), np.repeat([0, 1, 2], 40)
-    options = {**PLAIN, "group_batches": "apart"}
+    options = {**DEFAULTS, "group_batches": "apart"}
     one, two = (
-        make_batch_sampler(labelled(codes, groups), np.arange(120), 8, **options) for _ in range(2)
+        make_batch_sampler(labelled_data(codes, groups), np.arange(120), 8, **options)
+        for _ in range(2)
     )
     first, second = list(one), list(one)
     order = [groups[batch[0]] for batch in first]
@@ -241,15 +242,19 @@ def test_groups_that_are_apart_come_in_random_order_and_the_epoch_decides_it():
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
-def test_groups_without_regard():
+def test_ignored_groups_change_nothing():
     codes, groups = np.tile([0, 1], 30), np.repeat([0, 1, 2], 20)
     rows = np.arange(60)
-    with_groups = make_batch_sampler(labelled(codes, groups), rows, 8, **PLAIN, group_batches=None)
-    without = make_batch_sampler(labelled(codes, None), rows, 8, **PLAIN, group_batches="apart")
+    with_groups = make_batch_sampler(
+        labelled_data(codes, groups), rows, 8, **DEFAULTS, group_batches=None
+    )
+    without = make_batch_sampler(
+        labelled_data(codes, None), rows, 8, **DEFAULTS, group_batches="apart"
+    )
     assert_array_equal(np.concatenate(list(with_groups)), np.concatenate(list(without)))
 
 
-def test_batches_of_an_array_are_slices():
+def test_array_dataset_returns_slices():
     X = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
     points, targets = ArrayDataset(X, np.arange(6)).__getitems__([4, 1])
     assert_array_equal(points, X[[4, 1]])
