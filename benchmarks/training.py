@@ -21,10 +21,10 @@ from benchmarks import losses as loss_benchmark
 from benchmarks._timing import median_ratio, medians, take_turns
 from benchmarks._worker import measure_time, resident_mib
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.data.samplers import ClassBalancedBatches
+from skdml.deep.data.samplers import PKBatchSampler
 from skdml.deep.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
-from skdml.deep.networks.initial import MAX_POINTS
-from skdml.deep.networks.map import POINTS_AT_ONCE
+from skdml.deep.networks.initial import MAX_START_POINTS
+from skdml.deep.networks.map import MAX_BATCH_POINTS
 from skdml.deep.networks.modules import ResidualEmbedder
 
 FIT_GOAL = 1.15
@@ -80,13 +80,13 @@ def seed_of_fit():
 
 def draw_batches(y, n_epochs, params):
     """Return the batches of every epoch, as tensors of row numbers."""
-    sampler = ClassBalancedBatches(y, **params, seed=seed_of_fit())
+    sampler = PKBatchSampler(y, **params, seed=seed_of_fit())
     return [[torch.from_numpy(rows) for rows in sampler] for _ in range(n_epochs)]
 
 
 def plain_loop(X, y, epochs, loss, *, mine=None, normalize=False):
     """Train the same network by hand, with batches drawn beforehand."""
-    first = np.sort(np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_POINTS])
+    first = np.sort(np.random.default_rng(seed_of_fit()).permutation(len(X))[:MAX_START_POINTS])
     start = torch.from_numpy(X[first]), y[first]
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     torch.manual_seed(seed_of_fit())
@@ -108,7 +108,7 @@ def plain_loop(X, y, epochs, loss, *, mine=None, normalize=False):
 def plain_forward(network, X):
     """Pass rows through a network, in batches as large as those of ``transform``."""
     with torch.no_grad():
-        return torch.cat([network(b) for b in torch.from_numpy(X).split(POINTS_AT_ONCE)]).numpy()
+        return torch.cat([network(b) for b in torch.from_numpy(X).split(MAX_BATCH_POINTS)]).numpy()
 
 
 def compare_fits(kind, X, y, n_epochs, repeats, clock):

@@ -1,11 +1,14 @@
-"""Small statistics that several parts of the deep learners share."""
+"""Small statistics shared by several parts of the deep learners."""
+
+from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 
-def places(codes):
-    """Return how many rows of its class come before each row.
+def rank_within_class(codes: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the rank of each row in its class: 0 for the first row, 1 for the second.
 
     Parameters
     ----------
@@ -15,41 +18,42 @@ def places(codes):
     Returns
     -------
     ndarray of int, shape (n,)
-        0 for the first row of a class, 1 for the second, and so on.
+        For each row, the number of earlier rows of the same class.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep._statistics import places
-    >>> places(np.array([1, 0, 1, 1, 0]))
+    >>> from skdml.deep._statistics import rank_within_class
+    >>> rank_within_class(np.array([1, 0, 1, 1, 0]))
     array([0, 0, 1, 2, 1])
     """
     order = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)
-    place = np.empty(len(codes), int)
-    place[order] = np.arange(len(codes)) - (np.cumsum(counts) - counts)[codes[order]]
-    return place
+    rank = np.empty(len(codes), int)
+    rank[order] = np.arange(len(codes)) - (np.cumsum(counts) - counts)[codes[order]]
+    return rank
 
 
-def lower_bound(gains, confidence=0.9):
-    r"""Lower confidence bound of the mean gain over the groups, in the worst view.
+def lower_bound(gains: NDArray[np.floating], confidence: float = 0.9) -> float:
+    r"""Lower confidence bound of the mean gain over the groups.
 
     .. math:: \min_v \bar g_v - t_{n - 1} \, \max_v s_v / \sqrt n
 
-    The groups are the same in each view. Two or three tell little of how much they differ, and if
-    they agree by chance in one view they often do not in another.
+    Here v runs over the views, and n is the number of groups. The bound combines the smallest mean
+    and the largest standard deviation of all views. A few groups can agree by chance in one view;
+    they rarely agree by chance in every view.
 
     Parameters
     ----------
     gains : ndarray of shape (n_views, n_groups)
-        What was gained, group by group.
+        The gain of each group in each view. The groups are the same in all views.
     confidence : float, default=0.9
-        Of Student's t, one-sided.
+        The one-sided confidence level of Student's t, in (0, 1).
 
     Returns
     -------
     float
-        The bound; with a single group its gain.
+        The bound. With a single group it is the smallest gain over the views.
 
     Examples
     --------

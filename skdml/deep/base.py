@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep._checks import check_settings
-from skdml.deep.data.datasets import point_of
-from skdml.deep.data.reading import check_dimensions, check_feature_shape, read_training_data
+from skdml.deep.data.datasets import as_point_tensor
+from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data
 from skdml.deep.losses import LOSSES, learns_from
 from skdml.deep.networks.map import NetworkMap
 from skdml.deep.parameters import NetParametersMixin, Settings
@@ -537,14 +537,16 @@ default="euclidean"
 
     def _metric_of(self, f: NetworkMap) -> LearnedDistance:
         """Return the distance between points that a copy of f embeds."""
-        return LearnedDistance(f.by(copy.deepcopy(f.module)), self.distance, distinct=True)
+        return LearnedDistance(f.with_module(copy.deepcopy(f.module)), self.distance, distinct=True)
 
     def _embed(self, X: Any, f: NetworkMap) -> NDArray[np.float32]:
         """Check points, and embed them."""
         if isinstance(X, Dataset):
             if len(X) == 0:
                 raise ValueError("The Dataset is empty. Pass one with at least one item.")
-            check_feature_shape(self, tuple(point_of(X[0]).shape))
+            check_feature_shape(
+                tuple(as_point_tensor(X[0]).shape), self.feature_shape_, type(self).__name__
+            )
             Z = f.embed(X)
             if n_bad := (~np.isfinite(Z)).any(axis=1).sum():
                 raise ValueError(
@@ -552,9 +554,9 @@ default="euclidean"
                     "Dataset are finite."
                 )
             return Z
-        check_dimensions(self, X)
+        check_n_dims(X, self.feature_shape_, type(self).__name__)
         X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
-        check_feature_shape(self, X.shape[1:])
+        check_feature_shape(X.shape[1:], self.feature_shape_, type(self).__name__)
         return f.embed(X)
 
     @property

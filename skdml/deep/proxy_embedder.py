@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from skdml.base import unchanged_on_error
 from skdml.deep._checks import check_settings
-from skdml.deep._statistics import places
+from skdml.deep._statistics import rank_within_class
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.losses import LOSSES
 from skdml.deep.networks.map import NetworkMap
@@ -125,7 +125,7 @@ feature_shape_, n_features_in_, feature_names_in_
             check_proxy_settings(settings)
             previous = self._previous(self._distance_map()) if self._continues() else {}
             data = self._read(settings, X, y, groups, reset=not previous)
-            self.classes_ = np.unique(column_or_1d(y))  # data.targets are places in it
+            self.classes_ = np.unique(column_or_1d(y))  # data.targets are rank_within_class in it
             start = {"feature_shape": self.feature_shape_, "resumable": True, **previous}
             with begin_training(settings, data, **start) as training:
                 training.hold_out(whole_classes=settings.refit)
@@ -265,7 +265,7 @@ feature_shape_, n_features_in_, feature_names_in_
         """Return the embedding by a copy of the network with other weights."""
         network = copy.deepcopy(self.net_.module_).eval()
         network.load_state_dict(weights)
-        return self._map_of(self.net_).by(network)
+        return self._map_of(self.net_).with_module(network)
 
 
 def check_proxy_settings(settings: Settings) -> None:
@@ -330,7 +330,7 @@ def start_proxies(net: EmbeddingNet, data: Any, rows: NDArray[np.intp], seed: in
         Decides which points of a large class are averaged.
     """
     rows = np.random.default_rng(seed).permutation(rows)
-    rows = rows[places(data.targets[rows]) < POINTS_PER_PROXY]
+    rows = rows[rank_within_class(data.targets[rows]) < POINTS_PER_PROXY]
     Z = torch.from_numpy(net.map().embed(data.points(rows))).to(net.device)
     net.criterion_.initialize_from(Z, torch.from_numpy(data.targets[rows]).to(net.device))
 
@@ -363,7 +363,7 @@ def number_classes(
     y : array-like of shape (n_samples,)
         Class labels.
     known : ndarray of shape (n_known,), default=None
-        Classes that have their places already. New classes follow after them.
+        Classes that have their rank_within_class already. New classes follow after them.
     more : array-like of shape (n_more,), default=None
         Further classes.
 

@@ -1,73 +1,100 @@
-"""Scores of an embedding on held-out data, for each held-out class or row."""
+"""Scores of an embedding on held-out data, one value for each held-out class or row.
+
+A score is called with a function ``embed(points)`` and returns an array of shape
+(n_views, n_groups): one row for each way to search, and one column for each held-out class, or for
+each held-out row where no whole class is held out. Larger is better. Its attribute `name` is the
+key in the training history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
-from skdml.deep.data.augmentation import view_of
-from skdml.deep.data.datasets import batches_of_points
+from skdml.deep.data.augmentation import augmented_view
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, batches_of_points
 from skdml.deep.losses.cosent import target_distance
 from skdml.distances import paired_base_distance, pairwise_base_distance
 from skdml.metrics import map_at_r, mean_reciprocal_rank, recall_at_k
 
-SCORINGS = {"map_at_r": map_at_r, "recall_at_1": recall_at_k}
+SCORINGS: dict[str, Callable[..., Any]] = {"map_at_r": map_at_r, "recall_at_1": recall_at_k}
+
+# Held-out images are augmented in batches of this many, to limit memory.
+MAX_BATCH_VIEWS = 256
+
+Embed: TypeAlias = Callable[[Any], NDArray[np.floating]]
 
 
-VIEWS_AT_ONCE = 256
+class Score(Protocol):
+    """What all scores have in common."""
+
+    name: str
+
+    def __call__(self, embed: Embed) -> NDArray[np.floating]:
+        """Return values of shape (n_views, n_groups), larger is better."""
 
 
-def name_of(scoring, ours):
-    """Return what the history calls a score.
+def score_name(scoring: str | Callable[..., float], default: str) -> str:
+    """Return the key of a score in the training history.
 
     Parameters
     ----------
     scoring : str or callable
-        The parameter of the learner.
-    ours : str
-        The name of what is computed where that is no callable.
+        The parameter `scoring` of the learner.
+    default : str
+        The key if `scoring` is not a callable.
 
     Returns
     -------
     str
-        The name.
+        The key; for a callable its ``__name__``, or "score" if it has none.
     """
-    return getattr(scoring, "__name__", "score") if callable(scoring) else ours
+    return getattr(scoring, "__name__", "score") if callable(scoring) else default
 
 
-def as_score(found):
-    """Return what a callable found as an array of one view and one group.
+def as_score_array(value: Any) -> NDArray[np.float64]:
+    """Return the value of a scoring callable as an array of one view and one group.
 
     Parameters
     ----------
-    found : float
-        A number.
+    value : float
+        The value.
 
     Returns
     -------
     ndarray of float64, shape (1, 1)
-        The number.
+        The value.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the value is not a number.
     """
-    if np.ndim(found) or not np.issubdtype(np.asarray(found).dtype, np.number):
+    if np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number):
         raise ValueError(
-            "scoring has to give a number, larger where the embedding is better; it gave "
-            f"{type(found).__name__} {found!r:.60}."
+            "scoring must return one number, larger for a better embedding; it returned "
+            f"{type(value).__name__} {value!r:.60}."
         )
-    return np.full((1, 1), float(found))
+    return np.full((1, 1), float(value))
 
 
 class RetrievalScore:
     """Retrieval of held-out points, class by class.
 
-    Held-out classes are looked for in two views: among themselves, and among themselves and the
-    training rows. The first alone rewards a network that merely spreads what it does not know; the
-    second alone one that merely draws its own classes away. Held-out rows of known classes have
-    one view, among the training rows.
+    Points of unseen classes are retrieved in two views:
+
+    1. among themselves. A network that only spreads unseen classes apart improves this view alone.
+    2. among themselves and the training rows. A network that only moves the training classes away
+       improves this view alone.
+
+    Held-out rows of known classes have a single view: they are retrieved among the training rows.
 
     Parameters
     ----------
@@ -76,69 +103,101 @@ class RetrievalScore:
     codes : ndarray of int, shape (n,)
         The class of each row.
     queries, gallery : ndarray of int
-        Rows held out, and training rows to look among.
-    strangers : bool
-        Whether the queries are of classes that are not trained on.
+        Held-out rows, and training rows to search among.
+    unseen_classes : bool
+        Whether the queries are of classes that are not used for training.
     distance : str
         The base distance.
     scoring : str or callable
-        The measure.
+        The retrieval measure.
     """
 
-    def __init__(self, data, codes, queries, gallery, *, strangers, distance, scoring):
+    def __init__(
+        self,
+        data: ArrayDataset | LabelledDataset,
+        codes: NDArray[np.integer],
+        queries: NDArray[np.integer],
+        gallery: NDArray[np.integer],
+        *,
+        unseen_classes: bool,
+        distance: str,
+        scoring: str | Callable[..., float],
+    ) -> None:
         self.queries, self.labels = data.points(queries), codes[queries]
         self.gallery, self.gallery_labels = data.points(gallery), codes[gallery]
-        self.strangers = strangers
+        self.unseen_classes = unseen_classes
         self.distance = distance
         self.scoring = scoring
-        self.name = name_of(scoring, scoring)
+        self.name = score_name(scoring, str(scoring))
 
-    def __call__(self, embed):
-        """Score an embedding: ndarray of shape (n_views, n_classes or n_rows)."""
+    def __call__(self, embed: Embed) -> NDArray[np.floating]:
+        """Score an embedding: ndarray of shape (n_views, n_classes) or (1, n_rows)."""
         queries, gallery = (
             (embed(self.queries), self.labels),
             (embed(self.gallery), self.gallery_labels),
         )
         if callable(self.scoring):
-            return as_score(self.scoring(*queries, *(() if self.strangers else gallery)))
+            reference = () if self.unseen_classes else gallery
+            return as_score_array(self.scoring(*queries, *reference))
         measure, options = SCORINGS[self.scoring], {"metric": self.distance, "average": None}
-        if not self.strangers:  # the classes are no sample, as strangers are; the rows are
-            found = measure(*queries, *gallery, **options)
-            return found[None, ~np.isnan(found)]
+        if not self.unseen_classes:
+            # The known classes are no sample of a larger set, but the held-out rows are: the
+            # values stay separate for each row.
+            values = measure(*queries, *gallery, **options)
+            return values[None, ~np.isnan(values)]
         both = [np.concatenate(parts) for parts in zip(queries, gallery, strict=True)]
         among_both = measure(*queries, *both, **options, reference_includes_queries=True)
-        return self._by_class([measure(*queries, **options), among_both])
+        return self._class_means([measure(*queries, **options), among_both])
 
-    def _by_class(self, views):
-        found = ~np.isnan(views[0])
-        codes = np.unique(self.labels[found], return_inverse=True)[1]
-        return np.array([np.bincount(codes, v[found]) / np.bincount(codes) for v in views])
+    def _class_means(self, views: list[NDArray[np.floating]]) -> NDArray[np.floating]:
+        """Return the mean over the queries of each class, for each view."""
+        defined = ~np.isnan(views[0])
+        codes = np.unique(self.labels[defined], return_inverse=True)[1]
+        return np.array([np.bincount(codes, v[defined]) / np.bincount(codes) for v in views])
 
 
 class PairScore:
-    """Area under the ROC curve of held-out pairs."""
+    """Area under the ROC curve of held-out pairs.
+
+    Parameters
+    ----------
+    points : ndarray of shape (2 * n_pairs, ...)
+        The points of the pairs, one pair after the other.
+    same : ndarray of int, shape (n_pairs,)
+        1 for a same pair, 0 for a different pair.
+    distance : str
+        The base distance.
+    """
 
     name = "roc_auc"
 
-    def __init__(self, points, same, distance):
+    def __init__(self, points: Any, same: NDArray[np.integer], distance: str) -> None:
         self.points, self.same, self.distance = points, same, distance
 
-    def __call__(self, embed):
+    def __call__(self, embed: Embed) -> NDArray[np.floating]:
         """Score an embedding: ndarray of shape (1, 1)."""
         Z = embed(self.points)
         distance = paired_base_distance(Z[::2], Z[1::2], self.distance)
         return np.array([[roc_auc_score(self.same, -distance)]])
 
 
-class OrderScore:
-    """Share of held-out triplets whose positive is nearer than their negative."""
+class TripletScore:
+    """Share of held-out triplets with the positive nearer to the anchor than the negative.
+
+    Parameters
+    ----------
+    points : ndarray of shape (3 * n_triplets, ...)
+        The points of the triplets, one triplet after the other.
+    distance : str
+        The base distance.
+    """
 
     name = "in_order"
 
-    def __init__(self, points, distance):
+    def __init__(self, points: Any, distance: str) -> None:
         self.points, self.distance = points, distance
 
-    def __call__(self, embed):
+    def __call__(self, embed: Embed) -> NDArray[np.floating]:
         """Score an embedding: ndarray of shape (1, 1)."""
         Z = embed(self.points)
         positive = paired_base_distance(Z[::3], Z[1::3], self.distance)
@@ -149,53 +208,62 @@ class OrderScore:
 class RankScore:
     """Rank correlation of distances and graded targets, for each held-out point.
 
-    Points of the training rows are ranked by their distance from a held-out point, and by how far
-    their targets are from its own: the score is Spearman's correlation of the two.
+    The training points are ranked in two ways: by their distance from a held-out point, and by the
+    difference between their targets and its target. The score is Spearman's correlation of the
+    two rankings.
 
     Parameters
     ----------
     data : ArrayDataset or LabelledDataset
         The training data.
     queries, gallery : ndarray of int
-        Rows held out, and training rows to look among.
+        Held-out rows, and training rows to rank.
     distance : str
         The base distance.
     scoring : str or callable
-        A callable takes the place of the correlation.
+        A callable replaces the correlation; a name is ignored.
     """
 
-    def __init__(self, data, queries, gallery, *, distance, scoring):
+    def __init__(
+        self,
+        data: ArrayDataset | LabelledDataset,
+        queries: NDArray[np.integer],
+        gallery: NDArray[np.integer],
+        *,
+        distance: str,
+        scoring: str | Callable[..., float],
+    ) -> None:
         self.queries, self.targets = data.points(queries), data.targets[queries]
         self.gallery, self.gallery_targets = data.points(gallery), data.targets[gallery]
         self.distance = distance
         self.scoring = scoring
-        self.name = name_of(scoring, "spearman")
+        self.name = score_name(scoring, "spearman")
         targets = (torch.from_numpy(t) for t in (self.targets, self.gallery_targets))
         self.ranks = centred_ranks(target_distance(*targets).numpy())
 
-    def __call__(self, embed):
+    def __call__(self, embed: Embed) -> NDArray[np.floating]:
         """Score an embedding: ndarray of shape (1, n_queries)."""
         Z, gallery = embed(self.queries), embed(self.gallery)
         if callable(self.scoring):
-            return as_score(self.scoring(Z, self.targets, gallery, self.gallery_targets))
+            return as_score_array(self.scoring(Z, self.targets, gallery, self.gallery_targets))
         ranks = centred_ranks(pairwise_base_distance(Z, gallery, self.distance))
-        # Where all are equally far, in the one way or the other, nothing correlates.
+        # If all distances, or all differences of targets, are equal, the correlation is set to 0.
         scale = np.linalg.norm(ranks, axis=1) * np.linalg.norm(self.ranks, axis=1)
         return ((ranks * self.ranks).sum(axis=1) / np.where(scale > 0, scale, 1))[None]
 
 
-def centred_ranks(distance):
-    """Ranks within each row, ties by their mean, less the mean of the row.
+def centred_ranks(distance: ArrayLike) -> NDArray[np.float64]:
+    """Rank the values of each row, and subtract the mean rank. Ties get their mean rank.
 
     Parameters
     ----------
-    distance : ndarray of shape (n, m)
-        Numbers.
+    distance : array-like of shape (n, m)
+        The values.
 
     Returns
     -------
-    ndarray of shape (n, m)
-        Their ranks.
+    ndarray of float64, shape (n, m)
+        The centred ranks.
 
     Examples
     --------
@@ -208,50 +276,62 @@ def centred_ranks(distance):
 
 
 class ViewScore:
-    """How soon two views of a held-out point find each other, for each such point.
+    """Reciprocal rank of the second view of a held-out point, searched by its first view.
 
-    One view looks for the other among the other views of all held-out points, and views of
-    training points; the score is the reciprocal of its rank. (Whether it comes first tells less:
-    where views are hard to find, or found from the start, it does not see what is learned.)
+    The first view of each held-out point searches among the second views of all held-out points,
+    and one view of each training point. The reciprocal rank is used instead of the recall at 1,
+    because the recall hardly changes where views are very hard or very easy to find.
 
     Parameters
     ----------
     data : ArrayDataset or LabelledDataset
         The training data.
     queries, gallery : ndarray of int
-        Rows held out, and training rows to look among.
+        Held-out rows, and training rows to search among.
     distance : str
         The base distance.
     scoring : str or callable
-        A callable takes the place of the reciprocal rank.
+        A callable replaces the reciprocal rank; a name is ignored.
     augment : callable
-        What makes the views.
+        Makes the views.
     seed : int
-        Decides them: they are the same for every embedding.
+        The seed of the views. Every embedding is scored on the same views.
     """
 
-    def __init__(self, data, queries, gallery, *, distance, scoring, augment, seed):
+    def __init__(
+        self,
+        data: ArrayDataset | LabelledDataset,
+        queries: NDArray[np.integer],
+        gallery: NDArray[np.integer],
+        *,
+        distance: str,
+        scoring: str | Callable[..., float],
+        augment: Callable[[Tensor], Tensor],
+        seed: int,
+    ) -> None:
         self.queries, self.gallery = data.points(queries), data.points(gallery)
         self.labels = np.concatenate([queries, gallery])
         self.distance = distance
         self.scoring = scoring
         self.augment = augment
         self.seed = seed
-        self.name = name_of(scoring, "reciprocal_rank")
+        self.name = score_name(scoring, "reciprocal_rank")
 
-    def __call__(self, embed):
+    def __call__(self, embed: Embed) -> NDArray[np.floating]:
         """Score an embedding: ndarray of shape (1, n_queries)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             views = (self.queries, self.queries, self.gallery)
-            one, *others = [self._embed_views(embed, points) for points in views]
-        other, labels = np.concatenate(others), self.labels[: len(one)]
+            first, *others = [self._embed_views(embed, points) for points in views]
+        reference, labels = np.concatenate(others), self.labels[: len(first)]
         if callable(self.scoring):
-            return as_score(self.scoring(one, labels, other, self.labels))
-        options = {"metric": self.distance, "average": None}
-        return mean_reciprocal_rank(one, labels, other, self.labels, **options)[None]
+            return as_score_array(self.scoring(first, labels, reference, self.labels))
+        values = mean_reciprocal_rank(
+            first, labels, reference, self.labels, metric=self.distance, average=None
+        )
+        return values[None]
 
-    def _embed_views(self, embed, points):
-        """Embed a view of each point; images are augmented some at a time."""
-        batches = batches_of_points(points, VIEWS_AT_ONCE)
-        return np.concatenate([embed(view_of(b, self.augment).numpy()) for b in batches])
+    def _embed_views(self, embed: Embed, points: Any) -> NDArray[np.floating]:
+        """Embed one augmented view of each point."""
+        batches = batches_of_points(points, MAX_BATCH_VIEWS)
+        return np.concatenate([embed(augmented_view(b, self.augment).numpy()) for b in batches])

@@ -140,7 +140,7 @@ def test_a_miner_needs_a_loss_that_takes_tuples():
     [
         (
             nn.Linear(7, 3),
-            r"Linear cannot take a batch of points of shape \(5,\), as float32: mat1",
+            r"Linear cannot take a float32 batch of points of shape \(5,\): mat1",
         ),
         (nn.Linear(5, 3).double(), r"Linear cannot take .* same dtype"),
         (
@@ -168,7 +168,7 @@ def test_labels_of_several_kinds_are_told():
     for Learner in LEARNERS:
         refused(
             Learner(**OPTIONS),
-            r"of one kind, .*; got \['NoneType', 'float', 'int', 'str'\]",
+            r"must be all numbers or all strings; got \['NoneType', 'float', 'int', 'str'\]",
             y=mixed,
         )
 
@@ -208,7 +208,7 @@ def test_features_of_any_size_are_learned_from(scale):
 
 @pytest.mark.parametrize("Learner", LEARNERS)
 def test_points_that_are_all_equal_are_told(Learner):
-    with pytest.warns(CollapseWarning, match="no two embeddings differed in the first epoch"):
+    with pytest.warns(CollapseWarning, match="all embeddings were equal in the first epoch"):
         learner = Learner(**OPTIONS).fit(np.ones_like(X), Y)
     assert np.isfinite(learner.transform(X)).all()
 
@@ -252,7 +252,7 @@ def test_a_miner_gives_indices(given, told):
 def test_a_scoring_gives_a_number(given, n_classes):
     options = {**OPTIONS, "early_stopping": True}
     learner = DeepEmbedder(scoring=lambda *points: given, **options)
-    refused(learner, "scoring has to give a number", y=np.arange(96) % n_classes)
+    refused(learner, "scoring must return one number", y=np.arange(96) % n_classes)
     for score in (np.float32(0.5), 1, np.array(0.5)):
         learner.set_params(scoring=lambda *points, score=score: score).fit(X, Y)
         assert learner.start_score_ == score
@@ -265,7 +265,7 @@ class Infinite(nn.Linear):
 
 def test_a_network_that_is_not_finite_from_the_start_is_told():
     learner = DeepEmbedder(Infinite(5, 3), **{**OPTIONS, "early_stopping": True})
-    refused(learner, "gives embeddings that are not finite. That is before training")
+    refused(learner, "returns embeddings that are not finite. This happened before training")
 
 
 class Items(Dataset):
@@ -284,9 +284,9 @@ class Items(Dataset):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (lambda row: {"image": X[row]}, "has to be a point, .* got dict"),
+        (lambda row: {"image": X[row]}, "must be a point .* got dict"),
         (lambda row: None, "got NoneType"),
-        (lambda row: X[row, : 5 - (row == 50)], r"of one shape; got \(\d,\) and \(\d,\)"),
+        (lambda row: X[row, : 5 - (row == 50)], r"the same shape; got \(\d,\) and \(\d,\)"),
         (lambda row: X[row] * (np.nan if row == 50 else 1), "Points have to be finite"),
     ],
 )

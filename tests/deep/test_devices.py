@@ -1,4 +1,4 @@
-"""What is to run on a GPU makes no tensor beside it: told where there is none, by a stand-in."""
+"""Training on a GPU creates no tensor on the CPU by mistake; a simulated GPU checks this."""
 
 import inspect
 from contextlib import nullcontext
@@ -13,69 +13,72 @@ from torch.overrides import TorchFunctionMode
 from skdml import DeepEmbedder, DeepProxyEmbedder
 from skdml.deep.losses import LOSSES, learns_from
 from skdml.deep.miners import MINERS, get_miner
-from skdml.deep.training.stopping import state_of
+from skdml.deep.training.stopping import cpu_state_dict
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MOVES = {"to", "copy_", "__set__", "_has_compatible_shallow_copy_type"}  # from place to place
+MOVES = {"to", "copy_", "__set__", "_has_compatible_shallow_copy_type"}  # they may mix devices
 
 X, Y = make_blobs(n_samples=96, centers=8, n_features=5, cluster_std=3, random_state=0)
 
 
-class StandIn(TorchFunctionMode):
-    """Computes on the CPU what is asked of a GPU, and raises where one call has tensors of both.
+class SimulatedGPU(TorchFunctionMode):
+    """Runs GPU calls on the CPU, and raises if one call mixes tensors of both devices.
 
-    It knows the tensors of each by their memory, and keeps them, so that no memory is used twice.
+    It records the device of a tensor by the address of its memory, and keeps every tensor alive so
+    that no address is used twice.
     """
 
     def __init__(self):
         super().__init__()
-        self.places, self.kept = {}, []
+        self.devices, self.kept = {}, []
 
-    def place(self, tensor):
-        """Return where a tensor passes for being; None where it came from outside of torch."""
-        return self.places.get(tensor.untyped_storage().data_ptr())
+    def device_of(self, tensor):
+        """Return the simulated device of a tensor; None if it came from outside of torch."""
+        return self.devices.get(tensor.untyped_storage().data_ptr())
 
-    def put(self, place, *tensors):
+    def put(self, device, *tensors):
         for tensor in tensors:
             self.kept.append(tensor)
-            self.places[tensor.untyped_storage().data_ptr()] = place
+            self.devices[tensor.untyped_storage().data_ptr()] = device
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in ("_parse_to", "device"):  # these make nothing
+        if name in ("_parse_to", "device"):  # these create no tensor
             return func(*args, **kwargs)
-        given = [*leaves((args, kwargs))]
+        inputs = [*tensors_in((args, kwargs))]
         if func == torch.Tensor.device.__get__:
-            return self.place(args[0]) or CPU
-        places = [self.place(t) for t in given]
+            return self.device_of(args[0]) or CPU
+        devices = [self.device_of(t) for t in inputs]
         if name not in MOVES:
-            found = {p for t, p in zip(given, places, strict=True) if t.dim() and t.numel() and p}
-            if len(found) > 1:
+            sized = (d for t, d in zip(inputs, devices, strict=True) if t.dim() and t.numel())
+            if len({d for d in sized if d}) > 1:
                 raise RuntimeError(f"{name} has tensors of a CPU and of a GPU")
-        place = self._place_of_result(name, args, kwargs, places)
+        device = self._device_of_result(name, args, kwargs, devices)
         result = func(*self._on_cpu(args), **self._on_cpu(kwargs))
-        if name in ("to", "cpu") and places[0] not in (None, place):
-            result = result.clone()  # a move makes a copy
-        if place is not None:
-            self.put(place, *leaves(result))
+        if name in ("to", "cpu") and devices[0] not in (None, device):
+            result = result.clone()  # a move between devices copies
+        if device is not None:
+            self.put(device, *tensors_in(result))
         return result
 
     @staticmethod
-    def _place_of_result(name, args, kwargs, places):
-        asked = [a for a in (*args, *kwargs.values()) if isinstance(a, (torch.device, str))]
-        asked = [torch.device(a) for a in asked if str(a).partition(":")[0] in ("cpu", "cuda")]
-        if asked:
-            return GPU if asked[0].type == "cuda" else CPU
+    def _device_of_result(name, args, kwargs, devices):
+        requested = [a for a in (*args, *kwargs.values()) if isinstance(a, (torch.device, str))]
+        requested = [
+            torch.device(a) for a in requested if str(a).partition(":")[0] in ("cpu", "cuda")
+        ]
+        if requested:
+            return GPU if torch.device(requested[0]).type == "cuda" else CPU
         if name == "cpu":
             return CPU
-        if name == "to" and len(places) > 1:
-            return places[1]
+        if name == "to" and len(devices) > 1:
+            return devices[1]
         if name == "copy_":
-            return places[0]
-        if GPU in places:
+            return devices[0]
+        if GPU in devices:
             return GPU
-        return CPU if CPU in places or not places else None
+        return CPU if CPU in devices or not devices else None
 
     def _on_cpu(self, value):
         if isinstance(value, dict):
@@ -86,20 +89,20 @@ class StandIn(TorchFunctionMode):
         return CPU if is_gpu else value
 
 
-def leaves(value):
-    """Yield the tensors in a nest of lists and dicts."""
+def tensors_in(value):
+    """Yield the tensors in nested lists and dicts."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for one in value:
-            yield from leaves(one)
+            yield from tensors_in(one)
     elif isinstance(value, dict):
-        yield from leaves([*value.values()])
+        yield from tensors_in([*value.values()])
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A stand-in; the generators are those of the CPU."""
+    """A simulated GPU with the random generators of the CPU."""
     fork = torch.random.fork_rng
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices=(): fork(devices=[]))
     for name, of_cpu in [
@@ -107,36 +110,36 @@ def gpu(monkeypatch):
         ("set_rng_state", torch.set_rng_state),
     ]:
         monkeypatch.setattr(torch.cuda, name, lambda *args, of_cpu=of_cpu: of_cpu(*args[:-1]))
-    return StandIn()
+    return SimulatedGPU()
 
 
-class Beside(torch.nn.Module):
-    """A loss that makes a tensor beside the GPU."""
+class CPUTensorLoss(torch.nn.Module):
+    """A loss that creates a tensor on the CPU."""
 
     def forward(self, embeddings, labels):
         return (embeddings - torch.ones(embeddings.shape[1])).square().mean()
 
 
-def test_what_is_made_beside_the_gpu_is_found(gpu):
+def test_simulated_gpu_detects_mixed_devices(gpu):
     x = torch.zeros(4, 3)
     gpu.put(GPU, x)
     with gpu, pytest.raises(RuntimeError, match="sub has tensors of a CPU and of a GPU"):
-        Beside()(x, None)
+        CPUTensorLoss()(x, None)
     with gpu:
-        here, there = torch.ones(3), torch.ones(3, device=x.device)
-        assert [gpu.place(t) for t in (here, there, x.cpu(), here.to(x), 2 * there)] == [
+        on_cpu, on_gpu = torch.ones(3), torch.ones(3, device=x.device)
+        assert [gpu.device_of(t) for t in (on_cpu, on_gpu, x.cpu(), on_cpu.to(x), 2 * on_gpu)] == [
             *(CPU, GPU, CPU),
             *(GPU, GPU),
         ]
     with gpu, pytest.raises(RuntimeError, match="sub has tensors"):
-        DeepEmbedder(loss=Beside, device="cuda", max_epochs=1).fit(X, Y)
+        DeepEmbedder(loss=CPUTensorLoss, device="cuda", max_epochs=1).fit(X, Y)
 
 
 # Losses and miners
 
 
 def build(Loss, **params):
-    """Build a loss, with proxies for nine classes where it has some."""
+    """Build a loss, with proxies for nine classes if it has proxies."""
     names = inspect.signature(Loss).parameters
     sizes = {"n_classes": 9, "n_components": 6}
     needed = {n: v for n, v in sizes.items() if n in names and names[n].default is inspect._empty}
@@ -145,18 +148,18 @@ def build(Loss, **params):
 
 
 def loss_and_gradient(loss, given, gpu=None):
-    """Compute the value, and the gradient by the embeddings, on the CPU or on the stand-in."""
+    """Compute a loss and its gradient by the embeddings, on the CPU or on the simulated GPU."""
     given = {name: value.clone() for name, value in given.items()}
     x = given.pop("embeddings").requires_grad_()
     tuples = given.pop("tuples", None)
     if gpu is not None:
         of_loss = [*loss.parameters(), *loss.buffers()]
         gpu.put(GPU, x, *given.values(), *of_loss, *([] if tuples is None else tuples))
-    torch.manual_seed(0)  # some miners draw
+    torch.manual_seed(0)  # some miners are random
     with nullcontext() if gpu is None else gpu:
         args = () if tuples is None else (tuple(tuples),)
         value = loss(x, given.pop("labels", None), *args, **given)
-        assert gpu is None or gpu.place(value) == GPU
+        assert gpu is None or gpu.device_of(value) == GPU
         value.backward()
     return value.detach(), x.grad
 
@@ -170,7 +173,7 @@ OF_POINTS = [name for name in BY_LABELS if not hasattr(LOSSES[name], "logits")]
 
 
 def cases():
-    """Losses with what they are given: (name, parameters, arguments)."""
+    """Yield losses with their arguments: (name, parameters, arguments)."""
     batch = {"embeddings": Z, "labels": CODES}
     yield from ((name, {}, batch) for name in BY_LABELS)
     yield from ((name, {}, batch | REFERENCES) for name in OF_POINTS)
@@ -188,33 +191,33 @@ def cases():
 
 
 @pytest.mark.parametrize(("name", "params", "given"), [*cases()])
-def test_losses_stay_where_their_embeddings_are(name, params, given, gpu):
-    here = loss_and_gradient(build(LOSSES[name], **params), given)
-    there = loss_and_gradient(build(LOSSES[name], **params), given, gpu)
-    for a, b in zip(here, there, strict=True):
+def test_losses_use_the_device_of_their_embeddings(name, params, given, gpu):
+    on_cpu = loss_and_gradient(build(LOSSES[name], **params), given)
+    on_gpu = loss_and_gradient(build(LOSSES[name], **params), given, gpu)
+    for a, b in zip(on_cpu, on_gpu, strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", [name for name in BY_LABELS if hasattr(LOSSES[name], "logits")])
-def test_proxies_stay_where_they_are(name, gpu):
+def test_proxies_stay_on_their_device(name, gpu):
     loss, x, labels = build(LOSSES[name]), Z.clone(), CODES.clone()
     gpu.put(GPU, x, labels, *loss.parameters(), *loss.buffers())
     with gpu:
         loss.initialize_from(x, labels)
-        assert gpu.place(loss.logits(x)) == GPU
+        assert gpu.device_of(loss.logits(x)) == GPU
         loss.grow(12)
-        assert {gpu.place(parameter) for parameter in loss.parameters()} == {GPU}
-        assert gpu.place(loss(x, labels + 7)) == GPU
+        assert {gpu.device_of(parameter) for parameter in loss.parameters()} == {GPU}
+        assert gpu.device_of(loss(x, labels + 7)) == GPU
 
 
 @pytest.mark.parametrize("references", [(), (REFERENCES["ref_emb"], REFERENCES["ref_labels"])])
 @pytest.mark.parametrize("name", sorted(MINERS))
-def test_miners_stay_where_their_embeddings_are(name, references, gpu):
+def test_miners_use_the_device_of_their_embeddings(name, references, gpu):
     given = [part.clone() for part in (Z, CODES, *references)]
     gpu.put(GPU, *given)
     with gpu:
         chosen = get_miner(name, "euclidean")(*given)
-        assert {gpu.place(indices) for indices in chosen} == {GPU}
+        assert {gpu.device_of(indices) for indices in chosen} == {GPU}
 
 
 # Fits
@@ -240,40 +243,42 @@ BACKBONE = torch.nn.Linear(5, 4)
         (DeepProxyEmbedder, {"loss": "soft_triple", "refit": False}),
     ],
 )
-def test_a_fit_on_a_gpu_is_that_on_the_cpu(Learner, params, gpu):
+def test_a_fit_on_a_gpu_equals_a_fit_on_the_cpu(Learner, params, gpu):
     options = {"max_epochs": 2, "batch_size": 32, "random_state": 0, **params}
-    # The optimizer's steps of a CPU differ from those of a GPU by their rounding.
-    here = Learner(**options, optimizer__fused=False).fit(X, Y)
-    there = Learner(**options, device="cuda")
+    # The fused optimizer of the CPU rounds differently from the one of the GPU.
+    on_cpu = Learner(**options, optimizer__fused=False).fit(X, Y)
+    on_gpu = Learner(**options, device="cuda")
     with gpu:
-        there.fit(X, Y)
-        assert {gpu.place(weight) for weight in there.net_.module_.state_dict().values()} == {GPU}
-        assert_array_equal(there.transform(X), here.transform(X))
-        d = there.get_metric()
-        assert d(X[0], X[1]) == here.get_metric()(X[0], X[1])
+        on_gpu.fit(X, Y)
+        assert {gpu.device_of(weight) for weight in on_gpu.net_.module_.state_dict().values()} == {
+            GPU
+        }
+        assert_array_equal(on_gpu.transform(X), on_cpu.transform(X))
+        d = on_gpu.get_metric()
+        assert d(X[0], X[1]) == on_cpu.get_metric()(X[0], X[1])
         if Learner is DeepProxyEmbedder:
-            assert_array_equal(there.predict_proba(X), here.predict_proba(X))
-            there.partial_fit(X, Y + 3)
-            assert set(there.predict(X)) <= {*range(11)}
+            assert_array_equal(on_gpu.predict_proba(X), on_cpu.predict_proba(X))
+            on_gpu.partial_fit(X, Y + 3)
+            assert set(on_gpu.predict(X)) <= {*range(11)}
 
 
 def test_images_on_a_gpu(gpu):
     images = np.random.default_rng(0).normal(size=(24, 1, 6, 6))
     options = {"max_epochs": 1, "random_state": 0}
     with gpu:
-        there = DeepEmbedder(**options, device="cuda").fit(images, np.arange(24) % 3)
-        Z = there.transform(images)
-    here = DeepEmbedder(**options).fit(images, np.arange(24) % 3)
-    assert_array_equal(Z, here.transform(images))
+        on_gpu = DeepEmbedder(**options, device="cuda").fit(images, np.arange(24) % 3)
+        Z = on_gpu.transform(images)
+    on_cpu = DeepEmbedder(**options).fit(images, np.arange(24) % 3)
+    assert_array_equal(Z, on_cpu.transform(images))
 
 
-def test_weights_that_are_remembered_take_no_room_on_a_gpu(gpu):
-    """So that a checkpoint is also read where there is none."""
+def test_stored_weights_are_on_the_cpu(gpu):
+    """A checkpoint must also load on a machine without a GPU."""
     module = torch.nn.BatchNorm1d(3)
     with gpu:
         module.to("cuda")
-        state = state_of(module)
-        assert {gpu.place(weight) for weight in state.values()} == {CPU}
-        assert {gpu.place(weight) for weight in module.state_dict().values()} == {GPU}
+        state = cpu_state_dict(module)
+        assert {gpu.device_of(weight) for weight in state.values()} == {CPU}
+        assert {gpu.device_of(weight) for weight in module.state_dict().values()} == {GPU}
     module.weight.data.fill_(7)
     assert (state["weight"] == 1).all()

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning
-from skdml.deep.data.samplers import ClassBalancedBatches
+from skdml.deep.data.samplers import PKBatchSampler
 
 X, y = load_iris(return_X_y=True)
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=3, random_state=0)
@@ -82,7 +82,7 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(Learner, params, me
     [
         (np.where(X.max() == X, np.nan, X), y, "NaN"),
         (np.where(X.max() == X, np.inf, X), y, "infinity"),
-        (X, np.zeros(150), "all 150 labels are of one class. Give samples of another"),
+        (X, np.zeros(150), "all 150 labels are of one class. Add samples of another"),
         (X, np.arange(150), "150 classes has a single sample.* Give at least one class two"),
         (X[:0], y[:0], "0 sample"),
         (X, None, "requires y"),
@@ -236,7 +236,7 @@ def test_batches_show_every_sample_and_can_always_compare():
         counts = rng.integers(1, 12, size=rng.integers(2, 9))
         counts[0] += 1
         codes = np.repeat(np.arange(len(counts)), counts)
-        sampler = ClassBalancedBatches(codes, int(rng.integers(4, 20)), 3, seed=1)
+        sampler = PKBatchSampler(codes, int(rng.integers(4, 20)), 3, seed=1)
         batches = list(sampler)
         assert len(batches) == len(sampler)
         assert set(np.concatenate(batches)) == set(range(len(codes)))

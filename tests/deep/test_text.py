@@ -1,4 +1,4 @@
-"""Texts: a function that encodes them comes before a learner in a pipeline."""
+"""Texts: a pipeline encodes them before a deep learner."""
 
 import pickle
 
@@ -21,7 +21,7 @@ y = np.repeat(list(WORDS), 16)
 
 
 class Encoder(nn.Module):
-    """Encodes as a SentenceTransformer does: a module that reads a list of texts by `encode`."""
+    """A module with the method `encode` of a SentenceTransformer."""
 
     n_texts = 0
 
@@ -48,19 +48,19 @@ def shuffled(texts):
     [list, np.array, lambda texts: np.array(texts, dtype=object), pd.Series, shuffled],
     ids=["list", "array", "objects", "series", "shuffled"],
 )
-def test_columns_of_texts(column):
+def test_pipeline_accepts_columns_of_texts(column):
     texts = column(TEXTS)
     labels = y[texts.index] if isinstance(texts, pd.Series) else y
     learner = DeepProxyEmbedder(random_state=0, max_epochs=5)
     model = make_pipeline(FunctionTransformer(encode), learner).fit(texts, labels)
-    twin = DeepProxyEmbedder(random_state=0, max_epochs=5).fit(encode(texts), labels)
-    assert_array_equal(model.transform(TEXTS), twin.transform(encode(TEXTS)))
+    expected = DeepProxyEmbedder(random_state=0, max_epochs=5).fit(encode(texts), labels)
+    assert_array_equal(model.transform(TEXTS), expected.transform(encode(TEXTS)))
     assert list(model.predict(["pear or plum", "saw or wrench"])) == ["fruit", "tool"]
     again = pickle.loads(pickle.dumps(model))
     assert_array_equal(again.transform(TEXTS), model.transform(TEXTS))
 
 
-def test_column_of_a_table_beside_numbers():
+def test_text_column_beside_numeric_columns():
     table = pd.DataFrame({"text": TEXTS, "weight": np.linspace(0, 1, 32)})
     columns = ColumnTransformer(
         [("text", FunctionTransformer(encode), "text"), ("others", "passthrough", ["weight"])]
@@ -69,7 +69,7 @@ def test_column_of_a_table_beside_numbers():
     assert model[-1].n_features_in_ == 16
 
 
-def test_search_encodes_each_text_once_a_fold(tmp_path):
+def test_cached_search_encodes_each_text_once_per_fold(tmp_path):
     model = make_pipeline(
         FunctionTransformer(encode),
         DeepTripletEmbedder(max_epochs=1, random_state=0),
@@ -79,12 +79,12 @@ def test_search_encodes_each_text_once_a_fold(tmp_path):
     Encoder.n_texts = 0
     grid = {"deeptripletembedder__margin": [0.1, 0.3, 0.5]}
     GridSearchCV(model, grid, cv=2, refit=False).fit(TEXTS, y)
-    trained_on, judged = 2 * 16, 3 * 2 * 16
-    assert Encoder.n_texts == trained_on + judged
+    n_train, n_scored = 2 * 16, 3 * 2 * 16
+    assert Encoder.n_texts == n_train + n_scored
 
 
 @pytest.mark.parametrize("texts", [TEXTS, np.array(TEXTS), pd.Series(TEXTS)])
-def test_texts_are_refused_with_what_to_do(texts):
+def test_texts_raise_an_error_with_advice(texts):
     for params in ({}, {"module": encoder, "freeze": "module"}):
-        with pytest.raises(ValueError, match=r"reads numbers, and X holds texts. Let a function"):
+        with pytest.raises(ValueError, match=r"needs numbers, but X holds texts. Put a function"):
             DeepTripletEmbedder(**params).fit(texts, y)

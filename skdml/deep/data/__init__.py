@@ -1,1 +1,1 @@
-"""What training reads: points, labels and batches."""
+"""Training data: reading X and y, datasets, augmentation and batch samplers."""

@@ -1,20 +1,29 @@
-"""Views: augmented copies of training points, which say what is alike without a label."""
+"""Augmented views of training points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
+
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
 
 
 class AugmentedDataset(Dataset):
-    """Training data whose points are augmented, a batch at a time.
+    """Training data with augmented points; each batch is augmented when it is read.
 
     Parameters
     ----------
     data : ArrayDataset or LabelledDataset
         The training data.
     augment : callable
-        Gets a batch of points, a Tensor of shape (n, ...), and gives one of the same shape.
+        ``augment(points)`` takes a Tensor of shape (n, ...) and returns one of the same shape.
     n_views : int, default=1
-        Views of each point: the batch is the first views of all its points, then the second views.
+        The number of views of each point. A batch holds the first view of all its points, then
+        the second view of all its points, and so on.
 
     Examples
     --------
@@ -29,38 +38,43 @@ class AugmentedDataset(Dataset):
     (torch.Size([4, 2]), [0, 3, 0, 3])
     """
 
-    def __init__(self, data, augment, n_views=1):
+    def __init__(
+        self,
+        data: ArrayDataset | LabelledDataset,
+        augment: Callable[[Tensor], Tensor],
+        n_views: int = 1,
+    ) -> None:
         self.data = data
         self.augment = augment
         self.n_views = n_views
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.data)
 
-    def __getitems__(self, rows):
-        """Return what the training data makes of a batch."""
+    def __getitems__(self, rows: Sequence[int]) -> Any:
+        """Return the given rows of the training data, not augmented yet."""
         if hasattr(self.data, "__getitems__"):
             return self.data.__getitems__(rows)
         return [self.data[row] for row in rows]
 
-    def collate(self, batch):
+    def collate(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the augmented points and the targets of a batch."""
         points, targets = self.data.collate(batch)
-        views = [view_of(points, self.augment) for _ in range(self.n_views)]
+        views = [augmented_view(points, self.augment) for _ in range(self.n_views)]
         return torch.cat(views), torch.cat([targets] * self.n_views)
 
 
 @torch.no_grad()
-def view_of(points, augment):
-    """Augment points, and see that they are still such points.
+def augmented_view(points: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+    """Augment a copy of some points and check the result.
 
     Parameters
     ----------
     points : Tensor of float32, shape (n, ...)
-        The points; they are not changed.
+        The points. They are not changed.
     augment : callable
-        Gets the points and gives as many of the same shape.
+        ``augment(points)`` takes a Tensor of shape (n, ...) and returns one of the same shape.
 
     Returns
     -------
@@ -70,13 +84,13 @@ def view_of(points, augment):
     Raises
     ------
     ValueError
-        If it gives something else.
+        If `augment` does not return a Tensor of the same shape.
     """
     view = augment(points.clone())
-    if not isinstance(view, torch.Tensor) or view.shape != points.shape:
-        got = tuple(view.shape) if isinstance(view, torch.Tensor) else type(view).__name__
+    if not isinstance(view, Tensor) or view.shape != points.shape:
+        got = f"shape {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
         raise ValueError(
-            f"augment has to give a Tensor of the shape it gets, {tuple(points.shape)}, a batch of "
-            f"points; it gave {got}."
+            f"augment was called with a batch of points of shape {tuple(points.shape)} and must "
+            f"return a Tensor of the same shape; it returned {got}."
         )
     return view.to(points.dtype)

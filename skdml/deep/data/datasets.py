@@ -1,38 +1,41 @@
-"""Datasets that give a batch at a time."""
+"""Datasets of training points, and points in batches."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 
-def writeable(X):
-    """Return an array that torch may share: it warns about memory that it may not write to."""
-    return X if X.flags.writeable else X.copy()
-
-
 class ArrayDataset(Dataset):
-    """An array in memory with a target for each row, sliced a batch at a time.
+    """An array in memory with one target for each row. A batch is one slice.
 
     Parameters
     ----------
     X : ndarray of float32, shape (n, ...) or, for tuples, (n, size, ...)
         Points, or tuples of points.
     targets : ndarray of shape (n,) or (n, k)
-        A class, a graded target, or same/different, for each row.
+        The target of each row: a class code, a graded target, or 1 and 0 for same and different
+        pairs.
     tuples : bool, default=False
-        Whether the rows are tuples; a batch then is the flat list of their points.
+        Whether the rows are tuples. A batch is then the flat list of their points.
 
     Attributes
     ----------
     kind : {"labels", "targets", "views", "pairs", "triplets"}
-        What the targets say: classes, graded targets, nothing (a row is alike to itself alone), or
-        what the tuples are.
+        What the rows and targets are: points with class labels, points with graded targets, points
+        without labels, or tuples.
     groups : ndarray of int64, shape (n,), or None
         The group of each row.
     classes : ndarray of int64, shape (n,), or None
-        The class of each row where targets do not say it: what is held out is judged by it.
+        The class of each row of points without labels, if known. It is used to score held-out
+        points, not to train.
 
     Examples
     --------
@@ -44,96 +47,98 @@ class ArrayDataset(Dataset):
     (torch.Size([4, 3]), torch.Size([2]))
     """
 
-    kind = "labels"
-    groups = None
-    classes = None
+    kind: str = "labels"
+    groups: NDArray[np.int64] | None = None
+    classes: NDArray[np.int64] | None = None
 
-    def __init__(self, X, targets, *, tuples=False):
+    def __init__(self, X: NDArray[np.floating], targets: NDArray, *, tuples: bool = False) -> None:
         self.X = X
         self.targets = targets
         self.tuples = tuples
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.X)
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> tuple[NDArray[np.floating], Any]:
         """Return one row and its target."""
         return self.X[row], self.targets[row]
 
-    def __getitems__(self, rows):
-        """Return the points and the targets of a batch: torch asks for them all at once."""
+    def __getitems__(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the points and the targets of a batch; torch loaders call this once a batch."""
         X = self.X[rows]
         if self.tuples:
             X = X.reshape(-1, *X.shape[2:])
         return torch.from_numpy(X), torch.from_numpy(self.targets[rows])
 
     @staticmethod
-    def collate(batch):
-        """Leave a batch as it is: it was never taken apart."""
+    def collate(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the batch unchanged; `__getitems__` already returns whole batches."""
         return batch
 
-    def points(self, rows=None):
+    def points(self, rows: NDArray[np.integer] | None = None) -> NDArray[np.floating]:
         """Return the points of some rows, or of all: ndarray of float32, shape (n, ...)."""
         X = self.X if rows is None else self.X[rows]
         return X.reshape(-1, *X.shape[2:]) if self.tuples else X
 
 
 class LabelledDataset(Dataset):
-    """A torch Dataset with labels given beside it, read as it is needed.
+    """A torch Dataset with separate targets. An item is read when it is needed.
+
+    Its attributes `kind`, `groups` and `classes` are those of `ArrayDataset`.
 
     Parameters
     ----------
     dataset : torch.utils.data.Dataset
         Its items are points, or tuples that begin with a point.
     targets : ndarray of shape (n,) or (n, k)
-        The class, or the graded target, of each item.
+        The class code, or the graded target, of each item.
     """
 
-    kind = "labels"
-    groups = None
-    classes = None
+    kind: str = "labels"
+    groups: NDArray[np.int64] | None = None
+    classes: NDArray[np.int64] | None = None
     collate = staticmethod(default_collate)
 
-    def __init__(self, dataset, targets):
+    def __init__(self, dataset: Dataset, targets: NDArray) -> None:
         self.dataset = dataset
         self.targets = targets
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of items."""
         return len(self.targets)
 
-    def __getitem__(self, row):
-        """Return one point and its label."""
-        return point_of(self.dataset[int(row)]), self.targets[row]
+    def __getitem__(self, row: int) -> tuple[Tensor, Any]:
+        """Return one point and its target."""
+        return as_point_tensor(self.dataset[int(row)]), self.targets[row]
 
-    def points(self, rows=None):
-        """Return the points of some rows, or of all, as a Dataset, read as it is needed."""
+    def points(self, rows: NDArray[np.integer] | None = None) -> Dataset:
+        """Return a Dataset with the items of some rows, or of all."""
         return self.dataset if rows is None else Subset(self.dataset, np.asarray(rows).tolist())
 
 
-class Points(Dataset):
-    """The points of a torch Dataset, without whatever else its items hold."""
+class PointDataset(Dataset):
+    """The points of a torch Dataset, without the other parts of its items."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of points."""
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]  # torch declares no __len__
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> Tensor:
         """Return one point as a float32 tensor."""
-        return point_of(self.dataset[row])
+        return as_point_tensor(self.dataset[row])
 
 
-def point_of(item):
-    """Return the point of a dataset's item as a float32 tensor.
+def as_point_tensor(item: Any) -> Tensor:
+    """Return the point of a Dataset's item as a float32 tensor.
 
     Parameters
     ----------
     item : Tensor, array-like, or tuple that begins with one
-        What ``dataset[i]`` gave.
+        The item, as returned by ``dataset[i]``.
 
     Returns
     -------
@@ -143,7 +148,7 @@ def point_of(item):
     Raises
     ------
     ValueError
-        If it is no array of numbers.
+        If the point is not an array of numbers.
     """
     if isinstance(item, (tuple, list)) and not np.isscalar(item[0]):
         item = item[0]
@@ -151,12 +156,19 @@ def point_of(item):
         return torch.as_tensor(item, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            "An item of the Dataset has to be a point, an array of numbers, or a tuple that begins "
-            f"with one; got {type(item).__name__}: {error}"
+            "Each item of the Dataset must be a point (an array of numbers), or a tuple that "
+            f"begins with a point; got {type(item).__name__}: {error}"
         ) from error
 
 
-def batches_of_points(data, max_points, max_numbers=np.inf):
+def as_writable(X: NDArray) -> NDArray:
+    """Return X, or a copy if X is read-only, because torch warns about read-only memory."""
+    return X if X.flags.writeable else X.copy()
+
+
+def batches_of_points(
+    data: NDArray[np.floating] | Dataset, max_points: int, max_numbers: float = np.inf
+) -> Iterator[Tensor]:
     """Yield points batch by batch, in order.
 
     Parameters
@@ -164,28 +176,34 @@ def batches_of_points(data, max_points, max_numbers=np.inf):
     data : ndarray of float32, shape (n, ...), or torch Dataset
         The points.
     max_points : int
-        Points a batch at most.
-    max_numbers : int, default=np.inf
-        Numbers a batch at most, unless a single point has more.
+        The maximal number of points in a batch.
+    max_numbers : float, default=np.inf
+        The maximal number of values in a batch. A batch holds at least one point, even if the
+        point has more values.
 
     Yields
     ------
     Tensor of float32, shape (n_batch, ...)
         A batch.
+
+    Raises
+    ------
+    ValueError
+        If the points of a Dataset differ in shape.
     """
 
-    def batch_size(n_numbers):
-        return max(1, int(min(max_points, max_numbers / max(1, n_numbers))))
+    def batch_size(numbers_per_point: int) -> int:
+        return max(1, int(min(max_points, max_numbers / max(1, numbers_per_point))))
 
     if isinstance(data, np.ndarray):
-        yield from torch.from_numpy(writeable(data)).split(batch_size(math.prod(data.shape[1:])))
+        yield from torch.from_numpy(as_writable(data)).split(batch_size(math.prod(data.shape[1:])))
         return
-    batch = []
-    # With a generator of its own, since a loader otherwise draws from the global one.
-    for point in DataLoader(Points(data), batch_size=None, generator=torch.Generator()):
+    batch: list[Tensor] = []
+    # A loader without its own generator would draw from torch's global generator.
+    for point in DataLoader(PointDataset(data), batch_size=None, generator=torch.Generator()):
         if batch and point.shape != batch[0].shape:
             raise ValueError(
-                "The points of a Dataset have to be of one shape; got "
+                "All points of a Dataset must have the same shape; got "
                 f"{tuple(batch[0].shape)} and {tuple(point.shape)}."
             )
         batch.append(point)

@@ -1,6 +1,12 @@
-"""What training reads: X and y checked, as datasets that give a batch at a time."""
+"""Read X, y and groups: check them and return a dataset that serves one batch at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
@@ -8,54 +14,72 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from skdml.base import check_tuples
-from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, point_of, writeable
-from skdml.deep.data.samplers import check_labels_teach
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor, as_writable
+from skdml.deep.data.samplers import check_class_labels
 from skdml.deep.losses import LOSSES, learns_from
+
+if TYPE_CHECKING:
+    from skdml.deep.base import DeepEmbedder
 
 TUPLE_SIZES = {"pairs": 2, "triplets": 3}
 
+_POINT_CHECKS: dict[str, Any] = {
+    "dtype": np.float32,
+    "order": "C",
+    "allow_nd": True,
+    "ensure_min_samples": 2,
+}
 
-_POINTS = {"dtype": np.float32, "order": "C", "allow_nd": True, "ensure_min_samples": 2}
 
+def read_training_data(
+    learner: DeepEmbedder,
+    X: ArrayLike | Dataset,
+    y: ArrayLike | None,
+    groups: ArrayLike | None = None,
+    *,
+    kind: str,
+    reset: bool,
+) -> ArrayDataset | LabelledDataset:
+    """Check X, y and groups and return them as a dataset.
 
-def read_training_data(learner, X, y, groups=None, *, kind, reset):
-    """Check X, y and groups for a learner.
+    The learner itself is needed, because scikit-learn's `validate_data` sets or reads its
+    attributes.
 
     Parameters
     ----------
     learner : DeepEmbedder
-        Gets `n_features_in_`, `feature_names_in_` and `feature_shape_`, or is asked for them.
+        The learner. If `reset` is True, its attributes `n_features_in_`, `feature_names_in_` and
+        `feature_shape_` are set. Otherwise X is checked against them.
     X : array-like or torch Dataset
         Points, or tuples of points.
     y : array-like or None
-        Labels, graded targets, or same/different.
+        Class labels, graded targets, or 1 and 0 for same and different pairs.
     groups : array-like of shape (n_samples,) or None
         The group of each point.
     kind : {"labels", "targets", "views", "pairs", "triplets"}
-        What y says: classes, graded targets, nothing (a point is alike to itself alone), or what
-        the tuples are.
+        What the loss learns from: class labels, graded targets, two views of each point without
+        labels, or tuples.
     reset : bool
-        Whether to set the attributes of the learner; otherwise X has to agree with them.
+        Whether to set the attributes of the learner.
 
     Returns
     -------
     ArrayDataset or LabelledDataset
-        float32 points with targets: int64 classes, or as `graded_targets` gives them.
+        Points as float32, with int64 class codes or the result of `graded_targets`.
 
     Raises
     ------
     ValueError
-        If X, y or groups are not what they have to be.
+        If X, y or groups are invalid.
     """
     if kind in TUPLE_SIZES and groups is not None:
         raise ValueError(
-            f"groups say which points share a batch, and supervision={kind!r} has tuples in its "
-            "batches. Leave groups out."
+            f"groups cannot be used with supervision={kind!r}: groups decide which points share a "
+            "batch, and these batches hold tuples. Leave groups out."
         )
-    read = _read_tuples if kind in TUPLE_SIZES else _read_points
-    data = read(learner, X, y, kind, reset)
+    data = _Reader(learner, kind, reset).read(X, y)
     data.kind = kind
-    data.classes = _judging_classes(y, len(data)) if kind == "views" else None
+    data.classes = _scoring_classes(y, len(data)) if kind == "views" else None
     if groups is not None:
         check_consistent_length(X, groups)
         groups = check_array(column_or_1d(groups), dtype=None, ensure_2d=False, input_name="groups")
@@ -63,83 +87,212 @@ def read_training_data(learner, X, y, groups=None, *, kind, reset):
     return data
 
 
-def _read_points(learner, X, y, kind, reset):
-    if isinstance(X, Dataset):
-        return _read_dataset(learner, X, y, kind, reset)
-    _refuse_texts(learner, X)
-    if not reset:
-        check_dimensions(learner, X)
-    if kind == "views":
-        X = validate_data(learner, X, reset=reset, **_POINTS)
-        targets = np.arange(len(X))
-    else:
-        if kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
-            _check_classes(learner, y)  # which says more than that y has two dimensions
-        graded = {"multi_output": True, "y_numeric": True} if kind == "targets" else {}
-        X, y = validate_data(learner, X, y, reset=reset, **_POINTS, **graded)
-        targets = _targets(learner, y, kind)
-    check_feature_shape(learner, X.shape[1:], reset=reset)
-    return ArrayDataset(writeable(X), targets)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads points, a Dataset or tuples for one call of `fit` or `partial_fit`."""
+
+    learner: DeepEmbedder
+    kind: str
+    reset: bool
+
+    @property
+    def name(self) -> str:
+        return type(self.learner).__name__
+
+    def read(self, X: Any, y: Any) -> ArrayDataset | LabelledDataset:
+        if self.kind in TUPLE_SIZES:
+            return self._read_tuples(X, y)
+        if isinstance(X, Dataset):
+            return self._read_dataset(X, y)
+        return self._read_array(X, y)
+
+    def _read_array(self, X: Any, y: Any) -> ArrayDataset:
+        _check_not_texts(X, self.name)
+        if not self.reset:
+            check_n_dims(X, self.learner.feature_shape_, self.name)
+        if self.kind == "views":
+            X = validate_data(self.learner, X, reset=self.reset, **_POINT_CHECKS)
+            targets = np.arange(len(X))
+        else:
+            if self.kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
+                _check_classes(y, self.name)  # clearer than scikit-learn's message on 2-D labels
+            graded = {"multi_output": True, "y_numeric": True} if self.kind == "targets" else {}
+            X, y = validate_data(self.learner, X, y, reset=self.reset, **_POINT_CHECKS, **graded)
+            targets = _encode_targets(y, self.kind, self.name)
+        self._set_or_check_feature_shape(X.shape[1:])
+        return ArrayDataset(as_writable(X), targets)
+
+    def _read_dataset(self, dataset: Any, y: Any) -> LabelledDataset:
+        if y is None and self.kind != "views":
+            raise ValueError(
+                f"{self.name} requires y to be passed, but the target y is None. Pass the labels "
+                "of a Dataset as y: batches are drawn by class before any item is read."
+            )
+        if not hasattr(dataset, "__len__"):
+            raise ValueError(
+                f"{self.name} reads the items of a Dataset in random order and needs its length, "
+                f"but {type(dataset).__name__} has no __len__. Give a Dataset with __len__ and "
+                "__getitem__."
+            )
+        if self.kind == "views":
+            targets = np.arange(len(dataset))
+        else:
+            y = _check_dataset_labels(y, len(dataset), self.kind, self.name)
+            targets = _encode_targets(y, self.kind, self.name)
+        shape = tuple(as_point_tensor(dataset[0]).shape)
+        if not shape:
+            raise ValueError(
+                "Each item of the Dataset must be a point, or a tuple that begins with a point; "
+                "the first item gives a single number."
+            )
+        self._set_or_check_feature_shape(shape)
+        if self.reset:
+            self.learner.n_features_in_ = shape[0]
+            # A fit on a table may have set names.
+            self.learner.__dict__.pop("feature_names_in_", None)
+        return LabelledDataset(dataset, targets)
+
+    def _read_tuples(self, tuples: Any, y: Any) -> ArrayDataset:
+        size = TUPLE_SIZES[self.kind]
+        tuples = check_tuples(tuples, size)
+        points = tuples.reshape(-1, *tuples.shape[2:])
+        points = validate_data(
+            self.learner, points, reset=self.reset, dtype=np.float32, allow_nd=True
+        )
+        self._set_or_check_feature_shape(points.shape[1:])
+        targets = np.zeros(len(tuples), np.int64) if size == 3 else _encode_pairs(y, len(tuples))
+        return ArrayDataset(as_writable(points).reshape(tuples.shape), targets, tuples=True)
+
+    def _set_or_check_feature_shape(self, shape: tuple[int, ...]) -> None:
+        if self.reset:
+            self.learner.feature_shape_ = shape
+        else:
+            check_feature_shape(shape, self.learner.feature_shape_, self.name)
 
 
-def _refuse_texts(learner, X):
-    column = isinstance(X, (list, tuple)) or getattr(X, "ndim", None) == 1
-    if column and isinstance(next(iter(X), None), str):
-        name = type(learner).__name__
+# Checks of X
+
+
+def check_feature_shape(
+    shape: tuple[int, ...], feature_shape: tuple[int, ...], learner_name: str
+) -> None:
+    """Raise if points have another shape than the points of the last fit.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of one point.
+    feature_shape : tuple of int
+        The shape of one point in the last fit.
+    learner_name : str
+        The class name of the learner, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if shape != feature_shape:
         raise ValueError(
-            f"{name} reads numbers, and X holds texts. Let a function come first that makes "
-            f"vectors of them: make_pipeline(FunctionTransformer(encode), {name}(...))."
+            f"{learner_name} was fitted on points of shape {feature_shape}; got points of shape "
+            f"{shape}."
         )
 
 
-def _targets(learner, y, kind):
+def check_n_dims(X: ArrayLike, feature_shape: tuple[int, ...], learner_name: str) -> None:
+    """Raise if points have another number of dimensions than the points of the last fit.
+
+    This check comes before scikit-learn's check of the number of features. For images that check
+    would only compare the number of channels.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, ...)
+        Points.
+    feature_shape : tuple of int
+        The shape of one point in the last fit.
+    learner_name : str
+        The class name of the learner, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of dimensions differ, for example rows of a table instead of images.
+    """
+    shape = (X.shape if hasattr(X, "shape") else np.asarray(X).shape)[1:]
+    if shape and len(shape) != len(feature_shape):
+        check_feature_shape(shape, feature_shape, learner_name)
+
+
+def _check_not_texts(X: Any, learner_name: str) -> None:
+    is_column = isinstance(X, (list, tuple)) or getattr(X, "ndim", None) == 1
+    if is_column and isinstance(next(iter(X), None), str):
+        raise ValueError(
+            f"{learner_name} needs numbers, but X holds texts. Put a function that turns texts "
+            f"into vectors before it: make_pipeline(FunctionTransformer(encode), "
+            f"{learner_name}(...))."
+        )
+
+
+# Checks and encodings of y
+
+
+def _encode_targets(y: Any, kind: str, learner_name: str) -> NDArray:
+    """Return graded targets, or class codes."""
     if kind == "targets":
         return graded_targets(y)
-    _check_classes(learner, y)
-    return _codes(y)
+    _check_classes(y, learner_name)
+    codes = np.unique(y, return_inverse=True)[1].astype(np.int64)
+    check_class_labels(codes)
+    return codes
 
 
-def _target_kind(y):
-    """Return what scikit-learn takes y for, or raise if its labels are of several kinds."""
+def _check_classes(y: Any, learner_name: str) -> None:
+    """Raise if y does not hold one class label for each sample."""
+    target_type = _type_of_target(y)
+    if target_type not in ("binary", "multiclass"):
+        losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
+        raise ValueError(
+            f"Unknown label type: {target_type}. {learner_name} needs one class label for each "
+            "sample. To learn from numbers, or from several labels per sample as rows of 0 and 1, "
+            f"use DeepEmbedder with one of these losses: {losses}."
+        )
+
+
+def _type_of_target(y: Any) -> str:
+    """Return scikit-learn's type of y; raise if y mixes numbers and strings."""
     try:
         return type_of_target(y, input_name="y")
-    except TypeError as error:  # there is no order among them
+    except TypeError as error:  # such labels cannot be sorted
         kinds = sorted({type(label).__name__ for label in y})
         raise ValueError(
-            f"The labels in y have to be of one kind, all numbers or all strings; got {kinds}. "
-            "Turn them into strings: [str(label) for label in y]."
+            f"The labels in y must be all numbers or all strings; got {kinds}. Turn them into "
+            "strings: [str(label) for label in y]."
         ) from error
 
 
-def _check_classes(learner, y):
-    target_kind = _target_kind(y)
-    if target_kind not in ("binary", "multiclass"):
-        losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
-        raise ValueError(
-            f"Unknown label type: {target_kind}. {type(learner).__name__} learns from classes, a "
-            f"label for each sample. Losses that learn from numbers, or from several labels at "
-            f"once as rows of 0 and 1: {losses}."
-        )
+def _scoring_classes(y: Any, n_rows: int) -> NDArray[np.int64] | None:
+    """Return class codes to score held-out points by, if y holds usable class labels.
 
-
-def _judging_classes(y, n_rows):
-    """Return the classes that points of which views are alike are judged by, or None."""
+    A loss that compares two views ignores class labels. Held-out data can still be scored by them.
+    """
     y = np.asarray(y)
-    if y.ndim != 1 or _target_kind(y) not in ("binary", "multiclass"):  # None has no dimension
+    if y.ndim != 1 or _type_of_target(y) not in ("binary", "multiclass"):  # y=None has ndim 0
         return None
     if len(y) != n_rows:
         raise ValueError(f"y holds {len(y)} labels for {n_rows} points; give one for each.")
-    classes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
-    return classes if np.count_nonzero(counts > 1) > 1 else None
+    codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+    return codes if np.count_nonzero(counts > 1) > 1 else None
 
 
-def graded_targets(y):
-    """Return targets that are more or less alike.
+def graded_targets(y: ArrayLike) -> NDArray:
+    """Check graded targets: numbers, or sets of labels.
 
     Parameters
     ----------
     y : array-like or sparse matrix of shape (n,) or (n, k)
-        Numbers; or rows of two values, the larger one for the labels that a sample has.
+        Numbers. A matrix with two distinct values, for example 0 and 1, is read as sets of labels:
+        the larger value marks the labels of a sample.
 
     Returns
     -------
@@ -149,7 +302,7 @@ def graded_targets(y):
     Raises
     ------
     ValueError
-        If they are neither, or all alike.
+        If the targets are not numbers, have more than two dimensions, or are all equal.
 
     Examples
     --------
@@ -158,140 +311,53 @@ def graded_targets(y):
     array([[ True, False,  True],
            [False, False,  True]])
     """
-    y = y.toarray() if issparse(y) else np.asarray(y)
+    y = y.toarray() if issparse(y) else np.asarray(y)  # type: ignore[union-attr]
     if y.dtype.kind not in "biuf":
         raise ValueError(
-            "Graded targets are numbers, or rows of 0 and 1 for several labels at once; got "
-            f"{y.dtype} {y.ravel()[:3].tolist()}. MultiLabelBinarizer makes such rows. "
-            "For classes set loss__graded=False."
+            "Graded targets must be numbers, or rows of 0 and 1 for several labels per sample; got "
+            f"{y.dtype} {y.ravel()[:3].tolist()}. Use MultiLabelBinarizer to make such rows, or "
+            "set loss__graded=False to learn from classes."
         )
     targets = y.astype(np.float64)
     if targets.ndim not in (1, 2):
-        raise ValueError(f"Graded targets are of shape (n,) or (n, k); got {targets.shape}.")
+        raise ValueError(f"Graded targets must have shape (n,) or (n, k); got {targets.shape}.")
     if (targets == targets[0]).all():
         raise ValueError(
-            f"A distance is learned from targets that differ; all {len(targets)} are equal. Give "
-            "samples with others."
+            f"Graded targets must differ between samples; all {len(targets)} are equal. Add "
+            "samples with other targets."
         )
-    sets = type_of_target(y, input_name="y") == "multilabel-indicator"
-    return targets == targets.max() if sets else targets
+    is_sets = type_of_target(y, input_name="y") == "multilabel-indicator"
+    return targets == targets.max() if is_sets else targets
 
 
-def _read_dataset(learner, dataset, y, kind, reset):
-    name = type(learner).__name__
-    if y is None and kind != "views":
+def _check_dataset_labels(y: Any, n_items: int, kind: str, learner_name: str) -> Any:
+    """Return y as an array; raise unless it holds one label for each item of a Dataset."""
+    y = y if issparse(y) else np.asarray(y)
+    if y.shape[:1] != (n_items,) or (kind == "labels" and y.ndim > 1):
         raise ValueError(
-            f"{name} requires y to be passed, but the target y is None. The labels of a Dataset "
-            "are given beside it, so that batches can be drawn by class before it is read."
+            f"{learner_name} needs one label for each of the {n_items} items of the Dataset; got y "
+            f"of shape {y.shape}."
         )
-    if not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"{name} reads the items of a Dataset in an order of its own, so it needs one with "
-            f"__len__; a {type(dataset).__name__} has none."
-        )
-    if kind == "views":
-        targets = np.arange(len(dataset))
-    else:
-        y = y if issparse(y) else np.asarray(y)
-        if y.shape[:1] != (len(dataset),) or (kind == "labels" and y.ndim > 1):
-            raise ValueError(
-                f"{name} needs a label for each of the {len(dataset)} items of the Dataset; got y "
-                f"of shape {y.shape}."
-            )
-        targets = _targets(learner, y, kind)
-    shape = tuple(point_of(dataset[0]).shape)
-    if not shape:
-        raise ValueError(
-            "An item of the Dataset has to be a point, or a tuple that begins with one; the first "
-            "item gives a single number."
-        )
-    check_feature_shape(learner, shape, reset=reset)
-    if reset:
-        learner.n_features_in_ = shape[0]
-        vars(learner).pop("feature_names_in_", None)  # of an earlier table
-    return LabelledDataset(dataset, targets)
+    return y
 
 
-def _read_tuples(learner, tuples, y, kind, reset):
-    size = TUPLE_SIZES[kind]
-    tuples = check_tuples(tuples, size)
-    points = tuples.reshape(-1, *tuples.shape[2:])
-    points = validate_data(learner, points, reset=reset, dtype=np.float32, allow_nd=True)
-    check_feature_shape(learner, points.shape[1:], reset=reset)
-    targets = np.zeros(len(tuples), np.int64) if size == 3 else _check_same(y, len(tuples))
-    return ArrayDataset(writeable(points).reshape(tuples.shape), targets, tuples=True)
-
-
-def check_feature_shape(learner, shape, *, reset=False):
-    """Set the shape of a learner's points, or raise if it is another.
-
-    Parameters
-    ----------
-    learner : DeepEmbedder
-        The learner.
-    shape : tuple of int
-        The shape of a point.
-    reset : bool, default=False
-        Whether to set it.
-
-    Raises
-    ------
-    ValueError
-        If the learner was fitted on points of another shape.
-    """
-    if reset:
-        learner.feature_shape_ = shape
-    elif shape != learner.feature_shape_:
-        raise ValueError(
-            f"{type(learner).__name__} was fitted on points of shape {learner.feature_shape_}; got "
-            f"points of shape {shape}."
-        )
-
-
-def check_dimensions(learner, X):
-    """Raise if points have other dimensions than those a learner was fitted on.
-
-    Their number of features would be compared first, and tell little: an image has its channels.
-
-    Parameters
-    ----------
-    learner : DeepEmbedder
-        The learner, fitted.
-    X : array-like
-        Points.
-
-    Raises
-    ------
-    ValueError
-        If a point is, say, a row and should be an image.
-    """
-    shape = (X.shape if hasattr(X, "shape") else np.asarray(X).shape)[1:]
-    if shape and len(shape) != len(learner.feature_shape_):
-        check_feature_shape(learner, shape)
-
-
-def _codes(y):
-    codes = np.unique(y, return_inverse=True)[1].astype(np.int64)
-    check_labels_teach(codes)
-    return codes
-
-
-def _check_same(y, n_pairs):
+def _encode_pairs(y: Any, n_pairs: int) -> NDArray[np.int64]:
+    """Return 1 for each same pair and 0 for each different pair."""
     if y is None:
         raise ValueError(
-            "supervision='pairs' requires y to be passed, but the target y is None: 1 for a pair "
-            "of the same kind, 0 or -1 for a different one."
+            "supervision='pairs' requires y to be passed, but the target y is None. Give 1 for "
+            "each pair of the same class, and 0 or -1 for each pair of different classes."
         )
     y = np.asarray(y)
     values = set(np.unique(y).tolist())
     if y.shape != (n_pairs,) or not (values <= {0, 1} or values <= {-1, 1}):
         raise ValueError(
-            f"{n_pairs} pairs need {n_pairs} labels, 1 for same and 0 (or -1) for different; got y "
-            f"of shape {y.shape} with the values {sorted(values)[:5]}."
+            f"{n_pairs} pairs need {n_pairs} labels in y, 1 for same and 0 (or -1) for different; "
+            f"got y of shape {y.shape} with the values {sorted(values)[:5]}."
         )
     if len(values) < 2:
         raise ValueError(
-            f"A distance is learned from same and different pairs; all {n_pairs} have y = "
+            f"y must mark both same and different pairs; all {n_pairs} pairs have y = "
             f"{values.pop()}."
         )
     return (y == 1).astype(np.int64)

@@ -1,224 +1,287 @@
-"""Which samples share a batch: P classes x K samples, since a batch can only compare its own."""
+"""Batch samplers: they decide which samples share a batch.
+
+A loss compares only samples of the same batch. Each batch therefore needs two samples of the same
+class, and samples of at least two classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
+
+GROUP_BATCHES = ("together", "apart", None)
+
+# With fewer rows a batch has nothing to compare: two points with two views each, or three graded
+# targets. Other batches may hold a single row.
+MIN_BATCH_SIZES = {"views": 2, "targets": 3}
 
 
-class ClassBalancedBatches:
-    """Batches of about P classes x K samples, as a torch batch sampler.
+class PKBatchSampler:
+    """Batches of about P classes with K samples each (PK batches), as a torch batch sampler.
 
-    The rows of each class are shuffled and cut into packs of K. The packs of every class are
-    spread evenly over the epoch and P packs in a row make a batch, so that a batch holds as many
-    classes as there are, a rare class is not used up early, and every sample is seen once an
-    epoch. A batch that would hold one class only, or no two samples of a class, is given a further
-    pack; classes of a single sample serve as strangers to the others.
+    An epoch is drawn in three steps:
+
+    1. The samples of each class are shuffled and cut into packs of K samples.
+    2. The packs of each class are spread evenly over the epoch, with random offsets.
+    3. Each P consecutive packs make a batch.
+
+    A batch thus mixes many classes, a rare class is spread over the whole epoch, and every sample
+    occurs at least once in an epoch. A batch with one class only, or without two samples of any
+    class, gets a further random pack. Samples of a class with a single sample only serve as
+    negatives.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n,)
         The class of each sample.
     batch_size : int
-        P x K: samples a batch, give or take one pack.
+        P x K. The number of samples in a batch may differ from it by about one pack.
     n_per_class : int, default=4
-        K: samples of a class that stay together, at least 2; half of a batch at most.
+        K, the number of samples of a class in a pack. It is raised to 2 at least, and limited to
+        half of `batch_size`.
     rows : ndarray of int, default=None
-        The samples to draw from; None stands for all.
+        The samples to draw from. None draws from all.
     groups : ndarray of int, shape (n,), default=None
-        Each group of a class is spread over the packs of the class as evenly as can be, so that
-        alike samples of a batch come from different groups.
+        The group of each sample. The samples of each group of a class are spread evenly over the
+        packs of the class, so that a pack mixes groups.
     balanced : bool, default=False
-        Whether every class makes equally many packs of an epoch that is as long as otherwise: of a
-        frequent class some samples are left for other epochs, those of a rare one come again in
-        later batches, but not twice in one. A class with less than K samples is a pack.
+        Whether every class makes the same number of packs. The epoch is about as long as without
+        balancing: only a part of a frequent class is used in each epoch, and samples of a rare
+        class occur in several batches, but at most once in each batch. A class with less than K
+        samples makes packs of all its samples.
     seed : int, default=0
-        Decides, with the number of the epoch, every batch.
+        The seed. Seed and epoch number determine every batch.
 
     Raises
     ------
     ValueError
-        If all samples are of one class, or no class has two.
+        If all samples are of one class, or every class has a single sample.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import ClassBalancedBatches
-    >>> batches = ClassBalancedBatches(np.repeat([0, 1, 2], 6), batch_size=6, n_per_class=2)
+    >>> from skdml.deep.data.samplers import PKBatchSampler
+    >>> batches = PKBatchSampler(np.repeat([0, 1, 2], 6), batch_size=6, n_per_class=2)
     >>> [len(batch) for batch in batches]
     [6, 6, 6]
     """
 
     def __init__(
-        self, codes, batch_size, n_per_class=4, *, rows=None, groups=None, balanced=False, seed=0
-    ):
+        self,
+        codes: ArrayLike,
+        batch_size: int,
+        n_per_class: int = 4,
+        *,
+        rows: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        balanced: bool = False,
+        seed: int = 0,
+    ) -> None:
+        codes = np.asarray(codes)
         self.rows = np.arange(len(codes)) if rows is None else np.asarray(rows)
-        self.codes = np.asarray(codes)[self.rows]
+        self.codes = codes[self.rows]
         self.groups = None if groups is None else np.asarray(groups)[self.rows]
         self.n_per_class = max(2, min(n_per_class, batch_size // 2))
         self.n_packs = max(2, batch_size // self.n_per_class)
         self.balanced = balanced
         self.seed = seed
         self.epoch = 0
-        check_labels_teach(self.codes)
+        check_class_labels(self.codes)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[NDArray[np.integer]]:
         """Yield the batches of the next epoch, each an ndarray of row numbers."""
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
         packs = self._packs(rng)
         for first in range(0, len(packs), self.n_packs):
-            batch = packs[first : first + self.n_packs]
-            batch = np.concatenate(self._complete(batch, packs, rng))
-            if self.balanced:
+            batch_packs = packs[first : first + self.n_packs]
+            batch = np.concatenate(self._complete(batch_packs, packs, rng))
+            if self.balanced:  # drop repeated samples, keep the order
                 batch = batch[np.sort(np.unique(batch, return_index=True)[1])]
             yield self.rows[batch]
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         counts = self._pack_counts()
         n_packs = counts.sum()
         if self.balanced:
-            n_packs = len(counts) * self._packs_per_class(counts)
+            n_packs = len(counts) * self._mean_pack_count(counts)
         return -(-int(n_packs) // self.n_packs)
 
-    def _pack_counts(self):
-        """How many packs of K each class is cut into."""
+    def _pack_counts(self) -> NDArray[np.integer]:
+        """Return the number of packs of each class without balancing."""
         counts = np.bincount(self.codes)
         counts = counts[counts > 0]
-        # A rest of one sample joins the pack before it: alone it could not teach its class.
-        rests = (counts > self.n_per_class) & (counts % self.n_per_class > 1)
-        return np.maximum(1, counts // self.n_per_class) + rests
+        # A single remaining sample joins the pack before it: a pack of one sample has no pair.
+        remainders = (counts > self.n_per_class) & (counts % self.n_per_class > 1)
+        return np.maximum(1, counts // self.n_per_class) + remainders
 
     @staticmethod
-    def _packs_per_class(counts):
+    def _mean_pack_count(counts: NDArray[np.integer]) -> int:
+        """Return the mean number of packs of a class, rounded up."""
         return -(-int(counts.sum()) // len(counts))
 
-    def _packs(self, rng):
-        """All packs of an epoch, in the order of the epoch."""
+    def _packs(self, rng: np.random.Generator) -> list[NDArray[np.integer]]:
+        """Return all packs of an epoch, in the order of the epoch."""
         order = rng.permutation(len(self.codes))
         order = order[np.argsort(self.codes[order], kind="stable")]
-        n_packs = self._packs_per_class(self._pack_counts()) if self.balanced else None
-        packs, places = [], []
-        for of_class in np.split(order, np.flatnonzero(np.diff(self.codes[order])) + 1):
-            of_class = self._draw(of_class, n_packs, rng) if self.balanced else self._cut(of_class)
+        n_packs = self._mean_pack_count(self._pack_counts()) if self.balanced else None
+        packs, positions = [], []
+        for samples in np.split(order, np.flatnonzero(np.diff(self.codes[order])) + 1):
+            of_class = self._cut(samples) if n_packs is None else self._draw(samples, n_packs, rng)
             packs += of_class
-            places.append((np.arange(len(of_class)) + rng.random(len(of_class))) / len(of_class))
-        return [packs[i] for i in np.argsort(np.concatenate(places))]
+            offsets = rng.random(len(of_class))
+            positions.append((np.arange(len(of_class)) + offsets) / len(of_class))
+        return [packs[i] for i in np.argsort(np.concatenate(positions))]
 
-    def _draw(self, of_class, n_packs, rng):
-        """Full packs of a class, as many as asked for: from its rows, shuffled anew each time."""
-        drawn = []
-        whole = max(len(of_class) // self.n_per_class, 1) * self.n_per_class
-        while len(drawn) < n_packs:
-            drawn += self._cut(rng.permutation(of_class)[:whole])
-        return drawn[:n_packs]
+    def _draw(
+        self, samples: NDArray[np.integer], n_packs: int, rng: np.random.Generator
+    ) -> list[NDArray[np.integer]]:
+        """Return `n_packs` full packs of a class; its samples are shuffled again as needed."""
+        packs: list[NDArray[np.integer]] = []
+        n_in_full_packs = max(len(samples) // self.n_per_class, 1) * self.n_per_class
+        while len(packs) < n_packs:
+            packs += self._cut(rng.permutation(samples)[:n_in_full_packs])
+        return packs[:n_packs]
 
-    def _cut(self, of_class):
-        """Packs of some rows of a class."""
-        cuts = np.arange(self.n_per_class, len(of_class) - 1, self.n_per_class)
+    def _cut(self, samples: NDArray[np.integer]) -> list[NDArray[np.integer]]:
+        """Cut samples of one class into packs."""
+        cuts = np.arange(self.n_per_class, len(samples) - 1, self.n_per_class)
         if self.groups is None:
-            return np.split(of_class, cuts)
-        # Dealt like cards that are sorted by their group.
-        of_class = of_class[np.argsort(self.groups[of_class], kind="stable")]
-        return [of_class[i :: len(cuts) + 1] for i in range(len(cuts) + 1)]
+            return np.split(samples, cuts)
+        # Sort by group and deal the samples out in turn: every pack gets a share of each group.
+        samples = samples[np.argsort(self.groups[samples], kind="stable")]
+        return [samples[i :: len(cuts) + 1] for i in range(len(cuts) + 1)]
 
-    def _complete(self, batch, packs, rng):
-        """Add what a batch lacks: a pair of one class, or a second class."""
+    def _complete(
+        self,
+        batch: list[NDArray[np.integer]],
+        packs: list[NDArray[np.integer]],
+        rng: np.random.Generator,
+    ) -> list[NDArray[np.integer]]:
+        """Add a random pack where a batch has no two samples of a class, or only one class."""
         if all(len(pack) == 1 for pack in batch):
-            batch = [*batch, _draw([pack for pack in packs if len(pack) > 1], rng)]
+            batch = [*batch, _random_pack([pack for pack in packs if len(pack) > 1], rng)]
         first = self.codes[batch[0][0]]
         if all(self.codes[pack[0]] == first for pack in batch):
-            batch = [*batch, _draw([p for p in packs if self.codes[p[0]] != first], rng)]
+            others = [pack for pack in packs if self.codes[pack[0]] != first]
+            batch = [*batch, _random_pack(others, rng)]
         return batch
 
 
-class ShuffledBatches:
-    """Batches in random order without regard to classes: for tuples, views and graded targets.
+def _random_pack(packs: list[NDArray[np.integer]], rng: np.random.Generator) -> NDArray[np.integer]:
+    return packs[rng.integers(len(packs))]
+
+
+class ShuffledBatchSampler:
+    """Batches in random order that ignore classes: for tuples, views and graded targets.
+
+    The rows are shuffled once for each epoch and cut into batches. Every row occurs once.
 
     Parameters
     ----------
     rows : ndarray of int, shape (n,)
         The rows to draw from.
     batch_size : int
-        Rows a batch.
-    least : int, default=1
-        What is left at the end of an epoch joins the batch before it, if it is less than this.
+        The number of rows in a batch; it is raised to `min_size` at least.
+    min_size : int, default=1
+        The smallest batch. Fewer remaining rows join the last full batch.
     seed : int, default=0
-        Decides, with the number of the epoch, every batch.
+        The seed. Seed and epoch number determine every batch.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import ShuffledBatches
-    >>> [len(batch) for batch in ShuffledBatches(np.arange(10), batch_size=4)]
+    >>> from skdml.deep.data.samplers import ShuffledBatchSampler
+    >>> [len(batch) for batch in ShuffledBatchSampler(np.arange(10), batch_size=4)]
     [4, 4, 2]
     """
 
-    def __init__(self, rows, batch_size, *, least=1, seed=0):
+    def __init__(
+        self, rows: ArrayLike, batch_size: int, *, min_size: int = 1, seed: int = 0
+    ) -> None:
         self.rows = np.asarray(rows)
-        self.batch_size = max(batch_size, least)
-        self.least = least
+        self.batch_size = max(batch_size, min_size)
+        self.min_size = min_size
         self.seed = seed
         self.epoch = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[NDArray[np.integer]]:
         """Yield the batches of the next epoch, each an ndarray of row numbers."""
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
-        cuts = np.arange(self.batch_size, len(self.rows) - self.least + 1, self.batch_size)
+        cuts = np.arange(self.batch_size, len(self.rows) - self.min_size + 1, self.batch_size)
         yield from np.split(rng.permutation(self.rows), cuts)
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return max(1, 1 + (len(self.rows) - self.least) // self.batch_size)
+        return max(1, 1 + (len(self.rows) - self.min_size) // self.batch_size)
 
 
-class BatchesApart:
-    """Batches of several samplers in random order: each batch is of one of them.
+class SingleGroupBatchSampler:
+    """Batches that each hold samples of one group only.
+
+    There is one sampler for each group. Their batches are mixed in random order.
 
     Parameters
     ----------
-    samplers : list
-        Batch samplers with a number of the `epoch`.
+    samplers : list of PKBatchSampler or ShuffledBatchSampler
+        The batch sampler of each group.
     seed : int, default=0
-        Decides, with the number of the epoch, the order.
+        The seed. Seed and epoch number determine the order of the batches.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import BatchesApart, ShuffledBatches
-    >>> samplers = [ShuffledBatches(np.arange(4), 2), ShuffledBatches(np.arange(4, 10), 3)]
-    >>> sorted(sorted((batch >= 4).tolist()) for batch in BatchesApart(samplers))
+    >>> from skdml.deep.data.samplers import ShuffledBatchSampler, SingleGroupBatchSampler
+    >>> first = ShuffledBatchSampler(np.arange(4), 2)
+    >>> second = ShuffledBatchSampler(np.arange(4, 10), 3)
+    >>> batches = SingleGroupBatchSampler([first, second])
+    >>> sorted(sorted((batch >= 4).tolist()) for batch in batches)
     [[False, False], [False, False], [True, True, True], [True, True, True]]
     """
 
-    def __init__(self, samplers, *, seed=0):
+    def __init__(
+        self, samplers: Sequence[PKBatchSampler | ShuffledBatchSampler], *, seed: int = 0
+    ) -> None:
         self.samplers = samplers
         self.seed = seed
         self.epoch = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[NDArray[np.integer]]:
         """Yield the batches of the next epoch, each an ndarray of row numbers."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        batches = []
+        batches: list[NDArray[np.integer]] = []
         for sampler in self.samplers:
             sampler.epoch = self.epoch
             batches += sampler
         self.epoch += 1
         yield from (batches[i] for i in rng.permutation(len(batches)))
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return sum(map(len, self.samplers))
 
 
-# With fewer rows a batch has nothing to compare.
-LEAST = {"views": 2, "targets": 3}
+def make_batch_sampler(
+    data: ArrayDataset | LabelledDataset,
+    rows: NDArray[np.integer],
+    batch_size: int,
+    *,
+    n_per_class: int,
+    balanced: bool,
+    group_batches: str | None,
+    seed: int,
+) -> PKBatchSampler | ShuffledBatchSampler | SingleGroupBatchSampler:
+    """Return the batch sampler that fits the targets of a dataset.
 
-
-GROUP_BATCHES = ("together", "apart", None)
-
-
-def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches, seed):
-    """Return the batch sampler of a dataset, by what its targets are.
+    Class labels give PK batches; tuples, views and graded targets give shuffled batches.
 
     Parameters
     ----------
@@ -227,54 +290,73 @@ def make_batches(data, rows, batch_size, *, n_per_class, balanced, group_batches
     rows : ndarray of int
         The rows to draw from.
     batch_size : int
-        Rows a batch.
+        The number of rows in a batch.
     n_per_class, balanced
-        As in `ClassBalancedBatches`, for classes.
+        For class labels, as in `PKBatchSampler`.
     group_batches : {"together", "apart", None}
-        Whether alike rows of a batch come from different groups as far as can be, or all rows of a
-        batch from one group; None pays groups no regard.
+        How the groups of `data` are used. "together" mixes groups: samples of a class in a batch
+        come from different groups where possible. "apart" draws each batch from a single group.
+        None ignores groups.
     seed : int
-        Decides every batch.
+        The seed of the sampler.
 
     Returns
     -------
-    ClassBalancedBatches, ShuffledBatches or BatchesApart
+    PKBatchSampler, ShuffledBatchSampler or SingleGroupBatchSampler
         The sampler.
 
     Raises
     ------
     ValueError
-        If no class is comparable with another, in all or in any group that is kept apart.
+        If the labels give nothing to compare: in all rows or, with ``group_batches="apart"``, in
+        any group.
     """
-    least = LEAST.get(data.kind, 1)
-    together = data.groups if group_batches == "together" else None
+    min_size = MIN_BATCH_SIZES.get(data.kind, 1)
+    mixed_groups = data.groups if group_batches == "together" else None
 
-    def make(rows):
+    def sampler_of(rows: NDArray[np.integer]) -> PKBatchSampler | ShuffledBatchSampler:
         if data.kind != "labels":
-            return ShuffledBatches(rows, batch_size, least=least, seed=seed)
-        options = {"rows": rows, "groups": together, "balanced": balanced, "seed": seed}
-        return ClassBalancedBatches(data.targets, batch_size, n_per_class, **options)
+            return ShuffledBatchSampler(rows, batch_size, min_size=min_size, seed=seed)
+        return PKBatchSampler(
+            data.targets,
+            batch_size,
+            n_per_class,
+            rows=rows,
+            groups=mixed_groups,
+            balanced=balanced,
+            seed=seed,
+        )
 
     if data.groups is None or group_batches != "apart":
-        return make(rows)
+        return sampler_of(rows)
     groups = data.groups[rows]
-    by_group = [rows[groups == group] for group in np.unique(groups)]
-    if data.kind == "labels":
-        teach = [what_labels_lack(data.targets[rows]) is None for rows in by_group]
-    else:
-        teach = [len(rows) >= least for rows in by_group]
-    if not any(teach):
-        lacking = "two classes, one of them twice" if data.kind == "labels" else f"{least} samples"
-        raise ValueError(
-            f"group_batches='apart' compares the samples of a group with each other, but none of "
-            f"the {len(by_group)} groups to train on holds {lacking}. Take 'together' or no groups."
+    rows_by_group = [rows[groups == group] for group in np.unique(groups)]
+    usable = [part for part in rows_by_group if _is_comparable(data, part, min_size)]
+    if not usable:
+        needed = (
+            "two classes, one of them with two samples"
+            if data.kind == "labels"
+            else f"{min_size} samples"
         )
-    samplers = [make(rows) for rows, some in zip(by_group, teach, strict=True) if some]
-    return BatchesApart(samplers, seed=seed)
+        raise ValueError(
+            "group_batches='apart' compares only samples of the same group, but none of the "
+            f"{len(rows_by_group)} groups to train on holds {needed}. Use group_batches='together' "
+            "or None, or leave groups out."
+        )
+    return SingleGroupBatchSampler([sampler_of(part) for part in usable], seed=seed)
 
 
-def what_labels_lack(codes):
-    """Say why nothing is learned from labels, or return None.
+def _is_comparable(
+    data: ArrayDataset | LabelledDataset, rows: NDArray[np.integer], min_size: int
+) -> bool:
+    """Return whether a batch of these rows has something to compare."""
+    if data.kind == "labels":
+        return label_defect(data.targets[rows]) is None
+    return len(rows) >= min_size
+
+
+def label_defect(codes: NDArray[np.integer]) -> str | None:
+    """Describe why no distance can be learned from class labels, or return None if one can.
 
     Parameters
     ----------
@@ -284,25 +366,26 @@ def what_labels_lack(codes):
     Returns
     -------
     str or None
-        What is lacking.
+        The error message.
     """
     counts = np.bincount(codes)
     n_classes = np.count_nonzero(counts)
     if n_classes < 2:
         return (
-            f"A distance is learned from at least two classes; all {len(codes)} labels are of one "
-            "class. Give samples of another."
+            f"Learning a distance needs at least two classes; all {len(codes)} labels are of one "
+            "class. Add samples of another class."
         )
     if counts.max() < 2:
         return (
-            f"Each of the {n_classes} classes has a single sample, so no two samples are known to "
-            "be alike. Give at least one class two samples; are these continuous targets?"
+            f"Each of the {n_classes} classes has a single sample, so there is no pair of the same "
+            "class. Give at least one class two samples, or check whether y holds continuous "
+            "targets instead of classes."
         )
     return None
 
 
-def check_labels_teach(codes):
-    """Raise unless some samples are alike and some are not.
+def check_class_labels(codes: NDArray[np.integer]) -> None:
+    """Raise unless there are two classes, and two samples of at least one class.
 
     Parameters
     ----------
@@ -312,11 +395,7 @@ def check_labels_teach(codes):
     Raises
     ------
     ValueError
-        If there is one class only, or every class has one sample only.
+        If there is only one class, or every class has a single sample.
     """
-    if lack := what_labels_lack(codes):
-        raise ValueError(lack)
-
-
-def _draw(packs, rng):
-    return packs[rng.integers(len(packs))]
+    if defect := label_defect(codes):
+        raise ValueError(defect)

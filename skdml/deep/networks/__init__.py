@@ -1,1 +1,1 @@
-"""Networks, their initial weights, and the map that `transform` runs."""
+"""Networks, their initial weights, and the map that `transform` applies."""

@@ -1,36 +1,40 @@
-"""A network that stays as it is, and the outputs that training reads in its place."""
+"""A frozen network; its outputs replace the points during training."""
+
+from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import nn
 
-from skdml.deep.data.datasets import ArrayDataset
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
 from skdml.deep.networks.map import NetworkMap
 from skdml.distances import distinct_points
 
 
 class FrozenNetwork(NetworkMap):
-    """A network that stays as it is, as a picklable callable on arrays.
+    """A network that is not trained, as a picklable callable on arrays.
 
-    It runs in evaluation mode and without gradients: its weights and the statistics of its batch
-    norms do not change.
+    It runs in evaluation mode and without gradients. Its weights and the statistics of its batch
+    normalisation layers do not change.
 
     Parameters
     ----------
     module : torch.nn.Module
-        The network; it is moved to the device and set to evaluation mode.
+        The network. It is moved to the device and set to evaluation mode.
     device : str or torch.device
-        Where it runs.
+        The device to run on.
     feature_shape : tuple of int
-        The shape of a point.
+        The shape of one point.
 
     Attributes
     ----------
     n_outputs : int
-        Width of what it gives.
+        The width of the outputs.
 
     Raises
     ------
     ValueError
-        If it does not give a vector for each point.
+        If the network does not return one vector for each point.
 
     Examples
     --------
@@ -43,23 +47,25 @@ class FrozenNetwork(NetworkMap):
            [0.5, 0. ]], dtype=float32)
     """
 
-    def __init__(self, module, *, device, feature_shape):
+    def __init__(
+        self, module: nn.Module, *, device: str | torch.device, feature_shape: tuple[int, ...]
+    ) -> None:
         module = module.to(device).eval()
         super().__init__(module, normalize=False, device=device, feature_shape=feature_shape)
         self.n_outputs = self.width(feature_shape)
 
-    def read(self, data):
+    def embed_dataset(self, data: ArrayDataset | LabelledDataset) -> ArrayDataset:
         """Compute the outputs for all training points.
 
         Parameters
         ----------
         data : ArrayDataset or LabelledDataset
-            The training data. Points that occur in several tuples pass through the network once.
+            The training data. A point that occurs in several tuples is computed once.
 
         Returns
         -------
         ArrayDataset
-            The outputs in place of the points.
+            The same rows, with outputs instead of points.
 
         Raises
         ------
@@ -68,16 +74,16 @@ class FrozenNetwork(NetworkMap):
         """
         points, tuples = data.points(), getattr(data, "tuples", False)
         if tuples:
-            points, places = distinct_points([points])
+            points, point_numbers = distinct_points([points])
         Z = self.embed(points)
         if not np.isfinite(Z).all():
             raise ValueError(
-                f"The frozen {type(self.module).__name__} gives outputs that are not finite, for "
-                f"{(~np.isfinite(Z).all(axis=1)).sum()} of {len(Z)} points. See that the points "
-                "are finite, and scaled as those it was trained on."
+                f"The frozen {type(self.module).__name__} returns outputs that are not finite, for "
+                f"{(~np.isfinite(Z).all(axis=1)).sum()} of {len(Z)} points. Check that the points "
+                "are finite, and scaled like the points that it was trained on."
             )
         if tuples:
-            Z = Z[places].reshape(len(data), -1, self.n_outputs)
+            Z = Z[point_numbers].reshape(len(data), -1, self.n_outputs)
         outputs = ArrayDataset(Z, data.targets, tuples=tuples)
         outputs.kind, outputs.groups = data.kind, data.groups
         return outputs

@@ -1,20 +1,23 @@
 """The embedding f(x) = network(x) as a picklable callable on arrays."""
 
+from __future__ import annotations
+
 import copy
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
+from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit_length
+from torch.utils.data import Dataset
 
 from skdml.deep.data.datasets import batches_of_points
 
-# Points that pass through the network at once where no gradient is kept; fewer, where they are
-# large.
-POINTS_AT_ONCE = 2048
-
-
-NUMBERS_AT_ONCE = 2**22
+# The largest batch without gradients, in points and in numbers (for large points).
+MAX_BATCH_POINTS = 2048
+MAX_BATCH_NUMBERS = 2**22
 
 
 class NetworkMap:
@@ -25,23 +28,31 @@ class NetworkMap:
     module : torch.nn.Module
         The network.
     normalize : bool
-        Whether embeddings are brought to unit length.
+        Whether embeddings are scaled to unit length.
     device : str or torch.device
-        Where the network is.
+        The device of the network.
     feature_shape : tuple of int, default=None
-        The shape of one point, for points that come from outside and have to be checked.
+        The shape of one point. Calling the map checks points against it.
     backbone : NetworkMap, default=None
-        What points pass through first.
+        A frozen network that is applied to the points first.
     """
 
-    def __init__(self, module, *, normalize, device, feature_shape=None, backbone=None):
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        normalize: bool,
+        device: str | torch.device,
+        feature_shape: tuple[int, ...] | None = None,
+        backbone: NetworkMap | None = None,
+    ) -> None:
         self.module = module
         self.normalize = normalize
         self.device = device
         self.feature_shape = feature_shape
         self.backbone = backbone
 
-    def __call__(self, X):
+    def __call__(self, X: ArrayLike) -> NDArray[np.float32]:
         """Check and embed points.
 
         Parameters
@@ -53,20 +64,26 @@ class NetworkMap:
         -------
         ndarray of float32, shape (n, n_components)
             f(X).
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite numeric array, or its points have another shape.
         """
-        X = check_array(X, dtype=np.float32, order="C", allow_nd=True)
-        if X.shape[1:] != self.feature_shape:
-            if X.ndim != 2 or X.shape[1] != np.prod(self.feature_shape):
+        points: NDArray[np.float32] = check_array(X, dtype=np.float32, order="C", allow_nd=True)
+        shape = self.feature_shape
+        if shape is not None and points.shape[1:] != shape:
+            if points.ndim != 2 or points.shape[1] != np.prod(shape):
                 raise ValueError(
-                    f"The network was trained on points of shape {self.feature_shape}; got points "
-                    f"of shape {X.shape[1:]}."
+                    f"The network was trained on points of shape {shape}; got points of shape "
+                    f"{points.shape[1:]}."
                 )
-            X = X.reshape(-1, *self.feature_shape)
-        return self.embed(X)
+            points = points.reshape(-1, *shape)
+        return self.embed(points)
 
     @torch.no_grad()
-    def embed(self, data):
-        """Embed points that are known to be well formed.
+    def embed(self, data: NDArray[np.float32] | Dataset) -> NDArray[np.float32]:
+        """Embed points without checking them.
 
         Parameters
         ----------
@@ -85,39 +102,57 @@ class NetworkMap:
         try:
             batches = [
                 embed_batch(self.module, batch.to(self.device), self.normalize).float().cpu()
-                for batch in batches_of_points(data, POINTS_AT_ONCE, NUMBERS_AT_ONCE)
+                for batch in batches_of_points(data, MAX_BATCH_POINTS, MAX_BATCH_NUMBERS)
             ]
         finally:
             self.module.train(was_training)
         return torch.cat(batches).numpy()
 
-    def by(self, module):
-        """Return the same map by another network of the same shapes."""
+    def with_module(self, module: nn.Module) -> NetworkMap:
+        """Return the same map with another network of the same shapes."""
         return NetworkMap(**(vars(self) | {"module": module}))
 
-    def width(self, feature_shape):
-        """Return the width of what becomes of points of a shape, or raise if it takes none such."""
+    def width(self, feature_shape: tuple[int, ...]) -> int:
+        """Return the width of the embedding of points of a given shape.
+
+        Parameters
+        ----------
+        feature_shape : tuple of int
+            The shape of one point.
+
+        Returns
+        -------
+        int
+            The width.
+
+        Raises
+        ------
+        ValueError
+            If the network cannot embed such points.
+        """
         try:
             return self.embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(
-                f"{type(self.module).__name__} cannot take a batch of points of shape "
-                f"{feature_shape}, as float32: {error}."
+                f"{type(self.module).__name__} cannot take a float32 batch of points of shape "
+                f"{feature_shape}: {error}."
             ) from error
 
-    def __getstate__(self):
-        # Pickled without a trace of the GPU it may be on.
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle must also load on a machine without the GPU.
         state = self.__dict__.copy()
         if torch.device(self.device).type != "cpu":
             state |= {"module": copy.deepcopy(self.module).cpu(), "device": "cpu"}
         return state
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"NetworkMap({type(self.module).__name__})"
 
 
-def embed_batch(module, X, normalize, half=None):
-    """Pass a batch through a network.
+def embed_batch(
+    module: nn.Module, X: Tensor, normalize: bool, half: torch.dtype | None = None
+) -> Tensor:
+    """Embed one batch.
 
     Parameters
     ----------
@@ -126,10 +161,10 @@ def embed_batch(module, X, normalize, half=None):
     X : Tensor of shape (n, ...)
         Points.
     normalize : bool
-        Whether embeddings are brought to unit length.
+        Whether embeddings are scaled to unit length.
     half : torch.dtype, default=None
-        The precision to compute in where that is enough; None leaves it to the network. What
-        comes out is float32.
+        The half precision for automatic mixed precision; the embeddings are converted back to
+        float32. None computes in the precision of the network.
 
     Returns
     -------
@@ -139,22 +174,23 @@ def embed_batch(module, X, normalize, half=None):
     Raises
     ------
     ValueError
-        If the network gives another shape.
+        If the network does not return a tensor of shape (n, n_components).
     """
     if half is None:
         Z = module(X)
     else:
         with torch.autocast(X.device.type, dtype=half):
             Z = module(X)
-    if not isinstance(Z, torch.Tensor):
+    if not isinstance(Z, Tensor):
         raise ValueError(
-            f"The module has to give a tensor of shape ({len(X)}, n_components); it gave a "
-            f"{type(Z).__name__}. Wrap it in a module that returns the embedding alone."
+            f"The module must return a tensor of shape ({len(X)}, n_components); it returned a "
+            f"{type(Z).__name__}. Wrap it in a module that returns only the embedding."
         )
     if Z.ndim != 2 or len(Z) != len(X):
         raise ValueError(
-            f"The module has to give one embedding a sample, shape ({len(X)}, n_components); for a "
-            f"batch of shape {tuple(X.shape)} it gave shape {tuple(Z.shape)}."
+            "The module must return one embedding for each point, a tensor of shape "
+            f"({len(X)}, n_components); for a batch of shape {tuple(X.shape)} it returned shape "
+            f"{tuple(Z.shape)}."
         )
     if half is not None:
         Z = Z.float()

@@ -1,56 +1,63 @@
-"""Ready networks: Euclid plus a correction that has to be learned."""
+"""The default networks: a linear map that starts as Euclid, plus a learned correction."""
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
-from skdml.deep.networks.initial import MAX_POINTS, choose_start, within_class_whitening
+from skdml.deep.networks.initial import MAX_START_POINTS, choose_start, within_class_whitening
 
 
 class EuclidPlusBranch(nn.Module):
-    r"""A linear path that begins as an isometry, and a nonlinear branch that begins at zero.
+    r"""A linear path that starts as an isometry, plus a nonlinear branch that starts at zero.
 
     .. math:: f(x) = W \, \frac{x - \mu}{s} + g(x)
 
-    A plain network forgets the classes it is not shown. This one begins as Euclid: W holds the
-    principal axes, s is the mean distance of two training points (so that they lie 1 apart, and a
-    margin means the same on every data set), and the last layer of the branch g is zero. Where
-    another linear map surely finds classes that it was not made from better, it begins as that: W
-    is whitened by the scatter within the classes, more or less (see `skdml.deep.networks.initial`).
+    At the start the embedding is the Euclidean distance: W holds the principal axes, and the last
+    layer of the branch g is zero. The scale s is the mean distance of two training points, so that
+    two training points lie 1 apart on average and a margin means the same on every data set.
+
+    If class labels are given, the start may be another linear map: W is then whitened by the
+    scatter within classes. This is done only if cross-validation shows that it clearly improves
+    the retrieval of left-out classes; see `skdml.deep.networks.initial`.
 
     Parameters
     ----------
     n_inputs : int
-        Width of what the linear path reads.
+        The width of the input of the linear path.
     n_components : int
-        Width of the embedding.
-    branch : torch.nn.Module
-        g: takes what the network takes, gives shape (n, n_components). Its last layer, a
-        `torch.nn.Linear`, is set to zero.
+        The width of the embedding.
+    branch : torch.nn.Sequential
+        g. It takes the same input as the network and returns shape (n, n_components). It begins
+        with a `Standardize` layer and ends with a `torch.nn.Linear`, which is set to zero.
     """
 
-    def __init__(self, n_inputs, n_components, branch):
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, n_inputs: int, n_components: int, branch: nn.Sequential) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.eye(n_components, n_inputs))
         self.register_buffer("location", torch.zeros(n_inputs))
         self.register_buffer("scale", torch.ones(()))
         self.branch = branch
-        *_, last = (layer for layer in branch.modules() if isinstance(layer, nn.Linear))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        nn.init.zeros_(branch[-1].weight)  # type: ignore[arg-type]  # torch types layers as Module
+        nn.init.zeros_(branch[-1].bias)  # type: ignore[arg-type]
 
-    def flat(self, X):
-        """Return what the linear path reads of a batch, shape (n, n_inputs)."""
+    def linear_inputs(self, X: Tensor) -> Tensor:
+        """Return the input of the linear path for a batch, shape (n, n_inputs)."""
         return X
 
-    def views(self, n_inputs):
-        """Return what the linear path may begin with: slices of what it reads, Euclid first."""
+    def start_slices(self, n_inputs: int) -> list[slice]:
+        """Return the parts of the linear input that the start may use; the first is the default."""
         return [slice(0, n_inputs)]
 
-    def forward(self, X):
+    def forward(self, X: Tensor) -> Tensor:
         """Embed a batch.
 
         Parameters
@@ -63,68 +70,85 @@ class EuclidPlusBranch(nn.Module):
         Tensor of shape (n, n_components)
             f(X).
         """
-        return self.start(X) + self.branch(X)
+        return self.linear_path(X) + self.branch(X)
 
-    def start(self, X):
-        """Return the linear path, which is f before training: shape (n, n_components)."""
-        return ((self.flat(X) - self.location) / self.scale) @ self.weight.T
+    def linear_path(self, X: Tensor) -> Tensor:
+        """Return the linear part of f, which is all of f before training."""
+        return ((self.linear_inputs(X) - self.location) / self.scale) @ self.weight.T
 
     @torch.no_grad()
-    def initialize_from(self, X, y=None, groups=None):
-        """Set the start from training points; called once, before training.
+    def initialize_from(
+        self,
+        X: Tensor,
+        y: NDArray[np.integer] | None = None,
+        groups: NDArray[np.integer] | None = None,
+    ) -> None:
+        """Set the initial weights from training points; called once, before training.
 
         Parameters
         ----------
         X : Tensor of shape (n, ...)
             Training points.
         y : ndarray of int, shape (n,), default=None
-            Their classes; None where these are not known, and the start is Euclid.
+            Their classes. None starts from the Euclidean distance.
         groups : ndarray of int, shape (n,), default=None
-            Their groups, where there are some: none then judges by its own points.
+            Their groups. Cross-validation of the start then leaves out whole groups.
         """
-        F = self.flat(X[:MAX_POINTS])
+        F = self.linear_inputs(X[:MAX_START_POINTS])
         self.location.copy_(F.double().mean(dim=0))
-        # To the size of 1, so that no square leaves float32's range; by a power of 2, exactly.
+        # Scale to a size of 1, so that squares stay within the range of float32. A power of 2
+        # scales without rounding.
         self.scale.copy_(2.0 ** torch.frexp((F - self.location).abs().max()).exponent)
         F = (F - self.location) / self.scale
-        views = self.views(F.shape[1])
-        axes = [principal_axes(F[:, v], min(len(self.weight), v.stop - v.start)) for v in views]
-        view, A = 0, None
-        if y is not None:
-            points = [
-                (F[:, v] @ W.T).double().cpu().numpy() for v, W in zip(views, axes, strict=True)
-            ]
-            codes = np.unique(y[:MAX_POINTS], return_inverse=True)[1]
-            groups = None if groups is None else groups[:MAX_POINTS]
-            view, shrinkage = choose_start(points, codes, np.random.default_rng(0), groups)
-            if np.isfinite(shrinkage):
-                A = within_class_whitening(points[view], codes, shrinkage)
-        W = axes[view] if A is None else torch.from_numpy(A).to(axes[view]) @ axes[view]
+        W, columns = self._choose_linear_map(F, y, groups)
         self.weight.zero_()
-        self.weight[: len(W), views[view]] = W
-        distances = torch.pdist(self.start(X[: MAX_POINTS // 2]))
+        self.weight[: len(W), columns] = W
+        distances = torch.pdist(self.linear_path(X[: MAX_START_POINTS // 2]))
         if len(distances) and distances.mean() > 0:
             self.scale.mul_(distances.mean())
+        self.branch[0].initialize_from(X[:MAX_START_POINTS])  # type: ignore[operator]
+
+    def _choose_linear_map(
+        self,
+        F: Tensor,
+        y: NDArray[np.integer] | None,
+        groups: NDArray[np.integer] | None,
+    ) -> tuple[Tensor, slice]:
+        """Return the initial rows of W, and the columns of the linear input that they use."""
+        slices = self.start_slices(F.shape[1])
+        axes = [principal_axes(F[:, s], min(len(self.weight), s.stop - s.start)) for s in slices]
+        if y is None:
+            return axes[0], slices[0]
+        points = [(F[:, s] @ W.T).double().cpu().numpy() for s, W in zip(slices, axes, strict=True)]
+        codes = np.unique(y[:MAX_START_POINTS], return_inverse=True)[1]
+        groups = None if groups is None else groups[:MAX_START_POINTS]
+        index, shrinkage = choose_start(points, codes, np.random.default_rng(0), groups)
+        W = axes[index]
+        if np.isfinite(shrinkage):
+            A = within_class_whitening(points[index], codes, shrinkage)
+            W = torch.from_numpy(A).to(W) @ W
+        return W, slices[index]
 
 
 class ResidualEmbedder(EuclidPlusBranch):
-    """The default network for tables: `EuclidPlusBranch` with a multilayer perceptron as branch.
+    """The default network for tables: a linear path plus a multilayer perceptron.
 
-    The branch reads standardised features; what tells nothing at the start (a constant column) is
-    left unscaled.
+    The network starts as the Euclidean distance, or as a whitening within classes; see
+    `EuclidPlusBranch`. The perceptron reads standardised features. Constant columns are centred
+    but not scaled.
 
     Parameters
     ----------
     n_features : int
-        Width of the table.
+        The number of columns of the table.
     n_components : int
-        Width of the embedding.
+        The width of the embedding.
     n_hidden : int, default=256
-        Width of the hidden layers of the branch.
+        The width of each hidden layer.
     n_layers : int, default=2
-        How many hidden layers, at least 1.
+        The number of hidden layers, at least 1.
     dropout : float, default=0.0
-        Probability in [0, 1) of a hidden unit to be silent in a training step.
+        The probability, in [0, 1), that a hidden unit is set to zero in a training step.
 
     Examples
     --------
@@ -137,8 +161,16 @@ class ResidualEmbedder(EuclidPlusBranch):
     1.0
     """
 
-    def __init__(self, n_features, n_components, *, n_hidden=256, n_layers=2, dropout=0.0):
-        layers = [Standardize(n_features)]
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        layers: list[nn.Module] = [Standardize(n_features)]
         width = n_features
         for _ in range(n_layers):
             layers += [nn.Linear(width, n_hidden), nn.GELU(), nn.Dropout(dropout)]
@@ -146,43 +178,29 @@ class ResidualEmbedder(EuclidPlusBranch):
         layers.append(nn.Linear(width, n_components))
         super().__init__(n_features, n_components, nn.Sequential(*layers))
 
-    def initialize_from(self, X, y=None, groups=None):
-        """Set the start from training points; called once, before training.
-
-        Parameters
-        ----------
-        X : Tensor of shape (n, n_features)
-            Training points.
-        y : ndarray of int, shape (n,), default=None
-            Their classes, where these are known.
-        groups : ndarray of int, shape (n,), default=None
-            Their groups, where there are some.
-        """
-        super().initialize_from(X, y, groups)
-        self.branch[0].initialize_from(X[:MAX_POINTS])
-
 
 class ConvEmbedder(EuclidPlusBranch):
-    """The default network for images: `EuclidPlusBranch` with a small convolution net as branch.
+    """The default network for images: a linear path plus a small convolutional network.
 
-    The linear path reads pixels and edges, and begins with the one or the other; an image wider or
-    higher than `max_size` is averaged down to it there. The branch halves the image after each
-    block and ends in a hidden layer.
+    The linear path reads pixels and edges. At the start it uses the pixels, or the edges if they
+    clearly improve the retrieval of left-out classes; see `EuclidPlusBranch`. Larger images are
+    averaged down to `max_size` for the linear path. The convolutional network halves the image
+    after each block and ends in a hidden layer.
 
     Parameters
     ----------
     input_shape : tuple of int
         (channels, height, width) of an image.
     n_components : int
-        Width of the embedding.
+        The width of the embedding.
     channels : tuple of int, default=(32, 64)
-        Width of each block of the branch.
+        The number of channels of each convolutional block.
     n_hidden : int, default=256
-        Width of the hidden layer.
+        The width of the hidden layer.
     dropout : float, default=0.0
-        Probability in [0, 1) of a hidden unit to be silent in a training step.
+        The probability, in [0, 1), that a hidden unit is set to zero in a training step.
     max_size : int, default=32
-        Side in pixels of the image that the linear path reads.
+        The largest height and width, in pixels, of the image that the linear path reads.
 
     Examples
     --------
@@ -194,16 +212,16 @@ class ConvEmbedder(EuclidPlusBranch):
 
     def __init__(
         self,
-        input_shape,
-        n_components,
+        input_shape: tuple[int, int, int],
+        n_components: int,
         *,
-        channels=(32, 64),
-        n_hidden=256,
-        dropout=0.0,
-        max_size=32,
-    ):
+        channels: tuple[int, ...] = (32, 64),
+        n_hidden: int = 256,
+        dropout: float = 0.0,
+        max_size: int = 32,
+    ) -> None:
         width, *size = input_shape
-        layers = [Standardize((width, 1, 1))]
+        layers: list[nn.Module] = [Standardize((width, 1, 1))]
         pooled = list(size)
         for n_channels in channels:
             layers += [nn.Conv2d(width, n_channels, 3, padding=1), nn.GELU()]
@@ -214,60 +232,50 @@ class ConvEmbedder(EuclidPlusBranch):
         layers += [nn.AdaptiveAvgPool2d(tuple(pooled)), nn.Flatten()]
         layers += [nn.Linear(width * math.prod(pooled), n_hidden), nn.GELU(), nn.Dropout(dropout)]
         layers.append(nn.Linear(n_hidden, n_components))
-        self_size = tuple(min(side, max_size) for side in size)
-        n_pixels = input_shape[0] * math.prod(self_size)
-        n_edges = edges(torch.zeros(1, *input_shape[:1], *self_size)).shape[1]
+        linear_size = tuple(min(side, max_size) for side in size)
+        n_pixels = input_shape[0] * math.prod(linear_size)
+        n_edges = edges(torch.zeros(1, *input_shape[:1], *linear_size)).shape[1]
         super().__init__(n_pixels + n_edges, n_components, nn.Sequential(*layers))
-        self.size = self_size
+        self.size = linear_size
         self.n_pixels = n_pixels
 
-    def flat(self, X):
-        """Return the pixels and the edges that the linear path reads, shape (n, n_inputs)."""
+    def linear_inputs(self, X: Tensor) -> Tensor:
+        """Return the pixels and edges of a batch, shape (n, n_inputs)."""
         if tuple(X.shape[2:]) != self.size:
-            X = adaptive_avg_pool2d(X, self.size)
+            X = adaptive_avg_pool2d(X, self.size)  # type: ignore[arg-type]  # a pair
         return torch.cat([X.flatten(1), edges(X)], dim=1)
 
-    def views(self, n_inputs):
-        """Return the places of the pixels and of the edges."""
+    def start_slices(self, n_inputs: int) -> list[slice]:
+        """Return the columns of the pixels and of the edges."""
         return [slice(0, self.n_pixels), slice(self.n_pixels, n_inputs)]
-
-    def initialize_from(self, X, y=None, groups=None):
-        """Set the start from training images; called once, before training.
-
-        Parameters
-        ----------
-        X : Tensor of shape (n, channels, height, width)
-            Training images.
-        y : ndarray of int, shape (n,), default=None
-            Their classes, where these are known.
-        groups : ndarray of int, shape (n,), default=None
-            Their groups, where there are some.
-        """
-        super().initialize_from(X, y, groups)
-        self.branch[0].initialize_from(X[:MAX_POINTS])
 
 
 class Standardize(nn.Module):
-    """Subtract a fixed mean, divide by a fixed deviation; both are set before training.
+    """Subtract a fixed mean and divide by a fixed standard deviation.
+
+    Both are computed from training points before training.
 
     Parameters
     ----------
     shape : int or tuple of int
-        The shape of the features that have a mean of their own; 1 where they share one.
+        The shape of the mean. A side of 1 shares one mean along that dimension.
     """
 
-    def __init__(self, shape):
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: int | tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer("location", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
 
-    def forward(self, X):
+    def forward(self, X: Tensor) -> Tensor:
         """Standardise a batch, shape (n, ...)."""
         return (X - self.location) / self.scale
 
     @torch.no_grad()
-    def initialize_from(self, X):
-        """Take mean and deviation from points, shape (n, ...)."""
+    def initialize_from(self, X: Tensor) -> None:
+        """Compute mean and standard deviation from points, shape (n, ...)."""
         shared = [0, *(i for i, side in enumerate(self.location.shape, 1) if side == 1)]
         # In float64, where the variance of a constant float32 column is exactly zero.
         variance, mean = torch.var_mean(X.double(), dim=shared, correction=0)
@@ -276,23 +284,23 @@ class Standardize(nn.Module):
         self.scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
 
 
-def edges(X):
-    """Brightness that rises and falls from left to right and from top to bottom, cell by cell.
+def edges(X: Tensor) -> Tensor:
+    """Return rises and falls of brightness in four directions, averaged over overlapping cells.
 
-    Where the strokes of two pictures differ by a pixel, their pixels are far apart, while these
-    are near: they are means over overlapping cells, about an eighth of the picture apart, as in
-    N. Dalal, B. Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005, in four
-    directions.
+    If the strokes of two images are shifted by one pixel, their pixels differ much, but their
+    edges differ little. The cells are about an eighth of the image wide, as in N. Dalal, B. Triggs,
+    "Histograms of Oriented Gradients for Human Detection", CVPR 2005, with four directions: left
+    to right, right to left, top to bottom, bottom to top.
 
     Parameters
     ----------
     X : Tensor of shape (n, channels, height, width)
-        Pictures.
+        Images.
 
     Returns
     -------
     Tensor of shape (n, n_edges)
-        Nonnegative means, over the channels, too.
+        The means, >= 0, over each cell and over the channels.
     """
     around = pad(X, (1, 1, 1, 1), mode="replicate")
     across = around[:, :, 1:-1, 2:] - around[:, :, 1:-1, :-2]
@@ -303,20 +311,21 @@ def edges(X):
     return avg_pool2d(rises, size, radius, padding=radius, count_include_pad=False).flatten(1)
 
 
-def principal_axes(X, n_axes):
-    """Orthonormal directions of the largest variance, computed in float64.
+def principal_axes(X: Tensor, n_axes: int) -> Tensor:
+    """Return orthonormal directions of the largest variance, computed in float64.
 
     Parameters
     ----------
     X : Tensor of shape (n, d)
         Centred points.
     n_axes : int
-        How many, at most d. Beyond the rank of X any orthonormal completion will do.
+        The number of axes, at most d. Axes beyond the rank of X are an arbitrary orthonormal
+        completion.
 
     Returns
     -------
     Tensor of shape (n_axes, d)
-        The axes as rows, each with its largest entry positive.
+        The axes as rows. The largest entry of each is positive.
     """
     X = X.double()
     if X.shape[0] >= X.shape[1]:

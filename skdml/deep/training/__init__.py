@@ -1,1 +1,1 @@
-"""How a network is trained, stopped, checked and kept."""
+"""How a network is trained, stopped, checked and saved."""

@@ -21,7 +21,7 @@ from skdml.deep.losses import (
 )
 from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.networks.frozen import FrozenNetwork
-from skdml.deep.networks.initial import MAX_POINTS
+from skdml.deep.networks.initial import MAX_START_POINTS
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.parameters import (
     Settings,
@@ -33,7 +33,7 @@ from skdml.deep.parameters import (
 from skdml.deep.training.alarms import CollapseAlarm, IdleAlarm
 from skdml.deep.training.checkpoint import SaveCheckpoint
 from skdml.deep.training.log import EpochLog
-from skdml.deep.training.memory import check_takes_references
+from skdml.deep.training.memory import check_accepts_references
 from skdml.deep.training.net import EmbeddingNet, Width
 
 if TYPE_CHECKING:
@@ -373,8 +373,10 @@ def prepare_net(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
     """
     settings, data = training.settings, training.data
     net.check_callbacks(settings)
-    rows = np.sort(np.random.default_rng(training.seed).permutation(training.rows)[:MAX_POINTS])
-    points = next(batches_of_points(data.points(rows), MAX_POINTS)).to(net.device)
+    rows = np.sort(
+        np.random.default_rng(training.seed).permutation(training.rows)[:MAX_START_POINTS]
+    )
+    points = next(batches_of_points(data.points(rows), MAX_START_POINTS)).to(net.device)
     if not torch.isfinite(points).all():
         raise ValueError(
             "Points have to be finite, but the Dataset returns NaN or infinity. Leave such points "
@@ -408,7 +410,7 @@ def check_memory(net: EmbeddingNet, training: "Training", width: int) -> None:
             f"{settings.memory_size} compares them with earlier batches of any group. Use only "
             "one of the two."
         )
-    check_takes_references(net.compare, width, net.device)
+    check_accepts_references(net.compare, width, net.device)
 
 
 def check_margin_in_range(loss: Any, width: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from skdml.deep.data.augmentation import AugmentedDataset
-from skdml.deep.data.samplers import make_batches
+from skdml.deep.data.samplers import make_batch_sampler
 from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.parameters import Settings
 from skdml.deep.training.build import build_backbone, build_net
@@ -23,7 +23,7 @@ from skdml.deep.training.checkpoint import (
 )
 from skdml.deep.training.held_out import hold_out
 from skdml.deep.training.net import DivergenceError, EmbeddingNet, InterruptedTraining
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping, Snapshot
+from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, WeightsAtEpoch
 
 
 class Training:
@@ -106,7 +106,7 @@ class Training:
     @property
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The weights of a refit after the best epoch."""
-        (snapshot,) = (cb for _, cb in self.callbacks if isinstance(cb, Snapshot))
+        (snapshot,) = (cb for _, cb in self.callbacks if isinstance(cb, WeightsAtEpoch))
         return snapshot.weights_
 
     def hold_out(self, *, whole_classes: bool = True) -> None:
@@ -209,8 +209,8 @@ class Training:
     def prepare_refit(self) -> "Training":
         """Return the training on all data that repeats this one, up to its best epoch."""
         stopping = self.stopping
-        known = KnownScores(self.net.history, stopping.name)
-        snapshot = Snapshot(stopping.best_epoch_, stopping.best_share_)
+        known = ReplayedScores(self.net.history, stopping.name)
+        snapshot = WeightsAtEpoch(stopping.best_epoch_, stopping.best_share_)
         return Training(
             self.settings,
             self.data,
@@ -262,7 +262,7 @@ class Training:
     def _batches(self) -> Any:
         """Return the batches of the epochs to come."""
         settings = self.settings
-        sampler = make_batches(
+        sampler = make_batch_sampler(
             self.data,
             self.rows,
             settings.batch_size,
@@ -323,7 +323,7 @@ def begin_training(
             backbone = build_backbone(settings, feature_shape, device)
         training = Training(
             settings,
-            data if backbone is None else backbone.read(data),
+            data if backbone is None else backbone.embed_dataset(data),
             feature_shape=feature_shape,
             seed=seed,
             device=device,

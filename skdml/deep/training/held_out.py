@@ -1,34 +1,49 @@
-"""What training stops on: classes it is not shown, or rows, or tuples, and their score.
+"""Held-out data for early stopping: whole classes, rows or tuples, and their score.
 
-A score is an array of shape (n_views, n_groups): one row for each way to look, a column for each
-class that is held out, or for each row of a known class. Stopping asks for a gain over the start
-that holds in every view, and holds across classes: see `RetrievalStopping`.
+A score is an array of shape (n_views, n_groups): one row for each way to search, and one column for
+each held-out class, or for each held-out row where no whole class is held out. Early stopping
+requires a gain over the initial weights in every view and across the classes; see
+`RetrievalStopping`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit
+from torch import Tensor
 
-from skdml.deep._statistics import places
-from skdml.deep.scores import OrderScore, PairScore, RankScore, RetrievalScore, ViewScore
+from skdml.deep._statistics import rank_within_class
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
+from skdml.deep.data.reading import TUPLE_SIZES
+from skdml.deep.scores import PairScore, RankScore, RetrievalScore, Score, TripletScore, ViewScore
 
-# Held-out points are compared all against all after every epoch: a few hundred tell as much as
-# all of them.
+# Held-out points are compared with each other and with the gallery after an epoch. A subset of
+# this size gives nearly the same score as all points.
 MAX_QUERIES = 1000
-
-
 MAX_GALLERY = 1000
 
+# The smallest number of training classes: fewer do not teach a distance for unseen classes.
+MIN_TRAINING_CLASSES = 3
 
-# With fewer classes left to train on, nothing general can be learned about strangers.
-MIN_CLASSES_LEFT = 3
-
-
-# Whole groups hold what they hold: of so many draws the one is taken that is nearest to the share.
+# Groups differ in size and classes. The best of this many draws is taken.
 GROUP_DRAWS = 20
 
 
-def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augment=None):
-    """Split rows into those to train on and a score of the others.
+def hold_out(
+    data: ArrayDataset | LabelledDataset,
+    fraction: float,
+    rng: np.random.Generator,
+    *,
+    distance: str,
+    scoring: str | Callable[..., float],
+    whole_classes: bool = True,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[NDArray[np.integer], Score | None]:
+    """Split the rows into training rows and held-out rows, and return a score of the latter.
 
     Parameters
     ----------
@@ -37,57 +52,95 @@ def hold_out(data, fraction, rng, *, distance, scoring, whole_classes=True, augm
     fraction : float
         The share of classes, rows or tuples to hold out, in (0, 1).
     rng : numpy.random.Generator
-        Draws.
+        Draws the held-out data.
     distance : str
         The base distance.
     scoring : str or callable
-        The score of labelled rows.
+        The score of points; pairs and triplets have their own.
     whole_classes : bool, default=True
-        Whether classes may be held out as a whole. A classifier has to see them all.
+        Whether whole classes may be held out. A classifier must be trained on all classes.
     augment : callable, default=None
-        What makes views of rows that have nothing else to be found by.
+        Makes the views by which points without labels are scored.
 
     Returns
     -------
     train : ndarray of int
-        Rows to train on.
+        The training rows.
     score : callable or None
-        ``score(embed)`` -> float, larger is better; None where too little was there to hold out.
+        ``score(embed)`` returns an array of shape (n_views, n_groups), larger is better. It is
+        None, and all rows are training rows, if there is too little data to hold any out.
     """
-    codes = data.targets
-    if data.kind == "triplets":
-        train, held = split_rows(np.zeros(len(codes), int), fraction, rng)
-        score = OrderScore(data.points(held), distance)
-    elif data.kind == "pairs":
-        train, held = split_rows(codes, fraction, rng)
-        score = PairScore(data.points(held), codes[held], distance)
-    elif data.kind in ("targets", "views") and data.classes is None:
-        train, held = split_rows(np.zeros(len(codes), int), fraction, rng, data.groups)
-        held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
-        options = {"distance": distance, "scoring": scoring}
-        if data.kind == "targets":
-            score = RankScore(data, held, gallery, **options)
-        else:
-            seed = int(rng.integers(2**31))
-            score = ViewScore(data, held, gallery, augment=augment, seed=seed, **options)
+    options = {"distance": distance, "scoring": scoring}
+    if data.kind in TUPLE_SIZES:
+        train, score = _hold_out_tuples(data, fraction, rng, distance)
+    elif data.kind == "labels" or data.classes is not None:
+        train, score = _hold_out_labels(data, fraction, rng, whole_classes, **options)
     else:
-        codes = codes if data.classes is None else data.classes
-        train, held, gallery, strangers = split_labels(
-            codes, fraction, rng, whole_classes, data.groups
-        )
-        options = {"strangers": strangers, "distance": distance, "scoring": scoring}
-        score = RetrievalScore(data, codes, held, gallery, **options)
-    if len(held) == 0 or (data.kind == "pairs" and len(np.unique(codes[held])) < 2):
-        return np.arange(len(codes)), None
+        train, score = _hold_out_rows(data, fraction, rng, augment, **options)
+    return (np.arange(len(data)), None) if score is None else (train, score)
+
+
+def _hold_out_tuples(
+    data: ArrayDataset | LabelledDataset, fraction: float, rng: np.random.Generator, distance: str
+) -> tuple[NDArray[np.integer], Score | None]:
+    codes = data.targets  # 1 and 0 for pairs, 0 for all triplets
+    train, held = split_rows(codes, fraction, rng)
+    if len(held) == 0:
+        return train, None
+    if data.kind == "triplets":
+        return train, TripletScore(data.points(held), distance)
+    if len(np.unique(codes[held])) < 2:  # the ROC curve needs both kinds of pairs
+        return train, None
+    return train, PairScore(data.points(held), codes[held], distance)
+
+
+def _hold_out_labels(
+    data: ArrayDataset | LabelledDataset,
+    fraction: float,
+    rng: np.random.Generator,
+    whole_classes: bool,
+    **options: Any,
+) -> tuple[NDArray[np.integer], Score | None]:
+    codes = data.targets if data.classes is None else data.classes
+    train, held, gallery, unseen_classes = split_labels(
+        codes, fraction, rng, whole_classes, data.groups
+    )
+    if len(held) == 0:
+        return train, None
+    score = RetrievalScore(data, codes, held, gallery, unseen_classes=unseen_classes, **options)
     return train, score
 
 
-def split_labels(codes, fraction, rng, whole_classes=True, groups=None):
-    """Choose what to hold out: strangers, or else rows of known classes.
+def _hold_out_rows(
+    data: ArrayDataset | LabelledDataset,
+    fraction: float,
+    rng: np.random.Generator,
+    augment: Callable[[Tensor], Tensor] | None,
+    **options: Any,
+) -> tuple[NDArray[np.integer], Score | None]:
+    """Hold out points with graded targets, or points without labels."""
+    train, held = split_rows(np.zeros(len(data), int), fraction, rng, data.groups)
+    if len(held) == 0:
+        return train, None
+    held, gallery = held[:MAX_QUERIES], rng.permutation(train)[:MAX_GALLERY]
+    if data.kind == "targets":
+        return train, RankScore(data, held, gallery, **options)
+    options |= {"augment": augment, "seed": int(rng.integers(2**31))}
+    return train, ViewScore(data, held, gallery, **options)
 
-    Whole classes are held out where enough remain to train on; two at least, for one class alone
-    is always found. Where classes are few, a share of the rows of each class is, to be found
-    among the others.
+
+def split_labels(
+    codes: NDArray[np.integer],
+    fraction: float,
+    rng: np.random.Generator,
+    whole_classes: bool = True,
+    groups: NDArray[np.integer] | None = None,
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], bool]:
+    """Choose what to hold out: whole classes, or rows of each class if there are few classes.
+
+    Whole classes are held out if enough classes remain for training. At least two are held out,
+    because retrieval within a single class is always perfect. Otherwise a share of the rows of each
+    class is held out, to be retrieved among the training rows.
 
     Parameters
     ----------
@@ -96,36 +149,41 @@ def split_labels(codes, fraction, rng, whole_classes=True, groups=None):
     fraction : float
         The share to hold out, in (0, 1).
     rng : numpy.random.Generator
-        Draws.
+        Draws the held-out data.
     whole_classes : bool, default=True
-        Whether to hold out classes at all.
+        Whether whole classes may be held out.
     groups : ndarray of int, shape (n,), default=None
-        The group of each row; rows of known classes are then held out by whole groups. (Of a class
-        that is held out nothing is trained on, in whatever group.)
+        The group of each row. If rows are held out, whole groups are held out. If classes are held
+        out, groups have no effect.
 
     Returns
     -------
     train, queries, gallery : ndarray of int
-        Rows to train on, held-out rows to look for, and training rows to look among.
-    strangers : bool
-        Whether the queries are of classes that are not trained on.
+        Training rows, held-out rows to search for, and training rows to search among.
+    unseen_classes : bool
+        Whether whole classes are held out.
     """
     repeated = np.flatnonzero(np.bincount(codes) >= 2)
     n_held = max(2, round(fraction * len(repeated)))
-    if whole_classes and len(repeated) >= n_held + MIN_CLASSES_LEFT:
-        held = np.isin(codes, rng.choice(repeated, n_held, replace=False))
-        queries = rng.permutation(np.flatnonzero(held))[:MAX_QUERIES]
-        train = np.flatnonzero(~held)
-        if np.bincount(codes[queries]).max() >= 2:
-            return train, queries, rng.permutation(train)[:MAX_GALLERY], True
+    if whole_classes and len(repeated) >= n_held + MIN_TRAINING_CLASSES:
+        is_held = np.isin(codes, rng.choice(repeated, n_held, replace=False))
+        held = rng.permutation(np.flatnonzero(is_held))[:MAX_QUERIES]
+        if np.bincount(codes[held]).max() >= 2:
+            rest = np.flatnonzero(~is_held)
+            return rest, held, rng.permutation(rest)[:MAX_GALLERY], True
     train, queries = split_rows(codes, fraction, rng, groups)
     gallery = rng.permutation(train)[:MAX_GALLERY]
-    found = np.isin(codes[queries], codes[gallery])
-    return train, queries[found][:MAX_QUERIES], gallery, False
+    has_match = np.isin(codes[queries], codes[gallery])
+    return train, queries[has_match][:MAX_QUERIES], gallery, False
 
 
-def split_rows(codes, fraction, rng, groups=None):
-    """Hold out a share of the rows of each class, leaving two of each.
+def split_rows(
+    codes: NDArray[np.integer],
+    fraction: float,
+    rng: np.random.Generator,
+    groups: NDArray[np.integer] | None = None,
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Hold out a share of the rows of each class; at least two rows of each remain for training.
 
     Parameters
     ----------
@@ -134,15 +192,15 @@ def split_rows(codes, fraction, rng, groups=None):
     fraction : float
         The share to hold out, in (0, 1).
     rng : numpy.random.Generator
-        Draws.
+        Draws the held-out rows.
     groups : ndarray of int, shape (n,), default=None
-        The group of each row: none is then split, unless a class would lack two rows to train on
-        however they are drawn.
+        The group of each row. Whole groups are held out, unless every draw leaves a class with
+        fewer than two training rows. Then groups are ignored.
 
     Returns
     -------
     train, held : ndarray of int
-        Rows to train on, sorted, and rows held out, shuffled.
+        Training rows, sorted, and held-out rows, shuffled.
 
     Examples
     --------
@@ -153,18 +211,26 @@ def split_rows(codes, fraction, rng, groups=None):
     >>> len(held), set(groups[held]) & set(groups[train])
     (2, set())
     """
-    if groups is not None and (parts := _split_groups(codes, fraction, rng, groups)):
-        return parts
+    if groups is not None and (split := _split_groups(codes, fraction, rng, groups)):
+        return split
     order = rng.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
     counts = np.bincount(codes)
     n_held = np.minimum((counts * fraction).astype(int), np.maximum(counts - 2, 0))
-    held = places(codes[order]) < n_held[codes[order]]
+    held = rank_within_class(codes[order]) < n_held[codes[order]]
     return np.sort(order[~held]), rng.permutation(order[held])
 
 
-def _split_groups(codes, fraction, rng, groups):
-    """Hold out whole groups, near to the share of each class; None where that cannot be."""
+def _split_groups(
+    codes: NDArray[np.integer],
+    fraction: float,
+    rng: np.random.Generator,
+    groups: NDArray[np.integer],
+) -> tuple[NDArray[np.integer], NDArray[np.integer]] | None:
+    """Hold out whole groups, as close as possible to the share of each class.
+
+    Returns None if no draw leaves two training rows of each class that has two rows.
+    """
     n_groups = len(np.unique(groups))
     if n_groups < 2:
         return None
@@ -175,7 +241,7 @@ def _split_groups(codes, fraction, rng, groups):
     best, smallest = None, np.inf
     for train, held in draws.split(codes, groups=groups):
         left = np.bincount(codes[train], minlength=len(counts))
-        off = np.abs(counts - left - fraction * counts).sum()
-        if off < smallest and (left >= np.minimum(counts, 2)).all():
-            best, smallest = (np.sort(train), rng.permutation(held)), off
+        deviation = np.abs(counts - left - fraction * counts).sum()
+        if deviation < smallest and (left >= np.minimum(counts, 2)).all():
+            best, smallest = (np.sort(train), rng.permutation(held)), deviation
     return best

@@ -1,24 +1,40 @@
-"""Many negatives on a small machine: embeddings of earlier batches, a big batch in pieces."""
+"""Cross-batch memory: a batch is also compared with the embeddings of earlier batches."""
+
+from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 
 class CrossBatchMemory:
-    """The last embeddings of training, for the loss to compare a batch with.
+    """The latest embeddings of training, as references for the loss.
 
-    A network drifts slowly: what it made of a point some batches ago is nearly what it would make
-    of it now, and costs nothing more. So the batch is compared with many more points than pass
-    through the network.
+    The weights change slowly, so the embedding of a point a few batches ago is close to its present
+    embedding, and costs no further computation. A batch can thus be compared with many more points
+    than pass through the network.
 
-    A point is in the memory once, as it was seen last. No point of the batch is: its embedding of
-    now is in the batch, and an old copy of it would be the easiest of positives.
+    The memory holds each point once, with its latest embedding. Before a batch is compared with the
+    memory, the points of the batch are removed from it: an older embedding of the same point would
+    be a trivial positive.
 
     Parameters
     ----------
     size : int
-        How many embeddings are kept, >= 1; the oldest are forgotten.
+        The number of embeddings to keep, >= 1. The oldest are dropped.
+
+    Attributes
+    ----------
+    embeddings : Tensor of shape (n, n_components) or None
+        The embeddings, oldest first. All three are None while the memory is empty.
+    labels : int64 Tensor of shape (n,) or None
+        Their classes.
+    rows : int64 Tensor of shape (n,) or None
+        Their row numbers.
 
     References
     ----------
@@ -35,36 +51,40 @@ class CrossBatchMemory:
     ([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], [5, 7, 5], [0, 1, 2])
     """
 
-    def __init__(self, size):
+    embeddings: Any
+    labels: Any
+    rows: Any
+
+    def __init__(self, size: int) -> None:
         self.size = size
         self.embeddings = self.labels = self.rows = None
 
-    def __len__(self):
-        """Return how many embeddings there are."""
+    def __len__(self) -> int:
+        """Return the number of embeddings in the memory."""
         return 0 if self.rows is None else len(self.rows)
 
-    def forget(self, rows):
+    def forget(self, rows: Tensor) -> None:
         """Remove the embeddings of some points.
 
         Parameters
         ----------
         rows : int64 Tensor of shape (n,)
-            Which points.
+            The row numbers of the points.
         """
         if len(self):
             self._keep(~torch.isin(self.rows, rows.to(self.rows.device)))
 
-    def add(self, embeddings, labels, rows):
-        """Remember the points of a batch, in place of what was known of them.
+    def add(self, embeddings: Tensor, labels: Tensor, rows: Tensor) -> None:
+        """Add the points of a batch; they replace older embeddings of the same points.
 
         Parameters
         ----------
         embeddings : Tensor of shape (n, n_components)
-            Their embeddings; they are kept without their graph.
+            Their embeddings. They are stored without their graph.
         labels : int64 Tensor of shape (n,)
             Their classes.
         rows : int64 Tensor of shape (n,)
-            Which points they are.
+            Their row numbers.
         """
         self.forget(rows)
         new = [part.detach().to(embeddings.device) for part in (embeddings, labels, rows)]
@@ -74,65 +94,71 @@ class CrossBatchMemory:
         self.embeddings, self.labels, self.rows = new
         self._keep(slice(-self.size, None))
 
-    def _keep(self, which):
+    def _keep(self, selection: Tensor | slice) -> None:
         self.embeddings, self.labels, self.rows = (
-            part[which] for part in (self.embeddings, self.labels, self.rows)
+            part[selection] for part in (self.embeddings, self.labels, self.rows)
         )
 
-    def __getstate__(self):
-        # Pickled without a trace of the GPU it may be on; `add` brings it back there.
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle must also load on a machine without the GPU; `add` moves the memory back.
         state = self.__dict__.copy()
-        return {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+        return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
-class DrawnBatches:
-    """The batches of a sampler, with a note of those that training has yet to see.
+class RecordingBatchSampler:
+    """Passes on the batches of a sampler and records their rows until they are trained on.
 
-    A loader tells what is in a batch, and not which rows these are.
+    A torch loader returns the points of a batch but not their row numbers, which the memory needs.
 
     Parameters
     ----------
     sampler : iterable
-        Batches, as arrays of rows.
+        Batches, as arrays of row numbers.
 
     Attributes
     ----------
-    drawn : deque of ndarray
-        The rows of the batches that were drawn; the first is the next to be trained on.
+    pending : deque of ndarray
+        The rows of the batches that were drawn and not trained on yet, in order.
     """
 
-    def __init__(self, sampler):
+    def __init__(self, sampler: Iterable[NDArray]) -> None:
         self.sampler = sampler
-        self.drawn = deque()
+        self.pending: deque[NDArray] = deque()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[NDArray]:
         """Yield the batches of the next epoch."""
-        self.drawn.clear()
+        self.pending.clear()
         for rows in self.sampler:
-            self.drawn.append(rows)
+            self.pending.append(rows)
             yield rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return len(self.sampler)
+        return len(self.sampler)  # type: ignore[arg-type]  # every batch sampler has a length
 
 
-def check_takes_references(compare, width, device):
-    """Raise unless a loss compares a batch with embeddings of other batches.
+def check_accepts_references(
+    compare: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    width: int,
+    device: str | torch.device,
+) -> None:
+    """Raise unless a loss can compare a batch with the embeddings of other batches.
+
+    The loss is called once on made-up embeddings.
 
     Parameters
     ----------
     compare : callable
-        ``compare(embeddings, labels, ref_emb, ref_labels)`` gives the loss.
+        ``compare(embeddings, labels, ref_emb, ref_labels)`` returns the loss.
     width : int
-        Width of the embeddings.
-    device : str
-        Where they are.
+        The width of the embeddings.
+    device : str or torch.device
+        Their device.
 
     Raises
     ------
     ValueError
-        If it does not, with what it said.
+        If the call fails. The message quotes the error of the loss.
     """
     points = torch.linspace(-1, 1, 10 * width, device=device).view(10, width)
     labels = torch.arange(10, device=device) % 2
@@ -141,6 +167,6 @@ def check_takes_references(compare, width, device):
             compare(points[:4], labels[:4], points[4:], labels[4:])
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "memory_size > 0 needs a loss, and a miner, that compare a batch with references. These"
-            f" do not: {error}. Take memory_size=0, or a loss over pairs or triplets."
+            "memory_size > 0 needs a loss, and a miner, that accept reference embeddings. These do "
+            f"not: {error}. Set memory_size=0, or use a loss over pairs or triplets."
         ) from error

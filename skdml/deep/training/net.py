@@ -16,9 +16,9 @@ from skdml.deep.data.reading import TUPLE_SIZES
 from skdml.deep.losses import learns_from
 from skdml.deep.networks.map import NetworkMap, embed_batch
 from skdml.deep.scores import SCORINGS
-from skdml.deep.training.chunks import backward_in_pieces
-from skdml.deep.training.memory import CrossBatchMemory, DrawnBatches
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping, state_of
+from skdml.deep.training.chunks import backward_in_chunks
+from skdml.deep.training.memory import CrossBatchMemory, RecordingBatchSampler
+from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, cpu_state_dict
 
 
 class EmbeddingNet(NeuralNet):
@@ -175,7 +175,7 @@ class EmbeddingNet(NeuralNet):
             If Ctrl-C ended an epoch before its end.
         """
         good, ended, cut = [], None, False
-        self.sampler_ = DrawnBatches(sampler)
+        self.sampler_ = RecordingBatchSampler(sampler)
         if self.compile:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
         stopping = self.callback(RetrievalStopping)
@@ -209,7 +209,7 @@ class EmbeddingNet(NeuralNet):
     def _weights(self):
         if self.callback(RetrievalStopping):
             return None  # it keeps the best, and restores them
-        return [state_of(part) for part in self.trained_parts()]
+        return [cpu_state_dict(part) for part in self.trained_parts()]
 
     def _roll_back(self, good):
         """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
@@ -252,7 +252,7 @@ class EmbeddingNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Take a step on a batch; see `skorch.NeuralNet.train_step`."""
-        self.rows_ = self.sampler_.drawn.popleft()
+        self.rows_ = self.sampler_.pending.popleft()
         self.mined_ = False
         take = super().train_step if self.scaler_ is None else self._scaled_step
         try:
@@ -306,7 +306,7 @@ class EmbeddingNet(NeuralNet):
             embeddings = self.infer(X)
             loss = backward(embeddings)
         else:
-            embeddings, loss = backward_in_pieces(
+            embeddings, loss = backward_in_chunks(
                 self.infer, backward, X, n_pieces, self.module_, self.device
             )
         return {"loss": loss, "y_pred": embeddings}
@@ -338,7 +338,7 @@ class EmbeddingNet(NeuralNet):
         """Raise if a callback watches a score that there is none of."""
         own = [callback for name, callback in self.callbacks_ if name != "valid_loss"]
         names = {getattr(callback, "name", None) for callback in own}
-        scored = self.callback(RetrievalStopping) or self.callback(KnownScores)
+        scored = self.callback(RetrievalStopping) or self.callback(ReplayedScores)
         for callback in own:
             watched = getattr(callback, "monitor", None)
             name = watched.removesuffix("_best") if isinstance(watched, str) else None

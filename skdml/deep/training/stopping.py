@@ -1,229 +1,249 @@
-"""skorch callbacks of the deep learners: stop on what is held out, warn of collapse."""
+"""skorch callbacks that score held-out data, stop training and keep weights."""
+
+from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import Callback
+from torch import nn
 
 from skdml.deep._statistics import lower_bound
+from skdml.deep.scores import Score
 
-# What is scored after an epoch: the weights as trained, and midway to those of the start.
-SHARES = (1.0, 0.5)
+if TYPE_CHECKING:
+    from skdml.deep.training.net import EmbeddingNet
 
+# The candidates after an epoch: the trained weights, and the weights halfway between the initial
+# and the trained weights.
+CANDIDATE_SHARES = (1.0, 0.5)
 
-# An epoch of a small set is a batch or two, in which little is learned: it takes longer to score
-# than to train. So many batches, or an epoch of more, lie between two scores.
-SCORED_BATCHES = 10
+# With few batches an epoch teaches little and takes less time than a score. Two scores are
+# therefore at least this many batches apart.
+BATCHES_PER_SCORE = 10
 
+DEFAULT_PATIENCE = 10  # in scores
 
-PATIENT_SCORES = 10
+Weights: TypeAlias = dict[str, Any]
 
 
 class RetrievalStopping(Callback):
-    """Score the net on what it does not train on; tell when to stop, and restore the best weights.
+    """Early stopping: score held-out data, stop without a gain, and restore the best weights.
 
-    The weights that training starts from are scored first and are a candidate like any other, as
-    are those midway between them and the trained ones: the first half of the way gains most on
-    strangers, the second forgets most. What is compared is the gain over the start, at its lower
-    confidence bound (see `lower_bound`): a few held-out classes judge by chance, and a gain that
-    one of them makes alone is none.
+    The initial weights are scored first, and are a candidate like the weights of any epoch. After
+    each scored epoch there are two candidates: the trained weights, and the weights halfway between
+    the initial and the trained weights. Retrieval of unseen classes often gains most in the first
+    half and loses in the second.
+
+    Candidates are compared by the lower confidence bound of their gain over the initial weights
+    (see `lower_bound`). With few held-out classes chance differences are large. A gain in only one
+    class does not count.
 
     Parameters
     ----------
-    score : callable
-        ``score(embed)`` -> ndarray of shape (n_views, n_groups), the larger the better; it has a
-        `name` for the history.
+    score : Score
+        ``score(embed)`` returns an ndarray of shape (n_views, n_groups), larger is better. Its
+        attribute `name` is the key in the history.
     patience : int or None
-        How many epochs in a row may fail to be the best before training stops; each is scored.
-        None scores after epochs that make up `SCORED_BATCHES` batches, and the last, and has
-        patience for `PATIENT_SCORES` scores. Each epoch is also scored where another callback
-        watches the score, by its `monitor`.
+        The number of epochs in a row without a new best score before training stops. Every epoch is
+        scored. With None, a score is computed once in `BATCHES_PER_SCORE` batches, and after the
+        last epoch, and training stops after `DEFAULT_PATIENCE` scores without a new best. Every
+        epoch is also scored if another callback watches the score by its parameter `monitor`.
 
     Attributes
     ----------
     start_score_, best_score_ : float
-        The score of the start, and of the best epoch: means over the groups in the first view.
+        The scores of the initial and of the best weights: means over the groups in the first view.
     best_epoch_ : int
-        The epoch after which the weights were best; 0 is the start.
+        The epoch with the best weights; 0 stands for the initial weights.
     best_share_ : float
-        Which of `SHARES` of what training had changed by then was best.
+        1.0 if the trained weights of that epoch were best, and 0.5 if those halfway were best.
     stopped_ : bool
-        Whether patience has come to its end.
+        Whether training should stop.
     scoring_ : bool
-        Whether a score has begun and not ended: then Ctrl-C ended it.
+        Whether a score is being computed. It stays True if Ctrl-C interrupts the computation.
 
     References
     ----------
-    M. Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models", CVPR 2022: the midway.
+    M. Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models", CVPR 2022, for the weights
+    halfway.
     """
 
-    def __init__(self, score, patience):
+    def __init__(self, score: Score, patience: int | None) -> None:
         self.score = score
         self.patience = patience
         self.name = score.name
 
-    def on_train_begin(self, net, **kwargs):
-        """Score the start."""
+    def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
+        """Score the initial weights."""
         try:
             self.start_ = self._values(net)
         except FloatingPointError as error:
             raise ValueError(
-                f"{error} That is before training: see what it does in evaluation mode with the "
-                "weights it has, and that points are scaled as it needs them."
+                f"{error} This happened before training. Check what the network computes in "
+                "evaluation mode with its initial weights, and scale the points as it needs them."
             ) from error
-        self.start_weights_ = state_of(net.module_)
+        self.start_weights_ = cpu_state_dict(net.module_)
         self.start_score_ = float(self.start_[0].mean())
         self.stopped_ = self.scoring_ = False
         self._keep(net, self.start_score_, gain=0.0, epoch=0, share=1.0)
 
-    def on_epoch_end(self, net, **kwargs):
-        """Score the net as it is, keep it if it is the best, stop if there was none for long."""
+    def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
+        """Score the candidates of this epoch, keep them if best, and decide whether to stop."""
         epoch = len(net.history)
         if epoch % self._stride(net) and epoch < net.max_epochs and not self._is_watched(net):
             self._record(net, np.nan, np.nan, better=False)
             return
         self.scoring_ = True
-        trained = state_of(net.module_)
-        found = []
-        for share in SHARES:
-            net.module_.load_state_dict(blend(self.start_weights_, trained, share))
-            found.append((*self._gain(net), share))
-        gain, score, share = max(found, key=lambda one: one[0])
+        trained = cpu_state_dict(net.module_)
+        candidates = []
+        for share in CANDIDATE_SHARES:
+            net.module_.load_state_dict(interpolate_weights(self.start_weights_, trained, share))
+            candidates.append((*self._gain(net), share))
+        gain, score, share = max(candidates, key=lambda candidate: candidate[0])
         better = gain > self.best_gain_
         self._record(net, score, gain, better)
         if better:
-            net.module_.load_state_dict(blend(self.start_weights_, trained, share))
+            net.module_.load_state_dict(interpolate_weights(self.start_weights_, trained, share))
             self._keep(net, score, gain, epoch, share)
         net.module_.load_state_dict(trained)
         self.scoring_ = False
-        self.stopped_ = not better and epoch - self.best_epoch_ >= self._patience(net)
+        self.stopped_ = not better and epoch - self.best_epoch_ >= self._patience_in_epochs(net)
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Restore the best weights."""
         for part, weights in zip(net.trained_parts(), self.best_weights_, strict=True):
             part.load_state_dict(weights)
 
-    def _gain(self, net):
+    def _gain(self, net: EmbeddingNet) -> tuple[float, float]:
+        """Return the lower bound of the gain over the initial weights, and the score."""
         try:
             values = self._values(net)
-        except FloatingPointError:  # training diverged: no weights are worse than these
+        except FloatingPointError:  # training diverged: no other weights are worse
             return -np.inf, np.nan
         return lower_bound(values - self.start_), float(values[0].mean())
 
-    def _record(self, net, score, gain, better):
+    def _record(self, net: EmbeddingNet, score: float, gain: float, better: bool) -> None:
         net.history.record(self.name, score)
         net.history.record(f"{self.name}_gain", gain)
         for name in (self.name, f"{self.name}_gain"):
             net.history.record(f"{name}_best", better)
 
-    def _stride(self, net):
-        """Epochs from one score to the next."""
+    def _stride(self, net: EmbeddingNet) -> int:
+        """Return the number of epochs from one score to the next."""
         if self.patience is not None:
             return 1
-        return math.ceil(SCORED_BATCHES / len(net.history[-1, "batches"]))
+        return math.ceil(BATCHES_PER_SCORE / len(net.history[-1, "batches"]))
 
-    def _is_watched(self, net):
+    def _is_watched(self, net: EmbeddingNet) -> bool:
+        """Return whether another callback monitors the score."""
         watched = [getattr(callback, "monitor", None) for _, callback in net.callbacks_]
         return any(isinstance(name, str) and name.startswith(self.name) for name in watched)
 
-    def _patience(self, net):
-        return PATIENT_SCORES * self._stride(net) if self.patience is None else self.patience
+    def _patience_in_epochs(self, net: EmbeddingNet) -> int:
+        return DEFAULT_PATIENCE * self._stride(net) if self.patience is None else self.patience
 
-    def _values(self, net):
-        def embed(points):
+    def _values(self, net: EmbeddingNet) -> NDArray[np.floating]:
+        def embed(points: Any) -> NDArray[np.float32]:
             Z = net.map().embed(points)
             if not np.isfinite(Z).all():
-                raise FloatingPointError("The network gives embeddings that are not finite.")
+                raise FloatingPointError("The network returns embeddings that are not finite.")
             return Z
 
         return self.score(embed)
 
-    def _keep(self, net, score, gain, epoch, share):
+    def _keep(self, net: EmbeddingNet, score: float, gain: float, epoch: int, share: float) -> None:
         self.best_score_, self.best_gain_ = score, gain
         self.best_epoch_, self.best_share_ = epoch, share
-        self.best_weights_ = [state_of(part) for part in net.trained_parts()]
+        self.best_weights_ = [cpu_state_dict(part) for part in net.trained_parts()]
 
-    def __getstate__(self):
-        # What is held out is not part of the net: a checkpoint or a pickle is not to carry it.
+    def __getstate__(self) -> dict[str, Any]:
+        # The held-out data is not part of the net: checkpoints and pickles do not contain it.
         return {**self.__dict__, "score": None}
 
 
-class KnownScores(Callback):
-    """Record what was scored in an earlier training, for the callbacks that watch it.
+class ReplayedScores(Callback):
+    """Record the scores of an earlier training again, for callbacks that watch them.
 
-    A training on everything has nothing left to score by. What a learning rate, say, was made of
-    before, it is made of again; after the end of the earlier training the last score stands.
+    A refit trains on all data and has nothing held out to score. A callback that watches the score,
+    for example a learning rate schedule, thus does the same in the refit as in the first training.
+    After the last epoch of the first training its last scores are repeated.
 
     Parameters
     ----------
     history : skorch.history.History
-        Of the earlier training.
+        The history of the earlier training.
     name : str
-        The name of the score.
+        The key of the score.
     """
 
-    def __init__(self, history, name):
+    def __init__(self, history: Iterable[dict[str, Any]], name: str) -> None:
         names = [name, f"{name}_gain", f"{name}_best", f"{name}_gain_best"]
         self.scores = [{name: epoch[name] for name in names if name in epoch} for epoch in history]
         self.name = name
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Record the scores of the same epoch."""
         for name, value in self.scores[min(len(net.history), len(self.scores)) - 1].items():
             net.history.record(name, value)
 
 
-class Snapshot(Callback):
-    """Keep the network as it is after an epoch, or a share of what training has changed by then.
+class WeightsAtEpoch(Callback):
+    """Keep the weights after a given epoch, or weights between those and the initial weights.
 
-    Where a callback ends training before that epoch, its end is kept.
+    If another callback ends training before that epoch, the last weights are kept.
 
     Parameters
     ----------
     epoch : int
-        The epoch; 0 is the start.
+        The epoch; 0 stands for the initial weights.
     share : float
-        The share, in (0, 1].
+        How far the kept weights are from the initial weights, in (0, 1]; 1 keeps the trained
+        weights.
 
     Attributes
     ----------
     weights_ : dict of str to Tensor or None
-        The state of the network; None as long as there is none.
+        The state of the network. It is None until the epoch is reached.
     """
 
-    def __init__(self, epoch, share):
+    def __init__(self, epoch: int, share: float) -> None:
         self.epoch = epoch
         self.share = share
 
-    def on_train_begin(self, net, **kwargs):
-        """Remember the start."""
-        self.weights_ = None
-        self.start_weights_ = state_of(net.module_)
-        self._look(net)
+    def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
+        """Store the initial weights."""
+        self.weights_: Weights | None = None
+        self.start_weights_ = cpu_state_dict(net.module_)
+        self._keep_if_reached(net)
 
-    def on_epoch_end(self, net, **kwargs):
-        """Keep the weights, if this is the epoch."""
-        self._look(net)
+    def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
+        """Keep the weights if this is the epoch."""
+        self._keep_if_reached(net)
 
-    def on_train_end(self, net, **kwargs):
-        """Keep the weights, if there are none so far."""
+    def on_train_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
+        """Keep the last weights if the epoch was not reached."""
         if self.weights_ is None:
-            self._take(net)
+            self._keep(net)
 
-    def _look(self, net):
+    def _keep_if_reached(self, net: EmbeddingNet) -> None:
         if len(net.history) == self.epoch:
-            self._take(net)
+            self._keep(net)
 
-    def _take(self, net):
-        self.weights_ = blend(self.start_weights_, state_of(net.module_), self.share)
+    def _keep(self, net: EmbeddingNet) -> None:
+        trained = cpu_state_dict(net.module_)
+        self.weights_ = interpolate_weights(self.start_weights_, trained, self.share)
 
 
-def state_of(module):
-    """Copy the state of a module to the CPU, where it takes no room from training on a GPU.
+def cpu_state_dict(module: nn.Module) -> Weights:
+    """Copy the state of a module to the CPU.
 
-    A checkpoint written on a GPU can also be read where there is none.
+    The copy takes no GPU memory, and a checkpoint of it also loads on a machine without a GPU.
 
     Parameters
     ----------
@@ -233,7 +253,7 @@ def state_of(module):
     Returns
     -------
     dict of str to Tensor
-        What its ``state_dict()`` gives, copied.
+        A copy of its ``state_dict()``.
     """
     state = module.state_dict()
     for name, value in state.items():
@@ -242,16 +262,16 @@ def state_of(module):
     return state
 
 
-def blend(start, end, share):
+def interpolate_weights(start: Weights, end: Weights, share: float) -> Weights:
     """Return weights on the straight line between two states of a network.
 
     Parameters
     ----------
     start, end : dict of str to Tensor
-        The states, as `state_dict` gives them. What is no floating point number, a count of
-        batches, is taken from the end.
+        The states, as returned by ``state_dict()``. Values that are not floating point numbers, for
+        example a count of batches, are taken from `end`.
     share : float
-        How far from the start: 0 is the start, 1 the end.
+        The position on the line: 0 is the start, 1 the end.
 
     Returns
     -------
@@ -261,8 +281,8 @@ def blend(start, end, share):
     Examples
     --------
     >>> import torch
-    >>> from skdml.deep.training.stopping import blend
-    >>> blend({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
+    >>> from skdml.deep.training.stopping import interpolate_weights
+    >>> interpolate_weights({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
     {'weight': tensor([0.2500, 0.2500])}
     """
     if share == 1:

@@ -1,4 +1,4 @@
-"""What the batches of the deep learners compare: miners, groups, rare classes."""
+"""Miners, groups and balanced classes in the batches of the deep learners."""
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ QUICK = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "early_stopp
 
 
 def global_states():
-    _, state, place, *_ = np.random.get_state()  # noqa: NPY002, the one that must not move
-    return state.tolist(), place, torch.get_rng_state().tolist()
+    _, state, position, *_ = np.random.get_state()  # noqa: NPY002, it must not change
+    return state.tolist(), position, torch.get_rng_state().tolist()
 
 
 # Miners
@@ -36,7 +36,7 @@ def global_states():
 
 @pytest.mark.parametrize("name", MINERS)
 @pytest.mark.parametrize("loss", ["triplet", "contrastive", "multi_similarity"])
-def test_every_miner_trains_and_random_state_decides_it(name, loss):
+def test_every_miner_trains_reproducibly(name, loss):
     before = global_states()
     learner = DeepEmbedder(loss=loss, miner=name, **QUICK)
     Z = learner.fit(X, y).transform(X)
@@ -46,12 +46,12 @@ def test_every_miner_trains_and_random_state_decides_it(name, loss):
 
 
 @pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
-def test_miner_by_name_by_class_and_ready_is_the_same(Learner):
-    ready = AngularMiner(40)
+def test_miner_by_name_class_or_instance_is_the_same(Learner):
+    instance = AngularMiner(40)
     by_name = Learner(miner="angular", miner__angle=40, **QUICK).fit(X, y)
     for miner, params in (
         (AngularMiner, {"miner__angle": 40}),
-        (ready, {}),
+        (instance, {}),
         (AngularMiner(20), {"miner__angle": 40}),
     ):
         learner = clone(Learner(miner=miner, **params, **QUICK)).fit(X, y)
@@ -61,7 +61,7 @@ def test_miner_by_name_by_class_and_ready_is_the_same(Learner):
     assert not np.array_equal(other.transform(X), by_name.transform(X))
 
 
-def test_miner_of_a_loss_that_does_not_mine():
+def test_miner_for_a_loss_without_miner():
     learner = DeepEmbedder(loss="margin", miner="pair_margin", miner__pos_margin=0.5, **QUICK)
     learner.fit(X, y)
     assert repr(learner.net_.miner) == repr(PairMarginMiner(0.5))
@@ -70,7 +70,7 @@ def test_miner_of_a_loss_that_does_not_mine():
     assert cosine.fit(X, y).net_.miner.distance == "cosine"
 
 
-def test_parameters_of_a_miner_are_parameters():
+def test_miner_parameters_are_learner_parameters():
     learner = DeepTripletEmbedder(miner="multi_similarity", miner__epsilon=0.2)
     assert learner.get_params()["miner__epsilon"] == 0.2
     learner.set_params(miner__epsilon=0.3, **QUICK).fit(X, y)
@@ -78,7 +78,7 @@ def test_parameters_of_a_miner_are_parameters():
     assert repr(miner) == repr(MultiSimilarityMiner(0.3, distance="euclidean"))
 
 
-def test_search_for_a_miner():
+def test_grid_search_over_miners():
     model = make_pipeline(DeepTripletEmbedder(**QUICK), KNeighborsClassifier())
     grid = [
         {"deeptripletembedder__miner": ["all", "semihard"]},
@@ -100,7 +100,7 @@ def test_search_for_a_miner():
         ({"miner": len, "miner__angle": 9}, "does not keep all the parameters|no parameter"),
     ],
 )
-def test_bad_miners_are_refused(params, message):
+def test_invalid_miners_raise(params, message):
     learner = DeepTripletEmbedder(**params)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
@@ -113,32 +113,32 @@ def test_bad_miners_are_refused(params, message):
 GROUPS = np.arange(len(X)) % 3
 
 
-class Seen(Callback):
-    """Note the labels of each batch; copies of a callback share the class's list."""
+class RecordLabels(Callback):
+    """Record the labels of each batch in a list of the class, which copies share."""
 
     batches = ()
 
     def on_batch_end(self, net, batch, training, **kwargs):
-        Seen.batches.append(batch[1].numpy().ravel())
+        RecordLabels.batches.append(batch[1].numpy().ravel())
 
 
 @pytest.fixture
 def batches():
-    Seen.batches = []
-    return Seen.batches
+    RecordLabels.batches = []
+    return RecordLabels.batches
 
 
 @pytest.mark.parametrize("group_batches", ["together", "apart", None])
-def test_groups_reach_the_batches(group_batches):
+def test_groups_change_the_batches(group_batches):
     learner = DeepTripletEmbedder(group_batches=group_batches, batch_size=16, **QUICK)
     by_group = learner.fit(X, y, groups=[f"session {g}" for g in GROUPS]).transform(X)
     without = clone(learner).fit(X, y).transform(X)
     assert np.array_equal(by_group, without) == (group_batches is None)
 
 
-def test_groups_that_are_apart_are_never_in_one_batch(batches):
-    labels = 10 * GROUPS + y % 4  # so that a label tells its group
-    options = {**QUICK, "batch_size": 16, "callbacks": [Seen()]}
+def test_batches_of_separate_groups_hold_one_group(batches):
+    labels = 10 * GROUPS + y % 4  # a label identifies its group
+    options = {**QUICK, "batch_size": 16, "callbacks": [RecordLabels()]}
     DeepTripletEmbedder(group_batches="apart", **options).fit(X, labels, groups=GROUPS)
     codes = np.unique(labels)
     assert len(batches) > 8
@@ -146,9 +146,9 @@ def test_groups_that_are_apart_are_never_in_one_batch(batches):
         assert len(np.unique(codes[batch] // 10)) == 1
 
 
-def test_rare_classes_are_drawn_equally_often(batches):
+def test_balanced_classes_are_drawn_equally_often(batches):
     labels = np.repeat([0, 1, 2], [100, 12, 8])
-    options = {**QUICK, "batch_size": 12, "callbacks": [Seen()]}
+    options = {**QUICK, "batch_size": 12, "callbacks": [RecordLabels()]}
     DeepTripletEmbedder(balance_classes=True, **options).fit(X, labels)
     counts = np.bincount(np.concatenate(batches))
     assert counts.max() < 1.5 * counts.min()
@@ -157,11 +157,11 @@ def test_rare_classes_are_drawn_equally_often(batches):
     assert np.bincount(np.concatenate(batches))[0] >= 200
 
 
-def test_groups_are_routed():
+def test_groups_are_routed_as_metadata():
     with config_context(enable_metadata_routing=True):
         learner = DeepTripletEmbedder(group_batches="apart", **QUICK).set_fit_request(groups=True)
         model = make_pipeline(learner, KNeighborsClassifier())
-        lone = np.arange(len(X))  # each point a group, which teaches nothing
+        lone = np.arange(len(X))  # groups of one point have no pairs
         with pytest.raises(ValueError, match="none of the 120 groups to train on holds two"):
             model.fit(X, y, groups=lone)
         model.fit(X, y, groups=GROUPS)
@@ -170,7 +170,7 @@ def test_groups_are_routed():
             make_pipeline(unset, KNeighborsClassifier()).fit(X, y, groups=GROUPS)
 
 
-def test_proxies_and_partial_fit_take_groups():
+def test_proxy_learner_and_partial_fit_accept_groups():
     learner = DeepProxyEmbedder(group_batches="apart", max_epochs=1, random_state=0)
     assert learner.fit(X, y, groups=GROUPS).score(X, y) > 0
     first = learner.predict_proba(X)
@@ -191,20 +191,20 @@ def test_proxies_and_partial_fit_take_groups():
         ({}, np.ones((120, 2)), "1d array"),
     ],
 )
-def test_bad_groups_are_refused(params, groups, message):
+def test_invalid_groups_raise(params, groups, message):
     learner = DeepTripletEmbedder(**params)
     with pytest.raises((ValueError, TypeError), match=message):
         learner.fit(X, y, groups=groups)
     assert not [name for name in vars(learner) if name.endswith("_")]
 
 
-def test_tuples_have_no_groups():
+def test_groups_with_tuples_raise():
     pairs = X.reshape(60, 2, 6)
-    with pytest.raises(ValueError, match="supervision='pairs' has tuples in its batches"):
+    with pytest.raises(ValueError, match="groups cannot be used with supervision='pairs'"):
         DeepSiameseEmbedder(supervision="pairs").fit(pairs, np.arange(60) % 2, groups=GROUPS[:60])
 
 
-def test_frozen_module_keeps_the_groups():
+def test_groups_work_with_a_frozen_module():
     options = {**QUICK, "freeze": "module", "group_batches": "apart"}
     options = {k: v for k, v in options.items() if k != "module__n_hidden"}
     learner = DeepTripletEmbedder(torch.nn.Linear(6, 3), **options)

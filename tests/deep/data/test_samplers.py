@@ -1,4 +1,4 @@
-"""Batches of P classes x K: every sample once, always something alike and something different."""
+"""Batch samplers: every sample occurs, and every batch has same-class and different-class pairs."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdml.deep.data.datasets import ArrayDataset
-from skdml.deep.data.samplers import ClassBalancedBatches, ShuffledBatches, make_batches
+from skdml.deep.data.samplers import PKBatchSampler, ShuffledBatchSampler, make_batch_sampler
 
 
 @st.composite
@@ -22,9 +22,9 @@ def class_counts(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(class_counts(), st.integers(2, 40), st.integers(2, 9), st.integers(0, 99))
-def test_every_batch_can_compare_and_every_sample_is_seen(counts, batch_size, n_per_class, seed):
+def test_every_batch_is_comparable_and_every_sample_occurs(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, seed=seed)
+    sampler = PKBatchSampler(codes, batch_size, n_per_class, seed=seed)
     for _ in range(2):
         batches = list(sampler)
         assert len(batches) == len(sampler)
@@ -39,9 +39,9 @@ def test_every_batch_can_compare_and_every_sample_is_seen(counts, batch_size, n_
             assert of_class.max() >= 2
 
 
-def test_balanced_batches_are_p_classes_of_k():
+def test_equal_classes_give_p_classes_of_k_samples():
     codes = np.repeat(np.arange(10), 40)
-    sampler = ClassBalancedBatches(codes, batch_size=32, n_per_class=4, seed=0)
+    sampler = PKBatchSampler(codes, batch_size=32, n_per_class=4, seed=0)
     batches = list(sampler)
     assert [len(batch) for batch in batches] == [32] * 12 + [16]
     for batch in batches:
@@ -52,45 +52,45 @@ def test_balanced_batches_are_p_classes_of_k():
 
 def test_rare_class_is_spread_over_the_epoch():
     codes = np.repeat([0, 1], [400, 40])
-    sampler = ClassBalancedBatches(codes, batch_size=44, n_per_class=4, seed=0)
+    sampler = PKBatchSampler(codes, batch_size=44, n_per_class=4, seed=0)
     with_rare = [1 in codes[batch] for batch in sampler]
     assert np.mean(with_rare) > 0.7
 
 
-def test_epochs_differ_and_the_seed_decides_them():
+def test_epochs_differ_and_the_seed_determines_them():
     codes = np.repeat(np.arange(4), 10)
-    one, two = (ClassBalancedBatches(codes, 8, seed=1) for _ in range(2))
+    one, two = (PKBatchSampler(codes, 8, seed=1) for _ in range(2))
     first, second = np.concatenate(list(one)), np.concatenate(list(one))
     assert not np.array_equal(first, second)
     two.epoch = 1  # as after a checkpoint
     assert_array_equal(np.concatenate(list(two)), second)
-    other = ClassBalancedBatches(codes, 8, seed=2)
+    other = PKBatchSampler(codes, 8, seed=2)
     assert not np.array_equal(np.concatenate(list(other)), first)
 
 
-def test_only_the_rows_that_are_given():
+def test_only_the_given_rows_are_drawn():
     codes = np.repeat([0, 1, 2], 10)
     rows = np.arange(5, 25)
-    batches = list(ClassBalancedBatches(codes, 8, 2, rows=rows))
+    batches = list(PKBatchSampler(codes, 8, 2, rows=rows))
     assert_array_equal(np.unique(np.concatenate(batches)), rows)
 
 
-def test_k_is_half_of_a_batch_at_most():
+def test_k_is_at_most_half_of_a_batch():
     codes = np.repeat([0, 1, 2], 8)
-    assert max(map(len, ClassBalancedBatches(codes, batch_size=4, n_per_class=8))) == 4
+    assert max(map(len, PKBatchSampler(codes, batch_size=4, n_per_class=8))) == 4
 
 
 @pytest.mark.parametrize(
     ("codes", "message"),
     [([3, 3, 3], "all 3 labels are of one class"), ([0, 1, 2], "3 classes has a single sample")],
 )
-def test_labels_that_teach_nothing_are_refused(codes, message):
+def test_labels_with_nothing_to_compare_raise(codes, message):
     with pytest.raises(ValueError, match=message):
-        ClassBalancedBatches(np.array(codes), 4)
+        PKBatchSampler(np.array(codes), 4)
 
 
 def test_shuffled_batches_hold_every_row_once():
-    sampler = ShuffledBatches(np.arange(5, 16), 4, seed=0)
+    sampler = ShuffledBatchSampler(np.arange(5, 16), 4, seed=0)
     first, second = list(sampler), list(sampler)
     assert [len(batch) for batch in first] == [4, 4, 3]
     assert len(sampler) == 3
@@ -98,16 +98,16 @@ def test_shuffled_batches_hold_every_row_once():
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
-def test_a_small_rest_joins_the_batch_before_it():
+def test_a_small_remainder_joins_the_last_full_batch():
     for n, sizes in ((9, [4, 5]), (10, [4, 4, 2]), (5, [5]), (4, [4]), (1, [1])):
-        sampler = ShuffledBatches(np.arange(n), 4, least=2)
+        sampler = ShuffledBatchSampler(np.arange(n), 4, min_size=2)
         batches = list(sampler)
         assert [len(batch) for batch in batches] == sizes
         assert len(sampler) == len(sizes)
         assert_array_equal(np.sort(np.concatenate(batches)), np.arange(n))
 
 
-# Classes drawn equally often
+# Balanced classes
 
 
 @settings(max_examples=150, deadline=None)
@@ -115,7 +115,7 @@ def test_a_small_rest_joins_the_batch_before_it():
 def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     options = {"balanced": True, "seed": seed}
-    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, **options)
+    sampler = PKBatchSampler(codes, batch_size, n_per_class, **options)
     packs = sampler._packs(np.random.default_rng(seed))
     drawn = np.bincount([codes[pack[0]] for pack in packs], minlength=len(counts))
     assert set(drawn[np.array(counts) > 0]) == {len(packs) // np.count_nonzero(counts)}
@@ -124,7 +124,7 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
         assert len(set(pack)) == len(pack) == min(sampler.n_per_class, counts[codes[pack[0]]])
     batches = list(sampler)
     assert len(batches) == len(sampler)
-    plain = len(ClassBalancedBatches(codes, batch_size, n_per_class, seed=seed))
+    plain = len(PKBatchSampler(codes, batch_size, n_per_class, seed=seed))
     assert plain <= len(sampler) <= plain + len(counts)
     for batch in batches:
         assert len(set(batch.tolist())) == len(batch)
@@ -133,9 +133,9 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
         assert of_class.max() >= 2
 
 
-def test_balanced_batches_show_all_of_a_class_over_the_epochs():
+def test_balanced_batches_use_all_samples_over_many_epochs():
     codes = np.repeat([0, 1, 2], [300, 8, 8])
-    sampler = ClassBalancedBatches(codes, 24, 4, balanced=True, seed=0)
+    sampler = PKBatchSampler(codes, 24, 4, balanced=True, seed=0)
     seen = Counter()
     for _ in range(20):
         seen.update(np.concatenate(list(sampler)).tolist())
@@ -161,7 +161,7 @@ def classes_and_groups(draw):
 def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_class, balanced):
     codes, groups, seed = drawn
     options = {"groups": groups, "balanced": balanced, "seed": seed}
-    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, **options)
+    sampler = PKBatchSampler(codes, batch_size, n_per_class, **options)
     packs = sampler._packs(np.random.default_rng(seed))
     assert max(map(len, packs)) <= sampler.n_per_class + (not balanced)
     batches = list(sampler)
@@ -180,46 +180,46 @@ def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_cl
         assert of_class.max() >= 2
 
 
-def test_alike_samples_come_from_different_groups():
+def test_samples_of_a_class_come_from_different_groups():
     codes, groups = np.repeat(np.arange(5), 40), np.tile(np.arange(4), 50)
-    together = ClassBalancedBatches(codes, 20, 4, groups=groups)
+    together = PKBatchSampler(codes, 20, 4, groups=groups)
     for batch in together:
         pairs = Counter(zip(codes[batch].tolist(), groups[batch].tolist(), strict=True))
         assert len(set(pairs.values())) == 1  # each class as often from each group
-    mixed = next(iter(ClassBalancedBatches(codes, 20, 4)))
+    mixed = next(iter(PKBatchSampler(codes, 20, 4)))
     assert len(set(zip(codes[mixed].tolist(), groups[mixed].tolist(), strict=True))) < len(mixed)
 
 
-def labelled(codes, groups):
+def labelled_data(codes, groups):
     data = ArrayDataset(np.zeros((len(codes), 1), np.float32), codes)
     data.groups = groups
     return data
 
 
-PLAIN = {"n_per_class": 4, "balanced": False, "seed": 3}
+DEFAULTS = {"n_per_class": 4, "balanced": False, "seed": 3}
 
 
 @settings(max_examples=150, deadline=None)
 @given(classes_and_groups(), st.integers(2, 40), st.booleans())
-def test_batches_of_groups_that_are_apart_hold_one_group(drawn, batch_size, balanced):
+def test_batches_of_separate_groups_hold_one_group(drawn, batch_size, balanced):
     codes, groups, _ = drawn
     rows = np.arange(len(codes))
-    options = {**PLAIN, "balanced": balanced, "group_batches": "apart"}
-    teach = [
+    options = {**DEFAULTS, "balanced": balanced, "group_batches": "apart"}
+    usable = [
         group
         for group in np.unique(groups)
         if len(set(codes[groups == group])) >= 2 and np.bincount(codes[groups == group]).max() >= 2
     ]
-    if not teach:
+    if not usable:
         with pytest.raises(ValueError, match=r"none of the \d+ groups .* holds two classes"):
-            make_batches(labelled(codes, groups), rows, batch_size, **options)
+            make_batch_sampler(labelled_data(codes, groups), rows, batch_size, **options)
         return
-    sampler = make_batches(labelled(codes, groups), rows, batch_size, **options)
+    sampler = make_batch_sampler(labelled_data(codes, groups), rows, batch_size, **options)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     seen = set(np.concatenate(batches).tolist())
     if not balanced:
-        assert seen == set(np.flatnonzero(np.isin(groups, teach)).tolist())
+        assert seen == set(np.flatnonzero(np.isin(groups, usable)).tolist())
     for batch in batches:
         assert len(set(groups[batch])) == 1
         of_class = np.bincount(codes[batch])
@@ -227,11 +227,12 @@ def test_batches_of_groups_that_are_apart_hold_one_group(drawn, batch_size, bala
         assert of_class.max() >= 2
 
 
-def test_groups_that_are_apart_come_in_random_order_and_the_epoch_decides_it():
+def test_separate_groups_come_in_random_order_determined_by_the_epoch():
     codes, groups = np.tile([0, 1], 60), np.repeat([0, 1, 2], 40)
-    options = {**PLAIN, "group_batches": "apart"}
+    options = {**DEFAULTS, "group_batches": "apart"}
     one, two = (
-        make_batches(labelled(codes, groups), np.arange(120), 8, **options) for _ in range(2)
+        make_batch_sampler(labelled_data(codes, groups), np.arange(120), 8, **options)
+        for _ in range(2)
     )
     first, second = list(one), list(one)
     order = [groups[batch[0]] for batch in first]
@@ -241,15 +242,19 @@ def test_groups_that_are_apart_come_in_random_order_and_the_epoch_decides_it():
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
-def test_groups_without_regard():
+def test_ignored_groups_change_nothing():
     codes, groups = np.tile([0, 1], 30), np.repeat([0, 1, 2], 20)
     rows = np.arange(60)
-    with_groups = make_batches(labelled(codes, groups), rows, 8, **PLAIN, group_batches=None)
-    without = make_batches(labelled(codes, None), rows, 8, **PLAIN, group_batches="apart")
+    with_groups = make_batch_sampler(
+        labelled_data(codes, groups), rows, 8, **DEFAULTS, group_batches=None
+    )
+    without = make_batch_sampler(
+        labelled_data(codes, None), rows, 8, **DEFAULTS, group_batches="apart"
+    )
     assert_array_equal(np.concatenate(list(with_groups)), np.concatenate(list(without)))
 
 
-def test_batches_of_an_array_are_slices():
+def test_array_dataset_returns_slices():
     X = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
     points, targets = ArrayDataset(X, np.arange(6)).__getitems__([4, 1])
     assert_array_equal(points, X[[4, 1]])

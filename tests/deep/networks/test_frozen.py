@@ -1,4 +1,4 @@
-"""A frozen backbone: its outputs are computed once, what is trained is the head."""
+"""A frozen backbone: its outputs are computed once, and only the head is trained."""
 
 import pickle
 
@@ -35,7 +35,7 @@ EMBEDDERS = [DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEm
 
 
 class Backbone(nn.Module):
-    """Built as torchvision's and timm's image models are: features, then a classifier."""
+    """An image model like those of torchvision and timm: features, then a classifier."""
 
     points_seen = 0
 
@@ -74,7 +74,7 @@ def backbone():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ready = Backbone(num_classes=0)
-        for _ in range(5):  # batch norm has seen something
+        for _ in range(5):  # give batch norm some statistics
             ready(torch.rand(32, 1, 8, 8))
     return ready
 
@@ -85,65 +85,65 @@ def rng():
 
 
 @pytest.fixture
-def seen():
-    """Returns how many points have passed through a backbone since."""
+def n_seen():
+    """Return a function that counts the points passed through a backbone in this test."""
     start = Backbone.points_seen
     return lambda: Backbone.points_seen - start
 
 
 def outputs(backbone, images):
-    twin = pickle.loads(pickle.dumps(backbone)).eval()
+    copied = pickle.loads(pickle.dumps(backbone)).eval()
     with torch.no_grad():
-        return twin(torch.from_numpy(images)).numpy()
+        return copied(torch.from_numpy(images)).numpy()
 
 
 @pytest.mark.parametrize("Learner", EMBEDDERS)
-def test_head_learns_what_it_would_learn_of_the_outputs(Learner, backbone):
+def test_head_equals_a_network_trained_on_the_outputs(Learner, backbone):
     learner = Learner(backbone, **QUICK).fit(X, y)
     Z = outputs(backbone, X)
-    twin = Learner(module__n_hidden=8, max_epochs=2, random_state=0).fit(Z, y)
-    assert_allclose(learner.transform(X), twin.transform(Z), atol=1e-5)
+    expected = Learner(module__n_hidden=8, max_epochs=2, random_state=0).fit(Z, y)
+    assert_allclose(learner.transform(X), expected.transform(Z), atol=1e-5)
     assert learner.n_components_ == 48
     assert learner.feature_shape_ == (1, 8, 8)
 
 
-def test_groups_reach_the_batches(backbone):
+def test_groups_are_used_in_batches(backbone):
     groups = np.arange(300) % 7
     options = {"max_epochs": 2, "random_state": 0, "group_batches": "together"}
     learner = DeepTripletEmbedder(backbone, freeze="module", **options).fit(X, y, groups)
     Z = outputs(backbone, X)
-    twin = DeepTripletEmbedder(n_components=48, **options).fit(Z, y, groups)
-    assert_allclose(learner.transform(X), twin.transform(Z), atol=1e-5)
+    expected = DeepTripletEmbedder(n_components=48, **options).fit(Z, y, groups)
+    assert_allclose(learner.transform(X), expected.transform(Z), atol=1e-5)
     without = DeepTripletEmbedder(backbone, freeze="module", **options).fit(X, y)
     assert (without.transform(X) != learner.transform(X)).any()
 
 
-def test_backbone_stays_as_it_is_and_runs_once(backbone, seen):
+def test_backbone_is_unchanged_and_runs_once(backbone, n_seen):
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     learner = DeepTripletEmbedder(backbone, **QUICK, batch_size=32).fit(X, y)
-    assert seen() <= len(X) + 1  # one point to see the width
-    assert backbone.training  # the given one is not even switched
+    assert n_seen() <= len(X) + 1  # one point to find the width
+    assert backbone.training  # the given module is not switched either
     for module in (backbone, learner.backbone_.module):
         for name, value in module.state_dict().items():
             assert_array_equal(value, before[name])
     assert learner.backbone_.module is not backbone
-    assert not learner.backbone_.module.training  # so that no thread has to switch it
+    assert not learner.backbone_.module.training  # threads need not switch it
     assert_allclose(learner.backbone_(X), outputs(backbone, X), atol=1e-6)
 
 
-def test_points_of_tuples_run_once(backbone, rng, seen):
+def test_points_of_tuples_pass_once(backbone, rng, n_seen):
     rows = rng.integers(40, size=(200, 2))
     same = (y[rows[:, 0]] == y[rows[:, 1]]).astype(int)
     options = {**QUICK, "supervision": "pairs"}
     learner = DeepSiameseEmbedder(backbone, **options).fit(X[rows], same)
-    assert seen() == 1 + len(np.unique(rows))
+    assert n_seen() == 1 + len(np.unique(rows))
     options = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "supervision": "pairs"}
     Z = outputs(backbone, X)
-    twin = DeepSiameseEmbedder(**options).fit(Z[rows], same)
-    assert_allclose(learner.transform(X), twin.transform(Z), atol=1e-5)
+    expected = DeepSiameseEmbedder(**options).fit(Z[rows], same)
+    assert_allclose(learner.transform(X), expected.transform(Z), atol=1e-5)
 
 
-def test_triplets(backbone, rng):
+def test_frozen_module_with_triplets(backbone, rng):
     triplets = X[rng.integers(300, size=(60, 3))]
     learner = DeepTripletEmbedder(backbone, **QUICK, supervision="triplets").fit(triplets)
     assert learner.transform(X).shape == (300, 48)
@@ -157,17 +157,17 @@ class Images(Dataset):
         return len(self.images)
 
     def __getitem__(self, i):
-        return self.images[i], "whatever else"
+        return self.images[i], "other data"
 
 
-def test_dataset_is_read_once(backbone, seen):
+def test_dataset_is_read_once(backbone, n_seen):
     learner = DeepTripletEmbedder(backbone, **QUICK).fit(Images(X), y)
-    assert seen() == 1 + len(X)
+    assert n_seen() == 1 + len(X)
     by_array = DeepTripletEmbedder(backbone, **QUICK).fit(X, y)
     assert_array_equal(learner.transform(Images(X)), by_array.transform(X))
 
 
-@pytest.mark.parametrize("module", [Backbone, lambda **given: Backbone(**given)])
+@pytest.mark.parametrize("module", [Backbone, lambda **params: Backbone(**params)])
 def test_backbone_built_from_its_parameters(module):
     params = {"module__num_features": 5, "module__num_classes": 7}
     learner = DeepTripletEmbedder(module, **QUICK, **params).fit(X, y)
@@ -178,7 +178,7 @@ def test_backbone_built_from_its_parameters(module):
     assert_array_equal(again.transform(X), learner.transform(X))
 
 
-def test_shapes_are_given_to_a_backbone_that_asks_for_them():
+def test_a_backbone_that_accepts_shapes_receives_them():
     learner = DeepTripletEmbedder(TableBackbone, freeze="module", n_components=3, max_epochs=1)
     assert learner.fit(DIGITS[:100], y[:100]).transform(DIGITS[:5]).shape == (5, 3)
     assert learner.backbone_.n_outputs == 6
@@ -195,7 +195,7 @@ class Head(nn.Module):
         return self.layer(features)
 
 
-def test_head_loses_nothing_at_the_start(rng):
+def test_initial_head_keeps_distances(rng):
     pixels = rng.normal(size=(60, 100)).astype(np.float32)
     learner = DeepTripletEmbedder(nn.Identity(), **{**QUICK, "lr": 1e-30, "max_epochs": 1})
     Z = learner.fit(pixels, y[:60]).transform(pixels)
@@ -203,7 +203,7 @@ def test_head_loses_nothing_at_the_start(rng):
     assert_allclose(pairwise_distances(Z), D / D[~np.eye(60, dtype=bool)].mean(), atol=1e-5)
 
 
-def test_head_of_ones_own(backbone):
+def test_custom_head(backbone):
     options = {"freeze": "module", "max_epochs": 1, "random_state": 0}
     learner = DeepTripletEmbedder(backbone, head=Head, head__bias=False, n_components=5, **options)
     learner.fit(X, y)
@@ -244,7 +244,7 @@ def test_head_of_ones_own(backbone):
         ),
         (
             {"freeze": "module", "module": nn.Identity()},
-            r"shape \(1, n_components\); for a batch of shape \(1, 1, 8, 8\) it gave shape",
+            r"shape \(1, n_components\); for a batch of shape \(1, 1, 8, 8\) it returned shape",
         ),
         (
             {"freeze": "module", "module": nn.Flatten(), "head": nn.Linear(64, 5)}
@@ -253,7 +253,7 @@ def test_head_of_ones_own(backbone):
         ),
     ],
 )
-def test_bad_parameters_say_what_is_allowed(params, message):
+def test_invalid_parameters_raise_with_the_allowed_ones(params, message):
     learner = DeepTripletEmbedder(**params)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
@@ -261,25 +261,25 @@ def test_bad_parameters_say_what_is_allowed(params, message):
     assert not hasattr(learner, "backbone_")
 
 
-class Log(nn.Module):
+class LogModule(nn.Module):
     def forward(self, images):
         return images.flatten(1).log()
 
 
-class Named(nn.Linear):
+class DictModule(nn.Linear):
     def forward(self, images):
         return {"features": super().forward(images.flatten(1))}
 
 
-def test_outputs_that_no_head_can_learn_from_are_refused():
-    learner = DeepTripletEmbedder(Log(), freeze="module", max_epochs=1).fit(X + 1, y)
+def test_invalid_outputs_raise():
+    learner = DeepTripletEmbedder(LogModule(), freeze="module", max_epochs=1).fit(X + 1, y)
     before = learner.transform(X[:5] + 1)
-    with pytest.raises(ValueError, match="Log gives outputs that are not finite, for 300 of 300"):
+    with pytest.raises(ValueError, match="outputs that are not finite, for 300 of 300 points"):
         learner.fit(X, y)
     assert_array_equal(learner.transform(X[:5] + 1), before)
     for freeze in (None, "module"):
-        with pytest.raises(ValueError, match=r"give a tensor of shape .* it gave a dict"):
-            DeepTripletEmbedder(Named(64, 3), freeze=freeze).fit(X, y)
+        with pytest.raises(ValueError, match=r"return a tensor of shape .* it returned a dict"):
+            DeepTripletEmbedder(DictModule(64, 3), freeze=freeze).fit(X, y)
 
 
 def test_metric_pickle_and_copies(backbone):
@@ -293,7 +293,7 @@ def test_metric_pickle_and_copies(backbone):
     again = pickle.loads(pickle.dumps(learner))
     assert_array_equal(again.transform(X[:10]), Z)
     assert_allclose(learner.pair_distance(np.stack([X[:5], X[5:10]], 1)), expected, rtol=1e-5)
-    learner.set_params(random_state=1).fit(X[:200], y[:200])  # leaves the metric alone
+    learner.set_params(random_state=1).fit(X[:200], y[:200])  # a new fit does not change the metric
     assert_allclose(d.paired(X[:5], X[5:10]), expected, rtol=1e-5)
 
 
@@ -302,7 +302,7 @@ class Stop(Exception):
 
 
 class Fail(Callback):
-    """Fail in a late epoch, but only where a file says so."""
+    """Raise in the third epoch while a file exists."""
 
     def __init__(self, path):
         self.path = path
@@ -313,7 +313,7 @@ class Fail(Callback):
 
 
 @pytest.mark.parametrize("module", [Backbone, "ready"])
-def test_killed_fit_goes_on_and_ends_with_the_same_bits(module, backbone, tmp_path):
+def test_resumed_fit_gives_the_same_bits(module, backbone, tmp_path):
     if module == "ready":
         module = backbone
     fails = tmp_path / "fails"
@@ -324,19 +324,19 @@ def test_killed_fit_goes_on_and_ends_with_the_same_bits(module, backbone, tmp_pa
     with pytest.raises(Stop):
         learner.fit(X, y)
     (state,) = (tmp_path / "states").iterdir()
-    assert b"Backbone" not in state.read_bytes()  # it can be had again from the module
+    assert b"Backbone" not in state.read_bytes()  # the backbone is not saved
     fails.unlink()
     learner.fit(X, y)
     assert_array_equal(learner.transform(X), whole.transform(X))
 
 
-def test_partial_fit_goes_on_with_the_backbone(backbone, seen):
+def test_partial_fit_keeps_the_backbone(backbone, n_seen):
     learner = DeepTripletEmbedder(backbone, **QUICK).partial_fit(X[:100], y[:100])
     first = learner.transform(X)
     frozen = learner.backbone_
-    start = seen()
+    start = n_seen()
     learner.partial_fit(X[100:200], y[100:200])
-    assert seen() - start == 100
+    assert n_seen() - start == 100
     assert learner.backbone_ is frozen
     assert len(learner.history_["loss"]) == 2
     assert (learner.transform(X) != first).any()
@@ -345,7 +345,7 @@ def test_partial_fit_goes_on_with_the_backbone(backbone, seen):
     assert proxy.predict_proba(X).shape == (300, 10)
 
 
-def test_warm_start_goes_on_with_the_head():
+def test_warm_start_continues_with_the_head():
     learner = DeepTripletEmbedder(Backbone, **QUICK, early_stopping=False, lr=0.01).fit(X, y)
     first, frozen = learner.transform(X), learner.backbone_
     learner.set_params(warm_start=True, lr=1e-30, random_state=1).fit(X, y)
@@ -353,7 +353,7 @@ def test_warm_start_goes_on_with_the_head():
     assert_allclose(learner.transform(X), first, atol=1e-5)
 
 
-def test_thawed_backbone_is_trained_with_its_head(backbone):
+def test_unfrozen_backbone_is_trained_with_its_head(backbone):
     options = {**QUICK, "early_stopping": False}
     learner = DeepTripletEmbedder(backbone, **options).fit(X, y)
     first, weight = learner.transform(X), backbone.stem[0].weight.detach().clone()
@@ -373,7 +373,7 @@ def test_thawed_backbone_is_trained_with_its_head(backbone):
         learner.set_params(freeze="module").fit(X, y)
 
 
-def test_search_over_a_head_in_a_pipeline(backbone):
+def test_grid_search_over_a_head(backbone):
     learner = DeepTripletEmbedder(backbone, **QUICK)
     search = GridSearchCV(
         make_pipeline(learner, KNeighborsClassifier(3)),
@@ -385,7 +385,7 @@ def test_search_over_a_head_in_a_pipeline(backbone):
     assert search.best_score_ > 0.8
 
 
-def test_table_with_names():
+def test_table_with_column_names():
     table = pd.DataFrame(DIGITS[:100]).add_prefix("pixel")
     learner = DeepTripletEmbedder(TableBackbone, **QUICK).fit(table, y[:100])
     assert learner.feature_names_in_[0] == "pixel0"
@@ -394,7 +394,7 @@ def test_table_with_names():
     assert frame.shape == (100, 6)
 
 
-def test_layers_without_gradients_stay_as_they_are(backbone):
+def test_layers_without_gradients_are_unchanged(backbone):
     model = nn.Sequential(pickle.loads(pickle.dumps(backbone)), nn.Linear(48, 8))
     model[0].stem[0].requires_grad_(False)
     learner = DeepTripletEmbedder(model, max_epochs=1, early_stopping=False, lr=0.1).fit(X, y)
@@ -411,5 +411,5 @@ CHECKED = DeepTripletEmbedder(TableBackbone, **{**QUICK, "random_state": None})
     list(estimator_checks_generator(CHECKED)),
     ids=lambda value: "frozen" if value is CHECKED else value.func.__name__,
 )
-def test_contract_of_scikit_learn(estimator, check):
+def test_scikit_learn_estimator_checks(estimator, check):
     check(estimator)

@@ -1,4 +1,4 @@
-"""The default networks begin as Euclid: an isometry of the principal axes, plus nothing."""
+"""The default networks start as the Euclidean distance on principal axes; their branch is zero."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def started(net, X):
+def initialized(net, X):
     net.initialize_from(X)
     return net.eval()
 
@@ -33,13 +33,13 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("more", [0, 4])
+@pytest.mark.parametrize("n_extra", [0, 4])
 @pytest.mark.parametrize("X", TABLES.values(), ids=TABLES)
-def test_table_start_is_an_isometry_with_mean_distance_one(X, more):
-    net = started(ResidualEmbedder(X.shape[1], X.shape[1] + more, n_hidden=8), X)
+def test_table_start_is_an_isometry_with_mean_distance_one(X, n_extra):
+    net = initialized(ResidualEmbedder(X.shape[1], X.shape[1] + n_extra, n_hidden=8), X)
     assert not net.branch(X).any()
     Z = net(X).detach()
-    assert Z.shape == (len(X), X.shape[1] + more)
+    assert Z.shape == (len(X), X.shape[1] + n_extra)
     assert distances(Z).mean() == pytest.approx(1, rel=1e-4)
     expected = distances(X)
     assert_allclose(distances(Z), expected / expected.mean(), atol=1e-4)
@@ -47,7 +47,7 @@ def test_table_start_is_an_isometry_with_mean_distance_one(X, more):
 
 def test_narrow_start_is_the_pca_projection():
     X = TABLES["tall"] + 5
-    Z = started(ResidualEmbedder(5, 2), X)(X).detach()
+    Z = initialized(ResidualEmbedder(5, 2), X)(X).detach()
     expected = distances(PCA(2).fit_transform(X.double().numpy()))
     assert_allclose(distances(Z), expected / expected.mean(), rtol=1e-4)
 
@@ -55,7 +55,7 @@ def test_narrow_start_is_the_pca_projection():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 1, 1)])
 def test_image_start_is_an_isometry(shape):
     X = random(40, *shape)
-    net = started(ConvEmbedder(shape, int(np.prod(shape)), channels=(4,), n_hidden=8), X)
+    net = initialized(ConvEmbedder(shape, int(np.prod(shape)), channels=(4,), n_hidden=8), X)
     assert not net.branch(X).any()
     expected = distances(X)
     assert_allclose(distances(net(X).detach()), expected / expected.mean(), rtol=1e-4)
@@ -63,14 +63,14 @@ def test_image_start_is_an_isometry(shape):
 
 def test_large_images_are_averaged_down_on_the_linear_path():
     X = random(20, 1, 24, 16)
-    net = started(ConvEmbedder((1, 24, 16), 10, channels=(4, 4), n_hidden=8, max_size=8), X)
-    assert net.weight.shape == (10, 64 + 4 * 64)  # pixels, and edges of each
+    net = initialized(ConvEmbedder((1, 24, 16), 10, channels=(4, 4), n_hidden=8, max_size=8), X)
+    assert net.weight.shape == (10, 64 + 4 * 64)  # pixels, and four edge directions
     assert net(X).shape == (20, 10)
 
 
-def test_a_constant_column_that_moves_is_not_blown_up():
+def test_a_constant_column_is_not_scaled():
     X = TABLES["constant columns"]
-    net = started(ResidualEmbedder(5, 5, n_hidden=8), X)
+    net = initialized(ResidualEmbedder(5, 5, n_hidden=8), X)
     assert_allclose(net.branch[0].scale[3:], 1)
     X = X.clone()
     X[:, 4] = 0.2
@@ -79,7 +79,7 @@ def test_a_constant_column_that_moves_is_not_blown_up():
 
 def test_branch_reads_standardised_features_and_channels():
     scale = torch.tensor([1.0, 10.0, 0.1])
-    for net, X, rest in [
+    for net, X, shared in [
         (ResidualEmbedder(3, 2, n_hidden=8), random(60, 3) * scale + 5, 0),
         (
             ConvEmbedder((3, 5, 7), 2, channels=(4,), n_hidden=8),
@@ -87,18 +87,18 @@ def test_branch_reads_standardised_features_and_channels():
             (0, 2, 3),
         ),
     ]:
-        read = started(net, X).branch[0](X).double()
-        assert_allclose(read.mean(rest), 0, atol=1e-4)
-        assert_allclose(read.std(rest, correction=0), 1, rtol=1e-4)
+        standardised = initialized(net, X).branch[0](X).double()
+        assert_allclose(standardised.mean(shared), 0, atol=1e-4)
+        assert_allclose(standardised.std(shared, correction=0), 1, rtol=1e-4)
 
 
-def test_points_that_are_all_equal_give_a_finite_start():
+def test_equal_points_give_a_finite_start():
     for net, X in [
         (ResidualEmbedder(3, 3), torch.ones(9, 3)),
         (ResidualEmbedder(3, 3), torch.ones(1, 3)),
         (ConvEmbedder((1, 4, 4), 3), torch.ones(9, 1, 4, 4)),
     ]:
-        assert not started(net, X)(X).any()
+        assert not initialized(net, X)(X).any()
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 6), (4, 20), (1, 5)])
@@ -108,7 +108,7 @@ def test_principal_axes_are_orthonormal_and_signed(n, d):
     assert (axes.gather(1, axes.abs().argmax(1, keepdim=True)) > 0).all()
 
 
-def test_options_reach_the_layers():
+def test_options_set_the_layers():
     net = ResidualEmbedder(4, 2, n_hidden=7, n_layers=3, dropout=0.3)
     widths = [layer.out_features for layer in net.branch if isinstance(layer, torch.nn.Linear)]
     assert widths == [7, 7, 7, 2]
@@ -119,7 +119,7 @@ def test_options_reach_the_layers():
     assert net.branch[-1].in_features == 7
 
 
-def told(n_features, n_components):
+def linear(n_features, n_components):
     return torch.nn.Linear(n_features, n_components)
 
 
@@ -127,10 +127,10 @@ def told(n_features, n_components):
     ("shape", "module", "expected"),
     [
         *[((5,), None, 5), ((70,), None, 70), ((800,), None, 768)],
-        *[((1, 9, 9), None, 64), ((70,), told, 64), ((5,), told, 5)],
+        *[((1, 9, 9), None, 64), ((70,), linear, 64), ((5,), linear, 5)],
     ],
 )
-def test_tables_keep_all_columns_up_to_768_and_other_networks_64(shape, module, expected):
+def test_default_width_is_768_for_tables_and_64_otherwise(shape, module, expected):
     X, y = np.random.default_rng(0).normal(size=(12, *shape)), np.arange(12) % 3
     options = {} if module else {"module__n_hidden": 4}
     learner = DeepTripletEmbedder(module, max_epochs=1, **options).fit(X, y)
@@ -138,7 +138,7 @@ def test_tables_keep_all_columns_up_to_768_and_other_networks_64(shape, module, 
     assert learner.n_components_ == expected
 
 
-def test_width_that_is_asked_for():
+def test_n_components_sets_the_width():
     X, y = np.random.default_rng(0).normal(size=(12, 70)), np.arange(12) % 3
     learner = DeepTripletEmbedder(max_epochs=1, n_components=3, module__n_hidden=4).fit(X, y)
     assert learner.transform(X).shape == (12, 3)

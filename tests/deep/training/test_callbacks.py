@@ -1,4 +1,4 @@
-"""Callbacks of skorch that watch the score, and Ctrl-C in each stage of a fit."""
+"""skorch callbacks that monitor the score, and Ctrl-C in each stage of a fit."""
 
 from types import SimpleNamespace
 
@@ -12,24 +12,24 @@ from skorch.history import History
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepTripletEmbedder
-from skdml.deep.training.stopping import KnownScores, RetrievalStopping
+from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping
 
-# Eight classes, two of them held out; batches of 16 make 5 or 6 of them an epoch, so that two
-# epochs pass from one score to the next.
+# Eight classes, two of them held out. An epoch has 5 or 6 batches of 16 points, so that every
+# second epoch is scored.
 X, Y = make_blobs(n_samples=96, centers=8, n_features=5, cluster_std=3, random_state=0)
 OPTIONS = {"batch_size": 16, "random_state": 0, "lr": 1e-3}
 
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Build the same networks in each run, whatever ran before."""
+    """Build the same networks in each test, independent of earlier tests."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
 
 
-class Scores:
-    """A scoring that gives planned values; whatever else is scored (midway) is worse."""
+class PlannedScores:
+    """A scoring that returns given values for trained weights, and -1 for weights halfway."""
 
     __name__ = "plan"
 
@@ -48,32 +48,32 @@ class Scores:
         return self
 
 
-class Rates(Callback):
-    """Note the learning rate of each epoch, training by training."""
+class RecordRates(Callback):
+    """Record the learning rate of each epoch, in one list for each training."""
 
     def on_train_begin(self, net, **kwargs):
-        SEEN.append([])
+        RATES.append([])
 
     def on_epoch_end(self, net, **kwargs):
-        SEEN[-1].append(net.optimizer_.param_groups[0]["lr"])
+        RATES[-1].append(net.optimizer_.param_groups[0]["lr"])
 
 
-SEEN = []
+RATES = []
 
 
-def test_epochs_are_scored_where_a_callback_watches_the_score():
+def test_every_epoch_is_scored_if_a_callback_monitors_the_score():
     watch = EarlyStopping(monitor="map_at_r", lower_is_better=False, patience=99)
     options = {**OPTIONS, "max_epochs": 5}
-    seldom = DeepEmbedder(**options).fit(X, Y).history_["map_at_r"]
-    assert np.isnan(seldom).tolist() == [True, False, True, False, False]
+    default = DeepEmbedder(**options).fit(X, Y).history_["map_at_r"]
+    assert np.isnan(default).tolist() == [True, False, True, False, False]
     each = DeepEmbedder(callbacks=[watch], **options).fit(X, Y).history_["map_at_r"]
     assert np.isfinite(each).all()
-    assert_array_equal(each[np.isfinite(seldom)], seldom[np.isfinite(seldom)])
+    assert_array_equal(each[np.isfinite(default)], default[np.isfinite(default)])
 
 
 @pytest.mark.parametrize("refit", [True, False])
-def test_early_stopping_by_the_score(refit):
-    plan = Scores(0.5, 0.6, 0.7, 0.6, 0.6, 0.9)
+def test_skorch_early_stopping_on_the_score(refit):
+    plan = PlannedScores(0.5, 0.6, 0.7, 0.6, 0.6, 0.9)
     stop = EarlyStopping(
         monitor="plan", lower_is_better=False, patience=2, threshold=0, sink=lambda text: None
     )
@@ -83,26 +83,26 @@ def test_early_stopping_by_the_score(refit):
     assert len(learner.net_.history) == 4
 
 
-def test_a_refit_has_the_learning_rates_that_the_score_made():
-    SEEN.clear()
-    plan = Scores(0.5, 0.6, 0.6, 0.6, 0.7)
+def test_a_refit_repeats_the_learning_rates_of_the_schedule():
+    RATES.clear()
+    plan = PlannedScores(0.5, 0.6, 0.6, 0.6, 0.7)
     halve = LRScheduler(
         policy=ReduceLROnPlateau, monitor="plan", mode="max", factor=0.5, patience=0, threshold=0
     )
-    options = {"callbacks": [halve, Rates], "scoring": plan, "max_epochs": 4, "patience": 9}
+    options = {"callbacks": [halve, RecordRates], "scoring": plan, "max_epochs": 4, "patience": 9}
     learner = DeepEmbedder(**{**OPTIONS, **options}).fit(X, Y)
     assert learner.best_epoch_ == 4
-    first, second = SEEN
+    first, second = RATES
     assert first == [1e-3, 5e-4, 2.5e-4, 2.5e-4]
     assert second == first
 
 
-def test_after_the_last_score_it_stands():
-    known = KnownScores([{"plan": 0.1, "plan_best": True}, {"plan": 0.3, "dur": 9.0}], "plan")
+def test_replayed_scores_repeat_the_last_one():
+    replayed = ReplayedScores([{"plan": 0.1, "plan_best": True}, {"plan": 0.3, "dur": 9.0}], "plan")
     net = SimpleNamespace(history=History())
     for _ in range(3):
         net.history.new_epoch()
-        known.on_epoch_end(net)
+        replayed.on_epoch_end(net)
     assert [epoch.get("plan") for epoch in net.history] == [0.1, 0.3, 0.3]
     assert [set(epoch) - {"batches"} for epoch in net.history] == [
         {"plan", "plan_best"},
@@ -112,9 +112,9 @@ def test_after_the_last_score_it_stands():
 
 
 @pytest.mark.parametrize("monitor", ["plan_best", "plan_gain_best"])
-def test_checkpoints_of_the_best_epoch(tmp_path, monitor):
+def test_skorch_checkpoint_of_the_best_epoch(tmp_path, monitor):
     saved = Checkpoint(monitor=monitor, dirname=tmp_path, f_params="{last_epoch[epoch]}.pt")
-    options = {"scoring": Scores(0.5, 0.6, 0.4, 0.7, 0.6), "max_epochs": 4, "refit": False}
+    options = {"scoring": PlannedScores(0.5, 0.6, 0.4, 0.7, 0.6), "max_epochs": 4, "refit": False}
     learner = DeepEmbedder(callbacks=[saved], patience=9, **OPTIONS, **options).fit(X, Y)
     assert {path.name for path in tmp_path.glob("*.pt")} >= {"1.pt", "3.pt"}
     assert not {path.name for path in tmp_path.glob("*.pt")} & {"2.pt", "4.pt"}
@@ -124,20 +124,20 @@ def test_checkpoints_of_the_best_epoch(tmp_path, monitor):
 
 
 @pytest.mark.parametrize("best", [0, 1])
-def test_checkpoint_at_the_end_of_a_training(tmp_path, best):
+def test_skorch_checkpoint_at_the_end_of_training(tmp_path, best):
     saved = TrainEndCheckpoint(dirname=tmp_path)
-    plan = Scores(0.5, 0.4 + best, 0.3)
+    plan = PlannedScores(0.5, 0.4 + best, 0.3)
     options = {"scoring": plan, "max_epochs": 2, "patience": 9}
     learner = DeepEmbedder(callbacks=[saved], **OPTIONS, **options).fit(X, Y)
     assert learner.best_epoch_ == best
     assert (tmp_path / "train_end_params.pt").exists()
 
 
-def test_what_a_callback_loads_does_not_take_the_place_of_the_best():
+def test_weights_loaded_by_a_callback_do_not_replace_the_best():
     options = {**OPTIONS, "max_epochs": 4, "patience": 9, "refit": False}
     learners = []
     for callbacks in ([], [EarlyStopping(monitor="train_loss", load_best=True)]):
-        plan = Scores(0.5, 0.6, 0.8, 0.7, 0.6)
+        plan = PlannedScores(0.5, 0.6, 0.8, 0.7, 0.6)
         learners.append(DeepEmbedder(callbacks=callbacks, scoring=plan, **options).fit(X, Y))
     plain, loaded = learners
     assert loaded.best_epoch_ == plain.best_epoch_ == 2
@@ -145,7 +145,7 @@ def test_what_a_callback_loads_does_not_take_the_place_of_the_best():
 
 
 class EndsRefit(Callback):
-    """End the second training after its first epoch, as skorch's callbacks do."""
+    """End the second training after its first epoch, by the exception that skorch uses."""
 
     def on_epoch_end(self, net, **kwargs):
         if net.callback(RetrievalStopping) is None:
@@ -154,7 +154,7 @@ class EndsRefit(Callback):
 
 def test_a_callback_may_end_a_refit_before_the_best_epoch():
     options = {**OPTIONS, "max_epochs": 3, "patience": 9}
-    plan = {"scoring": Scores(0.5, 0.6, 0.7, 0.8)}
+    plan = {"scoring": PlannedScores(0.5, 0.6, 0.7, 0.8)}
     learner = DeepEmbedder(callbacks=[EndsRefit], **plan, **options).fit(X, Y)
     assert learner.best_epoch_ == 3
     one = DeepEmbedder(**{**options, "max_epochs": 1}, early_stopping=False).fit(X, Y)
@@ -178,14 +178,14 @@ def test_a_callback_may_end_a_refit_before_the_best_epoch():
         ),
     ],
 )
-def test_what_is_not_recorded_cannot_be_watched(callback, params, message):
+def test_monitoring_an_unknown_score_raises(callback, params, message):
     learner = DeepEmbedder(callbacks=[callback], **OPTIONS, **params)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, Y)
     assert not hasattr(learner, "net_")
 
 
-def test_nothing_is_scored_by_partial_fit():
+def test_partial_fit_has_no_score_to_monitor():
     watch = EarlyStopping(monitor="map_at_r", lower_is_better=False)
     learner = DeepEmbedder(callbacks=[watch], max_epochs=1, **OPTIONS).fit(X, Y)
     before = learner.transform(X)
@@ -197,8 +197,8 @@ def test_nothing_is_scored_by_partial_fit():
 # Ctrl-C
 
 
-class Interrupted:
-    """Identity scores that Ctrl-C ends in a given call."""
+class InterruptedScoring:
+    """A scoring that is interrupted by Ctrl-C in a given call."""
 
     __name__ = "plan"
 
@@ -210,14 +210,14 @@ class Interrupted:
         self.n_calls += 1
         if self.n_calls == self.call:
             raise KeyboardInterrupt
-        return float(self.n_calls) * (self.n_calls % 2 == 0)  # as trained, and midway
+        return float(self.n_calls) * (self.n_calls % 2 == 0)  # trained weights only, not halfway
 
     def __deepcopy__(self, memo):
         return self
 
 
-class InTraining(Callback):
-    """Ctrl-C in a given epoch of a given training, or before it has begun."""
+class InterruptTraining(Callback):
+    """Ctrl-C in a given epoch of a given training; epoch 0 is before the first."""
 
     trainings = 0
 
@@ -226,28 +226,33 @@ class InTraining(Callback):
         self.epoch = epoch
 
     def on_train_begin(self, net, **kwargs):
-        InTraining.trainings += 1
-        if (InTraining.trainings, 0) == (self.training, self.epoch):
+        InterruptTraining.trainings += 1
+        if (InterruptTraining.trainings, 0) == (self.training, self.epoch):
             raise KeyboardInterrupt
 
     def on_batch_end(self, net, **kwargs):
-        if (InTraining.trainings, len(net.history)) == (self.training, self.epoch):
+        if (InterruptTraining.trainings, len(net.history)) == (self.training, self.epoch):
             raise KeyboardInterrupt
 
 
 def interrupted(Learner, training, epoch, **params):
-    InTraining.trainings = 0
-    options = {**OPTIONS, "max_epochs": 3, "patience": 9, "scoring": Scores(0.5, 0.6, 0.7, 0.8)}
-    return Learner(**{**options, **params}, callbacks=[InTraining(training, epoch)])
+    InterruptTraining.trainings = 0
+    options = {
+        **OPTIONS,
+        "max_epochs": 3,
+        "patience": 9,
+        "scoring": PlannedScores(0.5, 0.6, 0.7, 0.8),
+    }
+    return Learner(**{**options, **params}, callbacks=[InterruptTraining(training, epoch)])
 
 
 @pytest.mark.parametrize("Learner", [DeepEmbedder, DeepTripletEmbedder, DeepProxyEmbedder])
-def test_before_training_ctrl_c_is_raised_and_changes_nothing(Learner):
+def test_ctrl_c_before_training_changes_nothing(Learner):
     learner = interrupted(Learner, 1, 0)
     with pytest.raises(KeyboardInterrupt):
         learner.fit(X, Y)
     assert not [name for name in vars(learner) if name.endswith("_")]
-    learner = Learner(**OPTIONS, scoring=Interrupted(1))
+    learner = Learner(**OPTIONS, scoring=InterruptedScoring(1))
     with pytest.raises(KeyboardInterrupt):
         learner.fit(X, Y)
     assert not [name for name in vars(learner) if name.endswith("_")]
@@ -255,27 +260,31 @@ def test_before_training_ctrl_c_is_raised_and_changes_nothing(Learner):
 
 @pytest.mark.parametrize(("epoch", "best"), [(1, 0), (3, 2)])
 @pytest.mark.parametrize("Learner", [DeepEmbedder, DeepProxyEmbedder])
-def test_in_the_first_training_the_best_so_far_is_kept(Learner, epoch, best):
+def test_ctrl_c_in_the_first_training_keeps_the_best_weights(Learner, epoch, best):
     learner = interrupted(Learner, 1, epoch)
-    told = rf"Training was interrupted\. The learner is fitted with its weights after epoch {best} "
-    with pytest.warns(UserWarning, match=told):
+    message = (
+        rf"Training was interrupted\. The learner is fitted with its weights after epoch {best} "
+    )
+    with pytest.warns(UserWarning, match=message):
         learner.fit(X, Y)
-    assert InTraining.trainings == 1  # and there is no second
+    assert InterruptTraining.trainings == 1  # no refit
     assert learner.best_epoch_ == best
     assert len(learner.history_["loss"]) == epoch - 1
     if best and Learner is DeepEmbedder:
-        options = {**OPTIONS, "max_epochs": best, "scoring": Scores(0.5, 0.6, 0.7)}
+        options = {**OPTIONS, "max_epochs": best, "scoring": PlannedScores(0.5, 0.6, 0.7)}
         whole = Learner(**options, patience=9, refit=False).fit(X, Y)
         assert_array_equal(learner.transform(X), whole.transform(X))
-    if Learner is DeepProxyEmbedder:  # classes that were held out have their means as proxies
+    if Learner is DeepProxyEmbedder:  # the proxies of held-out classes are their means
         assert set(learner.predict(X)) == set(Y)
 
 
-def test_ctrl_c_amid_a_score_is_no_end_by_a_callback():
-    learner = DeepEmbedder(**OPTIONS, patience=9, scoring=Interrupted(4))
+def test_ctrl_c_during_scoring_keeps_the_best_weights():
+    learner = DeepEmbedder(**OPTIONS, patience=9, scoring=InterruptedScoring(4))
     with pytest.warns(UserWarning, match=r"interrupted\. .* after epoch 1 "):
         learner.fit(X, Y)
-    one = DeepEmbedder(**OPTIONS, patience=9, scoring=Interrupted(9), max_epochs=1, refit=False)
+    one = DeepEmbedder(
+        **OPTIONS, patience=9, scoring=InterruptedScoring(9), max_epochs=1, refit=False
+    )
     assert_array_equal(learner.transform(X), one.fit(X, Y).transform(X))
     assert len(learner.history_["loss"]) == 2
     assert np.isnan(learner.history_["plan"][1])
@@ -283,7 +292,7 @@ def test_ctrl_c_amid_a_score_is_no_end_by_a_callback():
 
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("Learner", [DeepEmbedder, DeepProxyEmbedder])
-def test_in_the_second_training_the_first_is_kept(Learner, epoch):
+def test_ctrl_c_in_the_refit_keeps_the_first_network(Learner, epoch):
     learner = interrupted(Learner, 2, epoch)
     with pytest.warns(UserWarning, match=r"interrupted\. .* after epoch 3 "):
         learner.fit(X, Y)

@@ -252,7 +252,7 @@ class ByTuples(nn.Module):
 def test_batches_without_a_tuple_are_told_once():
     Rarely.calls = 0
     learner = DeepEmbedder(loss=ByTuples, miner=Rarely(every=4), max_epochs=3, **OPTIONS)
-    told = r"\d of the 6 batches of epoch \d taught nothing"
+    told = r"\d of the 6 batches of epoch \d had nothing to learn from"
     with pytest.warns(IdleBatchesWarning, match=told) as caught:
         learner.fit(X, Y)
     assert len(caught) == 1
@@ -263,7 +263,7 @@ def test_batches_without_a_tuple_are_told_once():
 def test_batches_of_strangers_are_told(monkeypatch):
     singles = [np.array([np.flatnonzero(c == Y)[i] for c in range(6)]) for i in range(16)]
     monkeypatch.setattr(
-        "skdml.deep.data.samplers.ClassBalancedBatches.__iter__", lambda self: iter(singles)
+        "skdml.deep.data.samplers.PKBatchSampler.__iter__", lambda self: iter(singles)
     )
     learner = DeepTripletEmbedder(max_epochs=2, **OPTIONS)
     with pytest.warns(IdleBatchesWarning, match="16 of the 16 batches of epoch 1"):

@@ -1,4 +1,4 @@
-"""Training on a small machine: cross-batch memory, batches in pieces, half precision, compiling."""
+"""Cross-batch memory, batches in chunks, mixed precision and compiling."""
 
 import copy
 import pickle
@@ -16,14 +16,14 @@ from skorch.callbacks import Callback, GradientNormClipping
 from torch import nn
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.data.samplers import ClassBalancedBatches
+from skdml.deep.data.samplers import PKBatchSampler
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss, learns_from
 from skdml.deep.miners import BatchHardMiner
 from skdml.deep.training.memory import CrossBatchMemory
 
 X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_state=0)
 OPTIONS = {"max_epochs": 3, "batch_size": 16, "early_stopping": False, "random_state": 0}
-with torch.random.fork_rng():  # the same networks in each run
+with torch.random.fork_rng():  # the same networks in each test run
     torch.manual_seed(0)
     SMALL = nn.Linear(5, 3)
     SMOOTH = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3, bias=False))
@@ -31,7 +31,7 @@ with torch.random.fork_rng():  # the same networks in each run
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Build the same networks in each run, whatever ran before."""
+    """Build the same networks in each test, independent of earlier tests."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -42,12 +42,12 @@ class Stop(Exception):
 
 
 class StopAfter(Callback):
-    """Kill training as the third epoch begins, while `armed`."""
+    """Raise at the start of the third epoch, while `armed`."""
 
     armed = False
 
     def on_epoch_begin(self, net, **kwargs):
-        if StopAfter.armed and len(net.history) == 3:  # that which begins has its row
+        if StopAfter.armed and len(net.history) == 3:  # the starting epoch has its row already
             raise Stop
 
 
@@ -61,36 +61,36 @@ def killed():
 # Memory
 
 
-def test_memory_holds_each_point_once_and_the_last_ones():
-    memory, rng, seen = CrossBatchMemory(7), np.random.default_rng(0), []
+def test_memory_holds_the_latest_points_once():
+    memory, rng, latest = CrossBatchMemory(7), np.random.default_rng(0), []
     for step in range(30):
         rows = rng.choice(12, size=4, replace=False)
         embeddings = torch.full((4, 2), float(step), requires_grad=True)
         memory.add(embeddings, torch.from_numpy(rows % 3), torch.from_numpy(rows))
-        seen = [one for one in seen if one[0] not in rows] + [(row, step) for row in rows]
-        seen = seen[-7:]
-        assert memory.rows.tolist() == [row for row, _ in seen]
-        assert memory.embeddings[:, 1].tolist() == [step for _, step in seen]
-        assert memory.labels.tolist() == [row % 3 for row, _ in seen]
+        latest = [one for one in latest if one[0] not in rows] + [(row, step) for row in rows]
+        latest = latest[-7:]
+        assert memory.rows.tolist() == [row for row, _ in latest]
+        assert memory.embeddings[:, 1].tolist() == [step for _, step in latest]
+        assert memory.labels.tolist() == [row % 3 for row, _ in latest]
         assert not memory.embeddings.requires_grad
-    memory.forget(torch.tensor([seen[0][0], 99]))
-    assert memory.rows.tolist() == [row for row, _ in seen[1:]]
+    memory.forget(torch.tensor([latest[0][0], 99]))
+    assert memory.rows.tolist() == [row for row, _ in latest[1:]]
     assert pickle.loads(pickle.dumps(memory)).rows.tolist() == memory.rows.tolist()
     assert len(memory) == 6
     assert len(CrossBatchMemory(3)) == 0
 
 
 def train_by_hand(loss, memory_size, miner=None):
-    """Train a linear map by the definition: a list of (row, embedding, label), newest last."""
+    """Train a linear map with the memory as a list of (row, embedding, label), newest last."""
     seed = np.random.RandomState(0).randint(2**31 - 1)
     network = copy.deepcopy(SMALL)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     points, labels = torch.from_numpy(X.astype(np.float32)), torch.from_numpy(Y)
-    sampler, remembered = ClassBalancedBatches(Y, 16, seed=seed), []
+    sampler, memory = PKBatchSampler(Y, 16, seed=seed), []
     for epoch in range(3):
         for rows in sampler:
             z, y = network(points[rows]), labels[rows]
-            others = [one for one in remembered if one[0] not in rows]
+            others = [one for one in memory if one[0] not in rows]
             mined = () if miner is None else (miner(z.detach(), y),)
             value = loss(z, y, *mined)
             if epoch > 0 and others:
@@ -101,14 +101,14 @@ def train_by_hand(loss, memory_size, miner=None):
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-            remembered = others + list(zip(rows, z.detach(), y, strict=True))
-            remembered = remembered[-memory_size:]
+            memory = others + list(zip(rows, z.detach(), y, strict=True))
+            memory = memory[-memory_size:]
     return network
 
 
 @pytest.mark.parametrize("memory_size", [1, 10, 30, 1000])
 @pytest.mark.parametrize("name", ["triplet", "contrastive", "supcon"])
-def test_training_with_a_memory_is_that_by_hand(name, memory_size):
+def test_training_with_a_memory_equals_the_definition(name, memory_size):
     options = {**OPTIONS, "optimizer": torch.optim.SGD, "lr": 0.01}
     learner = DeepEmbedder(SMALL, loss=name, memory_size=memory_size, **options).fit(X, Y)
     by_hand = train_by_hand(LOSSES[name](distance="euclidean"), memory_size)
@@ -118,31 +118,31 @@ def test_training_with_a_memory_is_that_by_hand(name, memory_size):
     assert learner.history_["loss"][0] == without.history_["loss"][0]
 
 
-class ByTuples(nn.Module):
-    """A loss that needs a miner, as those of other packages may."""
+class TupleLoss(nn.Module):
+    """A loss that needs the tuples of a miner."""
 
     def forward(self, embeddings, labels, indices_tuple, ref_emb=None, ref_labels=None):
         return TripletLoss()(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
 
-def test_a_miner_of_its_own_mines_in_the_memory():
+def test_a_separate_miner_mines_in_the_memory():
     options = {**OPTIONS, "optimizer": torch.optim.SGD, "lr": 0.01, "memory_size": 40}
-    learner = DeepEmbedder(SMALL, loss=ByTuples, miner="hard", **options).fit(X, Y)
-    by_hand = train_by_hand(ByTuples(), 40, BatchHardMiner())
+    learner = DeepEmbedder(SMALL, loss=TupleLoss, miner="hard", **options).fit(X, Y)
+    by_hand = train_by_hand(TupleLoss(), 40, BatchHardMiner())
     torch.testing.assert_close(learner.net_.module_.weight, by_hand.weight)
-    fused = DeepTripletEmbedder(SMALL, miner="hard", **options).fit(X, Y)
-    torch.testing.assert_close(fused.net_.module_.weight, by_hand.weight)
+    mined_inside = DeepTripletEmbedder(SMALL, miner="hard", **options).fit(X, Y)
+    torch.testing.assert_close(mined_inside.net_.module_.weight, by_hand.weight)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_remembers_or_says_why_it_cannot(name):
+def test_every_loss_accepts_a_memory_or_raises(name):
     options = {**OPTIONS, "max_epochs": 2, "lr": 1e-4, "distance": "cosine"}
     learner = DeepEmbedder(SMALL, loss=name, memory_size=50, **options)
     if learns_from(name) != "labels":
         with pytest.raises(ValueError, match=r"needs class labels to compare .* have none"):
             learner.set_params(augment=torch.clone).fit(X, Y)
         return
-    if hasattr(LOSSES[name], "logits"):  # proxies take the place of other points
+    if hasattr(LOSSES[name], "logits"):  # proxies replace other points
         with pytest.raises(ValueError, match=r"memory_size > 0 needs .* compares points with prox"):
             learner.fit(X, Y)
         assert not hasattr(learner, "net_")
@@ -159,7 +159,7 @@ class TwoArguments(nn.Module):
         return embeddings.square().mean()
 
 
-def mines_within(embeddings, labels):
+def mine_within_batch(embeddings, labels):
     return BatchHardMiner()(embeddings, labels)
 
 
@@ -168,28 +168,28 @@ def mines_within(embeddings, labels):
     [
         ({"loss": TwoArguments}, "unexpected keyword argument 'ref_emb'"),
         ({"loss": "triplet", "loss__swap": True}, "swap=True takes no references"),
-        ({"loss": ByTuples, "miner": mines_within}, "positional arguments"),
+        ({"loss": TupleLoss, "miner": mine_within_batch}, "positional arguments"),
         ({"memory_size": -1}, "memory_size == -1"),
         ({"chunk_size": 0}, "chunk_size == 0"),
         ({"compile__model": 1}, "no parameter 'compile__model'"),
         ({"compile__bakend": "eager"}, "compile__backend"),
     ],
 )
-def test_what_cannot_be_is_refused(params, message):
+def test_invalid_parameters_raise(params, message):
     learner = DeepEmbedder(**{**OPTIONS, "memory_size": 20, **params})
     with pytest.raises(ValueError, match=message):
         learner.fit(X, Y)
     assert not hasattr(learner, "net_")
 
 
-def test_pairs_have_no_classes_to_remember():
+def test_memory_with_pairs_raises():
     pairs = np.stack([X[:40], X[40:80]], axis=1)
     learner = DeepSiameseEmbedder(supervision="pairs", memory_size=20)
     with pytest.raises(ValueError, match="memory_size=20 needs class labels"):
         learner.fit(pairs, np.arange(40) % 2)
 
 
-def test_groups_apart_share_no_memory():
+def test_memory_with_separate_groups_raises():
     learner = DeepTripletEmbedder(**OPTIONS, memory_size=20, group_batches="apart")
     learner.fit(X, Y)
     with pytest.raises(
@@ -200,12 +200,12 @@ def test_groups_apart_share_no_memory():
 
 
 @pytest.mark.parametrize("name", ["amp", "compile"])
-def test_switches_are_true_or_false(name):
+def test_amp_and_compile_must_be_bool(name):
     with pytest.raises(TypeError, match=f"{name} must be an instance of"):
         DeepEmbedder(**{name: "yes"}).fit(X, Y)
 
 
-def test_killed_fit_goes_on_with_its_memory(tmp_path, killed):
+def test_resumed_fit_continues_with_its_memory(tmp_path, killed):
     options = {**OPTIONS, "memory_size": 60, "lr": 0.01, "callbacks": [StopAfter]}
     with pytest.raises(Stop):
         DeepTripletEmbedder(**options, checkpoint=tmp_path).fit(X, Y)
@@ -218,49 +218,49 @@ def test_killed_fit_goes_on_with_its_memory(tmp_path, killed):
     assert_array_equal(again.history_["loss"], whole.history_["loss"])
 
 
-def test_memory_begins_anew_and_is_not_kept(monkeypatch):
-    held = []
+def test_memory_starts_empty_and_is_not_kept(monkeypatch):
+    sizes = []
 
-    class Noted(CrossBatchMemory):
+    class RecordingMemory(CrossBatchMemory):
         def add(self, embeddings, labels, rows):
-            held.append(len(self))
+            sizes.append(len(self))
             super().add(embeddings, labels, rows)
 
-    monkeypatch.setattr("skdml.deep.training.net.CrossBatchMemory", Noted)
+    monkeypatch.setattr("skdml.deep.training.net.CrossBatchMemory", RecordingMemory)
     learner = DeepTripletEmbedder(**OPTIONS, memory_size=60, lr=0.01)
     for train in (learner.fit, learner.fit, learner.partial_fit, learner.partial_fit):
-        held.clear()
+        sizes.clear()
         train(X, Y)
-        assert held[:4] == [0, 16, 32, 48]
+        assert sizes[:4] == [0, 16, 32, 48]
         assert learner.net_.memory_ is None
-    assert b"Noted" not in pickle.dumps(learner)
+    assert b"RecordingMemory" not in pickle.dumps(learner)
 
 
-# Pieces
+# Chunks
 
 
-class Watch(nn.Module):
-    """A network that notes what passes through it while it trains."""
+class RecordingNetwork(nn.Module):
+    """A network that records its outputs during training."""
 
     def __init__(self, *layers):
         super().__init__()
         self.layers = nn.Sequential(*layers)
-        self.seen = []
+        self.outputs = []
 
     def forward(self, X):
         Z = self.layers(X)
         if self.training:
-            self.seen.append((torch.is_grad_enabled(), Z.detach().clone()))
+            self.outputs.append((torch.is_grad_enabled(), Z.detach().clone()))
         return Z
 
 
 def step_of(learner, points, targets, double=True):
-    """Return the gradient of one step, and the net, of a learner that was fitted."""
+    """Return the gradient and the result of one training step of a fitted learner, and its net."""
     net = copy.deepcopy(learner.net_)
     if double:
         net.module_.double()
         points = points.double()
-    net.history.new_epoch(), net.history.new_epoch()  # the first is without memory
+    net.history.new_epoch(), net.history.new_epoch()  # the first epoch uses no memory
     net.history.new_batch()
     net.optimizer_.zero_grad()
     if learner.get_params().get("memory_size"):
@@ -275,7 +275,7 @@ def step_of(learner, points, targets, double=True):
 CASES = {
     "triplet": (DeepTripletEmbedder, {}),
     "hard": (DeepTripletEmbedder, {"miner": "hard", "normalize": True}),
-    "mined": (DeepEmbedder, {"loss": ByTuples, "miner": "semihard"}),
+    "mined": (DeepEmbedder, {"loss": TupleLoss, "miner": "semihard"}),
     "proxies": (DeepProxyEmbedder, {"loss": "proxy_anchor"}),
     "memory": (DeepEmbedder, {"loss": "contrastive", "memory_size": 99}),
     "pairs": (DeepSiameseEmbedder, {"supervision": "pairs"}),
@@ -284,8 +284,8 @@ CASES = {
 }
 
 
-def given(case):
-    """Return what fit and what a step is given."""
+def arguments(case):
+    """Return the arguments of `fit` and the batch of a step."""
     points = torch.from_numpy(X.astype(np.float32))
     if case == "pairs":
         same = np.arange(48) % 2
@@ -299,17 +299,17 @@ def given(case):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("chunk_size", [1, 7, 49])
-def test_gradient_in_pieces_is_that_of_the_whole_batch(case, chunk_size):
+def test_gradient_in_chunks_equals_that_of_the_whole_batch(case, chunk_size):
     Learner, params = CASES[case]
     options = {**OPTIONS, "max_epochs": 1, **params}
-    data, batch = given(case)
+    data, batch = arguments(case)
     whole = Learner(SMOOTH, **options).fit(*data)
-    pieces = Learner(SMOOTH, **options, chunk_size=chunk_size).fit(*data)
-    pieces.net_.module_.load_state_dict(whole.net_.module_.state_dict())
+    chunks = Learner(SMOOTH, **options, chunk_size=chunk_size).fit(*data)
+    chunks.net_.module_.load_state_dict(whole.net_.module_.state_dict())
     if case == "proxies":
-        pieces.net_.criterion_.load_state_dict(whole.net_.criterion_.state_dict())
+        chunks.net_.criterion_.load_state_dict(whole.net_.criterion_.state_dict())
     for double, tolerance in ((True, 1e-12), (False, 1e-5)):
-        expected, found = (step_of(one, *batch, double) for one in (whole, pieces))
+        expected, found = (step_of(one, *batch, double) for one in (whole, chunks))
         assert all(grad.abs().max() > 0 for grad in expected[0])
         largest = max(grad.abs().max() for grad in expected[0])
         for a, b in zip(expected[0], found[0], strict=True):
@@ -318,24 +318,28 @@ def test_gradient_in_pieces_is_that_of_the_whole_batch(case, chunk_size):
         assert found[1]["y_pred"].shape == expected[1]["y_pred"].shape
 
 
-def test_no_more_than_a_piece_is_in_the_network():
-    learner = DeepTripletEmbedder(Watch(nn.Linear(5, 3)), **OPTIONS, chunk_size=5).fit(X, Y)
-    seen = learner.net_.module_.seen
-    with_graph = [len(Z) for graph, Z in seen if graph]
-    assert with_graph == [len(Z) for graph, Z in seen if not graph]
-    assert max(with_graph) == 4  # 16 points in four pieces of equal size, not in 5 + 5 + 5 + 1
+def test_at_most_a_chunk_is_in_the_network():
+    learner = DeepTripletEmbedder(RecordingNetwork(nn.Linear(5, 3)), **OPTIONS, chunk_size=5).fit(
+        X, Y
+    )
+    outputs = learner.net_.module_.outputs
+    with_graph = [len(Z) for graph, Z in outputs if graph]
+    assert with_graph == [len(Z) for graph, Z in outputs if not graph]
+    assert max(with_graph) == 4  # 16 points in four equal chunks, not in 5 + 5 + 5 + 1
     assert sum(with_graph) == 3 * 96
 
 
 def test_both_passes_draw_the_same_dropout():
-    network = Watch(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    network = RecordingNetwork(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     learner = DeepTripletEmbedder(network, **OPTIONS, chunk_size=7).fit(X, Y)
-    seen = learner.net_.module_.seen
-    for first in range(0, len(seen), 6):
-        assert [graph for graph, _ in seen[first : first + 6]] == [False] * 3 + [True] * 3
-        for (_, once), (_, again) in zip(seen[first : first + 3], seen[first + 3 :], strict=False):
+    outputs = learner.net_.module_.outputs
+    for first in range(0, len(outputs), 6):
+        assert [graph for graph, _ in outputs[first : first + 6]] == [False] * 3 + [True] * 3
+        for (_, once), (_, again) in zip(
+            outputs[first : first + 3], outputs[first + 3 :], strict=False
+        ):
             assert torch.equal(once, again)
-    masks = torch.cat([Z for graph, Z in seen if graph])
+    masks = torch.cat([Z for graph, Z in outputs if graph])
     assert len(masks.unique(dim=0)) > 96
 
     points, labels = (torch.from_numpy(a[:50]) for a in (X.astype(np.float32), Y))
@@ -344,34 +348,34 @@ def test_both_passes_draw_the_same_dropout():
     after = torch.rand(1)
     torch.manual_seed(5)
     module = copy.deepcopy(learner.net_.module_).double().train()
-    Z = torch.cat([module(piece) for piece in points.double().tensor_split(8)])
+    Z = torch.cat([module(chunk) for chunk in points.double().tensor_split(8)])
     loss = TripletLoss()(Z, labels)
     loss.backward()
-    assert torch.equal(torch.rand(1), after)  # nothing was drawn twice
+    assert torch.equal(torch.rand(1), after)  # the generator advanced only once
     torch.testing.assert_close(step["loss"], loss.detach())
     for parameter, grad in zip(module.parameters(), found, strict=True):
         torch.testing.assert_close(grad, parameter.grad)
 
 
-class Draws(TripletLoss):
-    """A loss that draws, as one with a random miner does."""
+class RandomLoss(TripletLoss):
+    """A loss that draws random numbers, like a loss with a random miner."""
 
     drawn = ()
 
     def forward(self, *args):
-        Draws.drawn += (torch.rand(()).item(),)
+        RandomLoss.drawn += (torch.rand(()).item(),)
         return super().forward(*args)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_what_a_loss_draws_is_not_drawn_again(dropout):
-    Draws.drawn = ()
+def test_random_numbers_of_a_loss_are_not_repeated(dropout):
+    RandomLoss.drawn = ()
     network = nn.Sequential(nn.Linear(5, 3), nn.Dropout(dropout))
-    DeepEmbedder(network, loss=Draws, chunk_size=7, **OPTIONS).fit(X, Y)
-    assert len(set(Draws.drawn)) == len(Draws.drawn) == 18
+    DeepEmbedder(network, loss=RandomLoss, chunk_size=7, **OPTIONS).fit(X, Y)
+    assert len(set(RandomLoss.drawn)) == len(RandomLoss.drawn) == 18
 
 
-def test_running_statistics_count_each_piece_once():
+def test_running_statistics_count_each_chunk_once():
     network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     learner = DeepTripletEmbedder(network, **OPTIONS, chunk_size=8).fit(X, Y)
     start = copy.deepcopy(learner.net_.module_[1])
@@ -379,12 +383,12 @@ def test_running_statistics_count_each_piece_once():
     points, labels = torch.from_numpy(X[:32].astype(np.float32)), torch.from_numpy(Y[:32])
     _, _, net = step_of(learner, points, labels, double=False)
     with torch.no_grad():
-        for piece in points.split(8):
-            start.train()(learner.net_.module_[0](piece))
+        for chunk in points.split(8):
+            start.train()(learner.net_.module_[0](chunk))
     torch.testing.assert_close(net.module_[1].state_dict(), start.state_dict())
 
 
-def test_frozen_network_in_pieces_lets_proxies_learn():
+def test_proxies_learn_on_a_network_without_gradients_in_chunks():
     frozen = nn.Linear(5, 3).requires_grad_(False)
     options = {**OPTIONS, "proxy_lr": 0.1}
     one = DeepProxyEmbedder(frozen, **options).fit(X, Y)
@@ -393,68 +397,68 @@ def test_frozen_network_in_pieces_lets_proxies_learn():
     assert torch.equal(two.net_.module_.weight, frozen.weight)
 
 
-# Half precision
+# Mixed precision
 
 
-class Loss(nn.Module):
-    """Notes the types it is given."""
+class RecordTypes(nn.Module):
+    """A loss that records the types of its arguments."""
 
-    seen = ()
+    types = ()
 
     def forward(self, embeddings, labels):
-        Loss.seen += ((embeddings.dtype, torch.is_autocast_enabled("cpu")),)
+        RecordTypes.types += ((embeddings.dtype, torch.is_autocast_enabled("cpu")),)
         return (embeddings - 1).square().mean()
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])
-def test_half_precision_in_the_network_and_float32_outside(chunk_size):
-    Loss.seen = ()
-    network = Watch(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+def test_half_precision_only_inside_the_network(chunk_size):
+    RecordTypes.types = ()
+    network = RecordingNetwork(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     options = {**OPTIONS, "optimizer": torch.optim.SGD, "lr": 0.01, "chunk_size": chunk_size}
-    learner = DeepEmbedder(network, loss=Loss, amp=True, **options).fit(X, Y)
-    assert {Z.dtype for _, Z in learner.net_.module_.seen} == {torch.bfloat16}
-    assert set(Loss.seen) == {(torch.float32, False)}
+    learner = DeepEmbedder(network, loss=RecordTypes, amp=True, **options).fit(X, Y)
+    assert {Z.dtype for _, Z in learner.net_.module_.outputs} == {torch.bfloat16}
+    assert set(RecordTypes.types) == {(torch.float32, False)}
     assert learner.history_["loss"][-1] < learner.history_["loss"][0]
     Z = learner.transform(X)
     assert Z.dtype == np.float32
     with torch.no_grad():
         expected = learner.net_.module_(torch.from_numpy(X.astype(np.float32)))
     assert_array_equal(Z, expected.numpy())
-    full = DeepEmbedder(network, loss=Loss, **options).fit(X, Y)
+    full = DeepEmbedder(network, loss=RecordTypes, **options).fit(X, Y)
     assert not np.array_equal(Z, full.transform(X))
     assert_allclose(Z, full.transform(X), atol=0.05 * np.abs(Z).max())
 
 
-class Norms(Callback):
-    """Notes the length of the gradient that callbacks see."""
+class RecordNorms(Callback):
+    """Record the norm of the gradient that callbacks receive."""
 
-    seen = ()
+    norms = ()
 
     def on_grad_computed(self, net, named_parameters, **kwargs):
         squares = sum(p.grad.square().sum().item() for _, p in named_parameters)
-        Norms.seen += (squares**0.5,)
+        RecordNorms.norms += (squares**0.5,)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])
 def test_float16_scales_the_gradient(monkeypatch, chunk_size):
-    options = {**OPTIONS, "lr": 1e-30, "callbacks": [Norms], "chunk_size": chunk_size}
-    Norms.seen = ()
+    options = {**OPTIONS, "lr": 1e-30, "callbacks": [RecordNorms], "chunk_size": chunk_size}
+    RecordNorms.norms = ()
     DeepTripletEmbedder(SMALL, **options).fit(X, Y)
-    expected, Norms.seen = Norms.seen, ()
+    expected, RecordNorms.norms = RecordNorms.norms, ()
     monkeypatch.setattr("skdml.deep.training.net.half_precision", lambda device: torch.float16)
     half = DeepTripletEmbedder(SMALL, amp=True, **options).fit(X, Y)
     assert half.net_.scaler_.get_scale() > 1
-    seen = np.array(Norms.seen)
-    steps = np.isfinite(seen)  # the first overflow, and lower the scale
+    norms = np.array(RecordNorms.norms)
+    steps = np.isfinite(norms)  # the first steps overflow and lower the scale
     assert 12 <= steps.sum() < 18
-    assert_allclose(seen[steps], np.array(expected)[steps], rtol=0.05)
+    assert_allclose(norms[steps], np.array(expected)[steps], rtol=0.05)
     half.set_params(lr=0.01).fit(X, Y)
     moved = half.net_.module_.weight - SMALL.weight
     assert 0.01 < moved.abs().max() < 0.5
     pickle.loads(pickle.dumps(half)).partial_fit(X, Y)
 
 
-# Compiling, clipping, searching
+# Compiling, gradient clipping and grid search
 
 
 COMPILED = []
@@ -466,7 +470,7 @@ def forget_compiled():
 
 
 def backend(graph, inputs):
-    """Compile to what was there, and take note."""
+    """A compiler backend that returns the graph unchanged and records the call."""
     COMPILED.append(len(inputs))
     return graph
 
@@ -483,7 +487,7 @@ def test_network_is_compiled_while_it_trains(tmp_path, killed):
     assert "network_" not in vars(pickle.loads(file.read_bytes())["net"])
     StopAfter.armed = False
     forget_compiled()
-    Z = learner.fit(X, Y).transform(X)  # goes on from the checkpoint
+    Z = learner.fit(X, Y).transform(X)  # continues from the checkpoint
     assert COMPILED
     forget_compiled()
     plain = DeepTripletEmbedder(**{**options, "checkpoint": None}).fit(X, Y)
@@ -506,7 +510,7 @@ def test_gradient_clipping():
         assert 1e-4 <= moved <= 6.001e-4  # six steps
 
 
-def test_search_over_how_to_train():
+def test_grid_search_over_training_options():
     model = make_pipeline(DeepTripletEmbedder(**OPTIONS), KNeighborsClassifier())
     grid = {
         "deeptripletembedder__memory_size": [0, 30],
@@ -519,7 +523,7 @@ def test_search_over_how_to_train():
     assert clone(best).get_params() == best.get_params()
 
 
-def test_proxies_need_no_memory():
+def test_proxy_learner_has_no_memory():
     with pytest.raises(ValueError, match="memory_size=9 compares points with each other"):
         DeepProxyEmbedder(memory_size=9, **OPTIONS).fit(X, Y)
     options = {**OPTIONS, "chunk_size": 5, "amp": True}
@@ -528,7 +532,7 @@ def test_proxies_need_no_memory():
     assert clone(learner).get_params()["chunk_size"] == 5
 
 
-def test_contrastive_loss_by_memory_alone_has_no_self_pairs():
+def test_contrastive_loss_with_memory_has_no_self_pairs():
     x, y = torch.from_numpy(X[:8]), torch.from_numpy(Y[:8])
     memory = CrossBatchMemory(99)
     memory.add(x, y, torch.arange(8))

@@ -150,9 +150,9 @@ def test_ready_parts_among_the_parameters_are_copied():
     [
         (
             nn.Sequential(nn.Linear(6, 6), nn.Flatten(0)),
-            r"shape \(\d+, n_components\); .* \(1, 6\) it gave shape \(6,\)",
+            r"shape \(\d+, n_components\); .* \(1, 6\) it returned shape \(6,\)",
         ),
-        (nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (2, 3))), r"it gave shape \(1, 2, 3\)"),
+        (nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (2, 3))), r"it returned shape \(1, 2, 3\)"),
         (5, "module=5 is no network"),
     ],
 )
@@ -477,7 +477,7 @@ PAIRS, SAME = some_pairs(np.random.default_rng(0))
         (PAIRS, None, "supervision='pairs' requires y"),
         (PAIRS, SAME[:5], r"80 pairs need 80 labels.*shape \(5,\)"),
         (PAIRS, SAME + 1, r"values \[1, 2\]"),
-        (PAIRS, SAME * 0, "all 80 have y = 0"),
+        (PAIRS, SAME * 0, "all 80 pairs have y = 0"),
         (PAIRS * np.nan, SAME, "NaN"),
     ],
 )
@@ -524,17 +524,19 @@ def codes_of(n_classes, each=6):
     return np.repeat(np.arange(n_classes), each)
 
 
-@pytest.mark.parametrize(("n_classes", "strangers"), [(8, True), (5, True), (4, False), (2, False)])
-def test_classes_are_held_out_where_there_are_enough(n_classes, strangers):
+@pytest.mark.parametrize(
+    ("n_classes", "whole_classes"), [(8, True), (5, True), (4, False), (2, False)]
+)
+def test_classes_are_held_out_where_there_are_enough(n_classes, whole_classes):
     codes = codes_of(n_classes)
     data = ArrayDataset(np.zeros((len(codes), 2), np.float32), codes)
     options = {"distance": "euclidean", "scoring": "map_at_r"}
     train, score = hold_out(data, 0.2, np.random.default_rng(0), **options)
     held = np.setdiff1d(np.arange(len(codes)), train)
     assert len(held) > 0
-    assert score.strangers is strangers
-    assert (len(np.unique(codes[train])) < n_classes) == strangers
-    if strangers:
+    assert score.unseen_classes is whole_classes
+    assert (len(np.unique(codes[train])) < n_classes) == whole_classes
+    if whole_classes:
         assert not set(codes[train]) & set(codes[held])
         assert len(np.unique(codes[held])) == 2
     else:
@@ -878,7 +880,7 @@ def test_collapse_is_seen_in_a_loss_at_the_margin():
     options = {"lr": 1e-30, "early_stopping": False, "random_state": 0}
     corners, labels = np.eye(12), np.arange(12) % 3  # all equally far apart
     DeepTripletEmbedder(max_epochs=2, **options).fit(corners, labels)
-    with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stood at the margin 0\.2"):
+    with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stayed at the margin 0\.2"):
         DeepTripletEmbedder(max_epochs=5, **options).fit(corners, labels)
     # All pairs are 1 apart, and so is what the contrastive loss begins with.
     siamese = DeepSiameseEmbedder(max_epochs=5, **options).fit(corners, labels)
