@@ -7,15 +7,15 @@ import torch
 from helpers import make_batch
 
 from skdml.deep.losses._exponentials import log_sum_exp
-from skdml.deep.losses._positives import Positives, listed_pairs
+from skdml.deep.losses._positives import Positives, pairs_from_indices
 from skdml.deep.miners import label_masks
 
 
 def assert_same(positives, mask):
     """Check that these are the positives of a mask, each row's in the order of the columns."""
-    expected = Positives.of_mask(mask)
-    assert torch.equal(positives.taken, expected.taken)
-    assert torch.equal(positives.index[positives.taken], expected.index[expected.taken])
+    expected = Positives.from_mask(mask)
+    assert torch.equal(positives.valid, expected.valid)
+    assert torch.equal(positives.index[positives.valid], expected.index[expected.valid])
     assert torch.equal(positives.mask(mask.shape[1]), mask)
 
 
@@ -23,24 +23,24 @@ def assert_same(positives, mask):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 def test_positives_by_labels_are_those_of_the_mask(sizes, dtype):
     labels = make_batch(sizes=sizes)[1].to(dtype)
-    assert_same(Positives.of_labels(labels), label_masks(labels)[0])
+    assert_same(Positives.from_labels(labels), label_masks(labels)[0])
     others = make_batch(1, sizes=(2, 5, 0, 3))[1].to(dtype)
     for rows, columns in ((labels, others), (others, labels), (labels, labels)):
-        assert_same(Positives.of_labels(rows, columns), label_masks(rows, columns)[0])
+        assert_same(Positives.from_labels(rows, columns), label_masks(rows, columns)[0])
 
 
 def test_positives_of_some_rows_and_as_pairs():
     labels = make_batch()[1]
-    positives, same = Positives.of_labels(labels), label_masks(labels)[0]
+    positives, same = Positives.from_labels(labels), label_masks(labels)[0]
     for got, expected in zip(positives.pairs(), same.nonzero(as_tuple=True), strict=True):
         assert torch.equal(got, expected)
     rows = torch.tensor([5, 2, 0])
-    assert torch.equal(positives.of_rows(rows).mask(len(labels)), same[rows])
+    assert torch.equal(positives.select_rows(rows).mask(len(labels)), same[rows])
 
 
 def test_given_triplets_are_their_pairs():
     a, p, n = torch.tensor([[0, 0, 3], [1, 1, 2], [2, 4, 4]])
-    positives, different = listed_pairs((a, p, n), (5, 5))
+    positives, different = pairs_from_indices((a, p, n), (5, 5))
     assert positives.mask(5).nonzero().tolist() == [[0, 1], [3, 2]]
     assert different.nonzero().tolist() == [[0, 2], [0, 4], [3, 4]]
 

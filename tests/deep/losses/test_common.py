@@ -8,7 +8,7 @@ import torch
 from helpers import make_batch
 
 from skdml.deep import losses
-from skdml.deep.losses._batch import MatrixLoss
+from skdml.deep.losses._matrix import MatrixLoss
 from skdml.deep.miners import get_miner
 
 NAMES = {
@@ -69,7 +69,7 @@ def test_blocks_of_rows_change_nothing(make, monkeypatch):
     loss = make().double()
     expected = loss(leaf, labels)
     grad = torch.autograd.grad(expected, leaf)
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", 60)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
     got = loss(leaf, labels)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, leaf), grad)
@@ -137,7 +137,7 @@ def test_half_precision_inside_autocast(make, dtype):
 
 
 @every_loss
-def test_listed_pairs_are_those_of_the_labels(make):
+def test_pairs_from_indices_are_those_of_the_labels(make):
     x = make_batch(width=4, sizes=(10,))[0]
     loss = make().double()
     a, p, n = get_miner("all")(x, LABELS)

@@ -57,7 +57,7 @@ def test_contrastive_equals_its_definition(distance, miner, reference):
 @pytest.mark.parametrize("miner", TRIPLET_MINERS)
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 def test_triplet_equals_its_definition(distance, miner, reference, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels, y, y_labels = batch_and_reference(reference)
     d = literal_matrix(x, x if y is None else y, distance)
     listed = None if y is None else y_labels.tolist()
@@ -142,7 +142,7 @@ def every_loss(distances=("euclidean",), miners=TRIPLET_MINERS):
 @pytest.mark.parametrize("few", [0, 16])
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 def test_gradients(distance, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels = make_batch(width=3, sizes=(4, 3, 1))
     y, y_labels = make_batch(1, width=3, sizes=(2, 2))
     x.requires_grad_(), y.requires_grad_()
@@ -184,14 +184,14 @@ def test_order_and_names_of_classes_change_nothing():
 
 @pytest.mark.parametrize("few", [0, 16])
 def test_blocks_of_rows_change_nothing(few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels = make_batch()
     leaf = x.clone().requires_grad_()
     for loss in every_loss():
-        monkeypatch.setattr("skdml.deep._distances._BLOCK", 2**20)
+        monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 2**20)
         expected = loss(leaf, labels)
         grad = torch.autograd.grad(expected, leaf)
-        monkeypatch.setattr("skdml.deep._distances._BLOCK", 60)
+        monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
         got = loss(leaf, labels)
         torch.testing.assert_close(got, expected)
         torch.testing.assert_close(torch.autograd.grad(got, leaf), grad)
@@ -223,7 +223,7 @@ def test_contrastive_with_one_kind_of_pairs():
 
 @pytest.mark.parametrize("few", [0, 16])
 def test_degenerate_rows_give_finite_gradients(few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     rows = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1e11, 0], [-1e11, 1]])
     x = torch.cat([rows, rows]).requires_grad_()
     labels = torch.arange(12) // 3

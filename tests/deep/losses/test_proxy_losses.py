@@ -18,7 +18,7 @@ from skdml.deep.losses import (
     SphereFaceLoss,
     SubCenterArcFaceLoss,
 )
-from skdml.deep.losses._margin_softmax import add_angle
+from skdml.deep.losses.arcface import add_angle
 from skdml.deep.losses.soft_triple import proxy_spread
 from skdml.deep.losses.sphereface import multiply_angle
 
@@ -271,7 +271,7 @@ def test_autocast_and_half_precision(name):
 @pytest.mark.parametrize("gamma", [0.1, 0.01])  # below 1 / 60 exponents are shifted
 @pytest.mark.parametrize("block", [2**18, 100])
 def test_soft_triple_goes_by_its_logits_whatever_the_blocks(gamma, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
     loss = SoftTripleLoss(C, D, n_proxies=3, gamma=gamma, margin=0.2, tau=0).double()
     x = points().requires_grad_()
     logits = loss.logits(x)

@@ -121,7 +121,7 @@ def test_bins_of_equal_and_of_broken_values():
 @with_and_without_references
 @pytest.mark.parametrize("block", [1, 50, 2**18])
 def test_angular_triplets(reference, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
     x, labels, y, y_labels = batch(reference)
     same, different = literal_pairs(labels.tolist(), None if y is None else y_labels.tolist())
     for distance in ("euclidean", "sqeuclidean", "cosine", "angular"):
