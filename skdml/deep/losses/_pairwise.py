@@ -71,7 +71,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
         super().__init__()
         self.distance = check_distance(distance)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
-        self.miner = get_miner(miner, distance)
+        self.miner: Any = get_miner(miner, distance)
         self.active_share = torch.tensor(0.0)
 
     @abstractmethod

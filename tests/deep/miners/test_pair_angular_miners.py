@@ -319,7 +319,10 @@ def test_parameters_of_a_miner():
     [
         (lambda: AngularMiner(90), "angle == 90, must be < 90"),
         (lambda: AngularMiner(0), "angle == 0, must be > 0"),
-        (lambda: AngularMiner(distance="manhattan"), "knows no angles; choose one of euclidean"),
+        (
+            lambda: AngularMiner(distance="manhattan"),
+            "distance='manhattan' does not define angles; choose one of eucl",
+        ),
         (lambda: MultiSimilarityMiner(-0.1), "epsilon == -0.1, must be >= 0"),
         (lambda: PairMarginMiner(-1), "pos_margin == -1, must be >= 0"),
         (lambda: PairMarginMiner(0.2, 0), "neg_margin == 0, must be > 0"),
@@ -336,7 +339,9 @@ def test_parameters_out_of_range(make, message):
 
 
 def test_density_has_no_mining_by_distances_alone():
-    with pytest.raises(NotImplementedError, match="DistanceWeightedMiner chooses by more"):
+    with pytest.raises(
+        NotImplementedError, match="DistanceWeightedMiner cannot choose from distances alone"
+    ):
         DistanceWeightedMiner().mine(None, None, None)
 
 

@@ -22,7 +22,7 @@ from skdml.distances import BASE_DISTANCES
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
 def test_miner_equals_its_definition(name, reference, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     for distance in BASE_DISTANCES:
         x, labels = make_batch()
         y, y_labels = make_batch(1, sizes=(5, 4, 0, 3, 2)) if reference else (None, None)
@@ -38,7 +38,7 @@ def test_miner_equals_its_definition(name, reference, few, monkeypatch):
 @pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
 def test_ties_take_the_lowest_index(name, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, 3, (30, 1), generator=generator).double()
     labels = torch.randint(0, 4, (30,), generator=generator)
@@ -84,7 +84,7 @@ def test_mining_needs_no_gradient():
 @pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
 def test_broken_anchors_are_not_hidden(name, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels = make_batch()
     assert len(get_miner(name)(x * torch.nan, labels)[0])
 
