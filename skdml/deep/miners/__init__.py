@@ -105,7 +105,7 @@ def get_miner(
         names, takes_any = accepted_names(kind)
         given = {"distance": distance} if "distance" in names else {}
     elif not params:
-        return miner
+        return kind
     else:
         given, kind = own_params(kind), type(kind)
         names, takes_any = list(given), False
