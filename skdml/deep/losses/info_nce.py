@@ -88,7 +88,7 @@ class InfoNCELoss(torch.nn.Module):
         embeddings : Tensor of shape (n, d)
             First side of the pairs, floating point.
         labels, ref_labels : ignored
-            Accepted, because all losses are called alike.
+            Not used. Accepted, because all losses have the same call.
         indices_tuple : None
             Must be None, because the rows define the pairs.
         ref_emb : Tensor of shape (n, d)

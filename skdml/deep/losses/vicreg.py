@@ -20,7 +20,7 @@ def variance_and_covariance(view: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 class VICRegLoss(torch.nn.Module):
-    r"""VICReg: two views alike, each feature spread out, and no two features alike.
+    r"""VICReg: two views are similar, each feature varies, and no two features are correlated.
 
     .. math:: L = \lambda \, \frac{1}{n d} \lVert Z - Z' \rVert_F^2 + \mu \, [v(Z) + v(Z')] +
         \nu \, [c(Z) + c(Z')]
@@ -37,8 +37,8 @@ class VICRegLoss(torch.nn.Module):
     invariance, variance, covariance : float, default=25.0, 25.0 and 1.0
         The weights lambda, mu and nu, >= 0.
     std : float or None, default=1.0
-        The standard deviation that each feature should have, > 0. None means 1 / sqrt(2 d); two
-        points then lie 1 apart (root mean square).
+        The standard deviation that each feature should have, > 0. None means 1 / sqrt(2 d);
+        the root mean square distance of two points is then 1.
     eps : float, default=1e-4
         Keeps the gradient of the square root finite, > 0.
 
@@ -100,7 +100,7 @@ class VICRegLoss(torch.nn.Module):
         embeddings : Tensor of shape (n, d)
             One view, floating point.
         labels, ref_labels : ignored
-            Accepted, because all losses are called alike.
+            Not used. Accepted, because all losses have the same call.
         indices_tuple : None
             Must be None, because the rows define the pairs.
         ref_emb : Tensor of shape (n, d)
