@@ -77,13 +77,14 @@ def central_differences(loss, L, step=1e-6):
     return gradient
 
 
-# Miners of triplets decided by which distance is less; the others have a file of their own.
+# Miners of triplets that use only the order of distances.
 TRIPLET_MINERS = ("all", "hard", "semihard", "easy_positive")
 
 SIZES = (9, 6, 4, 3, 1, 1)  # uneven classes with singletons, 24 rows
 
 
 def make_batch(seed=0, width=3, sizes=SIZES):
+    """Random float64 embeddings and shuffled labels of classes of the given sizes."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([torch.full((s,), 10 * c) for c, s in enumerate(sizes)])
     labels = labels[torch.randperm(len(labels), generator=generator)]
@@ -91,7 +92,7 @@ def make_batch(seed=0, width=3, sizes=SIZES):
 
 
 def literal_distance(x, y, distance):
-    """One distance from its formula, in Python floats."""
+    """Distance of two points by its formula, in Python floats."""
     pairs = list(zip(x.tolist(), y.tolist(), strict=True))
     if distance == "manhattan":
         return sum(abs(u - v) for u, v in pairs)
@@ -105,11 +106,12 @@ def literal_distance(x, y, distance):
 
 
 def literal_matrix(x, y, distance):
+    """All distances from rows of x to rows of y, as nested lists."""
     return [[literal_distance(u, v, distance) for v in y] for u in x]
 
 
 def literal_triplets(name, d, labels, ref_labels=None):
-    """Triplets by their definitions; among equals the lowest index, because only < replaces."""
+    """Triplets by the definition of a miner; of equal distances, the lowest index counts."""
     ref = labels if ref_labels is None else ref_labels
     found = []
     for a in range(len(labels)):
@@ -136,6 +138,7 @@ def literal_triplets(name, d, labels, ref_labels=None):
 
 
 def as_list(indices):
+    """Convert a tuple of index tensors to a list of tuples."""
     return list(zip(*(i.tolist() for i in indices), strict=True))
 
 
@@ -143,6 +146,7 @@ REDUCTIONS = ("active", "mean", "sum")
 
 
 def literal_reduce(terms, reduction):
+    """Apply a reduction to the terms of a loss."""
     terms = list(terms)
     if reduction == "active":
         terms = [t for t in terms if t > 0]
@@ -150,13 +154,15 @@ def literal_reduce(terms, reduction):
 
 
 def literal_contrastive(d, positives, negatives, margin, power, reduction):
-    pulled = [d[i][j] ** power for i, j in positives]
-    pushed = [max(0.0, margin - d[i][j]) ** power for i, j in negatives]
-    share = sum(t > 0 for t in pushed) / max(1, len(pushed))
-    return literal_reduce(pulled, reduction) + literal_reduce(pushed, reduction), share
+    """Contrastive loss of listed pairs, and the share of active negatives."""
+    same = [d[i][j] ** power for i, j in positives]
+    different = [max(0.0, margin - d[i][j]) ** power for i, j in negatives]
+    share = sum(t > 0 for t in different) / max(1, len(different))
+    return literal_reduce(same, reduction) + literal_reduce(different, reduction), share
 
 
 def literal_triplet(d, triplets, margin, soft, reduction):
+    """Triplet loss of listed triplets, and the share of active triplets."""
     terms = []
     for a, p, n in triplets:
         gap = d[a][p] - d[a][n] + margin
@@ -166,6 +172,7 @@ def literal_triplet(d, triplets, margin, soft, reduction):
 
 
 def batch_and_reference(reference):
+    """Embeddings and labels of a batch, and of references (None without)."""
     x, labels = make_batch(width=4)
     if not reference:
         return x, labels, None, None
@@ -173,6 +180,7 @@ def batch_and_reference(reference):
 
 
 def literal_pairs(labels, ref_labels):
+    """Positive pairs and negative pairs, as lists of index pairs."""
     rows, columns = labels.tolist(), (labels if ref_labels is None else ref_labels).tolist()
     every = [
         (i, j)
@@ -185,7 +193,7 @@ def literal_pairs(labels, ref_labels):
 
 
 def literal_rows(labels, y_labels):
-    """Positives and negatives of each anchor."""
+    """Lists of the positives and of the negatives of each anchor."""
     same, different = literal_pairs(labels, y_labels)
     return [
         ([p for a, p in same if a == i], [n for a, n in different if a == i])
@@ -194,5 +202,6 @@ def literal_rows(labels, y_labels):
 
 
 def mean(values):
+    """Mean of some numbers; 0 if there are none."""
     values = list(values)
     return sum(values) / max(1, len(values))

@@ -1,4 +1,23 @@
-"""Losses that learn a distance: from the pairs and triplets of a batch, or from all of it."""
+"""Losses of deep metric learning, usable in any torch code.
+
+Each loss has its own file: first its formula as pure functions, named as in the paper, then the
+class. What a loss sums over decides its base class:
+
+- pairs or triplets that a miner may choose: `PairwiseLoss` in ``_pairwise.py``. A subclass defines
+  ``compute_dense``, ``compute_listed`` and ``convert_indices``.
+- anchors, each with its positives and negatives: `RowLoss` in ``_matrix.py``. A subclass defines
+  ``anchor_losses``. For a softmax with a temperature, `SoftmaxLoss` in ``_softmax.py``.
+- all pairs of a batch together: `MatrixLoss` in ``_matrix.py``. A subclass defines ``compute``.
+- points and the proxies of classes: `ProxyLoss` in ``_proxy.py``. A subclass defines ``compute``
+  and ``logits``. For a softmax over cosines with a margin, `MarginSoftmaxLoss` in
+  ``_margin_softmax.py``, whose subclasses define ``apply_margin``.
+- pairs of views, or graded targets: `torch.nn.Module`, with the attribute ``learns_from`` set to
+  "views" or "targets".
+
+To add a loss, write its file, import the class here, and add it to ``__all__`` and `LOSSES`.
+"""
+
+from typing import Any
 
 from skdml.deep.losses.angular import AngularLoss
 from skdml.deep.losses.arcface import ArcFaceLoss, SubCenterArcFaceLoss
@@ -59,8 +78,8 @@ __all__ = [
     "VICRegLoss",
 ]
 
-# The losses as a learner's `loss` names them.
-LOSSES = {
+# The names of the losses, for the parameter `loss` of a learner.
+LOSSES: dict[str, type] = {
     "angular": AngularLoss,
     "arcface": ArcFaceLoss,
     "center": CenterLoss,
@@ -92,22 +111,23 @@ LOSSES = {
 }
 
 
-def learns_from(loss, **params):
-    """Say what a loss is told about points.
+def learns_from(loss: Any, **params: Any) -> str:
+    """Return the kind of supervision that a loss needs.
 
     Parameters
     ----------
     loss : str, class or callable
         A name in `LOSSES`, a loss, or its class.
     **params : dict
-        Parameters that it is to be built with.
+        Parameters with which the loss will be built.
 
     Returns
     -------
     {"labels", "targets", "views"}
-        Classes; numbers or sets of labels, which are more or less alike; or views, of which the
-        rows of the references are those of the embeddings. It is what the attribute `learns_from`
-        of a loss says, and classes where there is none or where targets are not to be graded.
+        "labels" for classes; "targets" for numbers or sets of labels, which are more or less
+        similar; "views" for two views, where row i of the references belongs to row i of the
+        embeddings. It is the attribute `learns_from` of the loss. Without this attribute, or with
+        ``graded=False``, it is "labels".
 
     Examples
     --------

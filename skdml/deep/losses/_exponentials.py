@@ -1,28 +1,26 @@
 """Sums of exponentials over masked entries, without overflow."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skdml.deep.losses._limits import MASKED_LOGIT, MAX_EXPONENT, MAX_LOGIT
 from skdml.deep.miners import as_number
 
-# Logits beyond this are cut: far outside of anything learned, and still safe to subtract.
-_FARTHEST = 1e30
+
+def logits(distance: Tensor, temperature: float) -> Tensor:
+    """Logits -d / temperature of a softmax over distances, clipped to finite values."""
+    return (distance / -temperature).clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
-_BEYOND = 1e32  # what is masked lies beyond all logits
+def logit_gradient(logit: Tensor, temperature: float) -> Tensor:
+    """Gradient of -d / temperature with respect to d; 0 where the logit was clipped."""
+    return (logit.abs() < MAX_LOGIT).to(logit.dtype).mul_(-1 / temperature)
 
 
-# exp(-60) is nothing beside 1, also in double precision. Exponentials that near the end of the
-# range of single precision take up to a hundred times as long, and so does what is done with them.
-_NOTHING = 60.0
-
-
-def logits(distance, temperature):
-    """Logits -d / temperature of a softmax over distances, finite whatever the distances."""
-    return (distance / -temperature).clamp(-_FARTHEST, _FARTHEST)
-
-
-def exponentials(value, mask, factor):
+def exponentials(value: Tensor, mask: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""Exponentials over the true entries of each row, and the logarithm of their sum.
 
     .. math:: l_i = \log \sum_j m_{ij} e^{c v_{ij}}, \quad
@@ -31,7 +29,7 @@ def exponentials(value, mask, factor):
     Parameters
     ----------
     value : Tensor of shape (n, m)
-        The values v, m > 0; products c v beyond 1e30 are cut, and have no gradient.
+        The values v, m > 0. Products c v beyond 1e30 are clipped and have no gradient.
     mask : bool Tensor of shape (n, m)
         The mask m.
     factor : float
@@ -39,43 +37,43 @@ def exponentials(value, mask, factor):
 
     Returns
     -------
-    share : Tensor of shape (n, m)
-        The exponentials e, the largest of each row 1.
+    exps : Tensor of shape (n, m)
+        The exponentials e, scaled so that the largest of each row is 1.
     scale : Tensor of shape (n,)
-        What makes the gradient of them, a.
+        The factors a that turn the exponentials into the gradient.
     log_sum : Tensor of shape (n,)
         The logarithms l; -1e32 for a row without a true entry.
     """
-    # Subtracted, and not chosen by torch.where, which takes many times longer.
-    share = as_number(~mask, value.dtype).mul_(-_BEYOND).add_(value, alpha=factor)
-    peak = share.amax(1)
-    if (peak.abs() >= _FARTHEST).any():  # nothing to choose from, or something to cut
-        share = (value * factor).clamp_(-_FARTHEST, _FARTHEST)
-        share.sub_(as_number(~mask, share.dtype), alpha=_BEYOND)
-        peak = share.amax(1)
-    total = share.sub_(peak[:, None]).clamp_(min=-_NOTHING).exp_().sum(1)
-    # What was cut has no gradient; only where nothing is nearer does it have a share.
-    scale = torch.where(peak.abs() < _FARTHEST, factor / total, 0)
-    return share, scale, peak + total.log()
+    # Subtracting a large number from the masked entries is many times faster than torch.where.
+    exps = as_number(~mask, value.dtype).mul_(-MASKED_LOGIT).add_(value, alpha=factor)
+    peak = exps.amax(1)
+    if (peak.abs() >= MAX_LOGIT).any():  # a row without a true entry, or a value to clip
+        exps = (value * factor).clamp_(-MAX_LOGIT, MAX_LOGIT)
+        exps.sub_(as_number(~mask, exps.dtype), alpha=MASKED_LOGIT)
+        peak = exps.amax(1)
+    total = exps.sub_(peak[:, None]).clamp_(min=-MAX_EXPONENT).exp_().sum(1)
+    # Clipped values have no gradient. They contribute only if all values of the row are clipped.
+    scale = torch.where(peak.abs() < MAX_LOGIT, factor / total, 0)
+    return exps, scale, peak + total.log()
 
 
 class _LogSumExp(torch.autograd.Function):
-    """As :func:`log_sum_exp`, with one exponential for each entry, kept for the gradient."""
+    """:func:`log_sum_exp`; the exponentials of the forward pass serve the backward pass."""
 
     @staticmethod
-    def forward(ctx, value, mask, factor):
-        share, scale, log_sum = exponentials(value, mask, factor)
-        ctx.save_for_backward(share, scale)
+    def forward(ctx: Any, value: Tensor, mask: Tensor, factor: float) -> Tensor:
+        exps, scale, log_sum = exponentials(value, mask, factor)
+        ctx.save_for_backward(exps, scale)
         return log_sum
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        share, scale = ctx.saved_tensors
-        return share * (grad * scale)[:, None], None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        exps, scale = ctx.saved_tensors
+        return exps * (grad * scale)[:, None], None, None
 
 
-def log_sum_exp(value, mask, factor=1.0):
+def log_sum_exp(value: Tensor, mask: Tensor, factor: float = 1.0) -> Tensor:
     r"""Logarithm of a sum of exponentials over the true entries of each row.
 
     .. math:: \log \sum_j m_{ij} e^{c v_{ij}}
@@ -83,10 +81,10 @@ def log_sum_exp(value, mask, factor=1.0):
     Parameters
     ----------
     value : Tensor of shape (n, m)
-        The values v, m > 0; products c v beyond 1e30 are cut, and have no gradient.
+        The values v, m > 0. Products c v beyond 1e30 are clipped and have no gradient.
     mask : bool Tensor of shape (n, m)
         The mask m.
-    factor : float
+    factor : float, default=1.0
         The factor c.
 
     Returns

@@ -1,25 +1,25 @@
-"""Losses on the ranking that each anchor gives: FastAP, SmoothAP and the histogram loss."""
+"""Histograms of distances in which each distance is shared by the two nearest nodes."""
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from skdml.deep.miners import as_number
 
-# Distances that have a largest value, so that bins can cover them all.
-_RANGE = {"cosine": 2.0, "angular": 1.0}
+# Memory for each distance, in numbers: the index of a node takes twice the memory of a float.
+WORK_PER_DISTANCE = 2
 
 
-_COPIES = 2  # numbers worked on for each distance: nodes are numbered in twice its memory
-
-
-def nodes(distance, mask, n_bins, largest):
-    r"""Node below each distance, and how far beyond it the distance lies.
+def lower_node(
+    distance: Tensor, mask: Tensor, n_bins: int, largest: float
+) -> tuple[Tensor, Tensor]:
+    r"""Histogram node below each distance, and the distance's position above this node.
 
     Parameters
     ----------
     distance : Tensor of shape (n, m)
         Distances in [0, largest].
     mask : bool Tensor of shape (n, m)
-        Which to count; the others get the node n_bins + 1, which is beyond all.
+        Distances to count. All others get node n_bins + 1, which lies above the histogram.
     n_bins : int
         Number of intervals between the nodes.
     largest : float
@@ -29,26 +29,26 @@ def nodes(distance, mask, n_bins, largest):
     -------
     node : int64 Tensor of shape (n, m)
         The nodes, 0, ..., n_bins + 1.
-    beyond : Tensor of shape (n, m)
-        How far beyond, as a share of an interval.
+    fraction : Tensor of shape (n, m)
+        Position above the node, as a share of an interval.
     """
-    beyond = distance * (n_bins / largest)
-    beyond.add_(as_number(~mask, beyond.dtype), alpha=n_bins + 1)
-    # NaN must not index; it is in the counts all the same.
-    node = beyond.long().clamp_(0, n_bins + 1)
-    return node, beyond.frac_()
+    fraction = distance * (n_bins / largest)
+    fraction.add_(as_number(~mask, fraction.dtype), alpha=n_bins + 1)
+    # The node of NaN is clipped to a valid index; its fraction still makes the counts NaN.
+    node = fraction.long().clamp_(0, n_bins + 1)
+    return node, fraction.frac_()
 
 
-def soft_histogram(node, beyond, n_bins):
-    r"""Histogram of each row: each distance is shared by the two nearest of the nodes.
+def soft_histogram(node: Tensor, fraction: Tensor, n_bins: int) -> Tensor:
+    r"""Histogram of each row; each distance is shared by the two nearest nodes.
 
     .. math:: h_{ik} = \sum_j m_{ij} \max(0, 1 - |d_{ij} / \Delta - k|), \quad
         \Delta = \mathrm{largest} / \mathrm{n\_bins}
 
     Parameters
     ----------
-    node, beyond : Tensors of shape (n, m)
-        As `nodes` gives them; `beyond` is spoilt.
+    node, fraction : Tensors of shape (n, m)
+        From `lower_node`. `fraction` is overwritten.
     n_bins : int
         Number of intervals between the nodes.
 
@@ -57,18 +57,35 @@ def soft_histogram(node, beyond, n_bins):
     Tensor of shape (n, n_bins + 1)
         The counts h.
     """
-    counts = beyond.new_zeros(len(node), n_bins + 3)
-    counts[:, 1:].scatter_add_(1, node, beyond)
-    counts.scatter_add_(1, node, beyond.neg_().add_(1))
+    counts = fraction.new_zeros(len(node), n_bins + 3)
+    counts[:, 1:].scatter_add_(1, node, fraction)
+    counts.scatter_add_(1, node, fraction.neg_().add_(1))
     return counts[:, : n_bins + 1]
 
 
-def histogram_slope(of_counts, node, n_bins, largest):
-    """Gradient by the distances, of that by the counts of `soft_histogram`, (n, n_bins + 1)."""
-    slope = F.pad(of_counts.diff(dim=1).mul_(n_bins / largest), (0, 2))
+def histogram_gradient(count_gradient: Tensor, node: Tensor, n_bins: int, largest: float) -> Tensor:
+    """Gradient with respect to the distances, from the gradient with respect to the counts.
+
+    Parameters
+    ----------
+    count_gradient : Tensor of shape (n, n_bins + 1)
+        Gradient with respect to the counts of `soft_histogram`.
+    node : int64 Tensor of shape (n, m)
+        From `lower_node`.
+    n_bins : int
+        Number of intervals between the nodes.
+    largest : float
+        Largest distance.
+
+    Returns
+    -------
+    Tensor of shape (n, m)
+        The gradient.
+    """
+    slope = F.pad(count_gradient.diff(dim=1).mul_(n_bins / largest), (0, 2))
     return slope.gather(1, node)
 
 
-def from_behind(x):
-    """Sum of each entry and all that follow it in its row."""
+def reverse_cumsum(x: Tensor) -> Tensor:
+    """Sum of each entry and all entries after it in its row."""
     return x.flip(1).cumsum(1).flip(1)

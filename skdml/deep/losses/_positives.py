@@ -1,90 +1,95 @@
-"""The pairs of a batch, as the losses take them: packed positives, and a mask of the negatives."""
+"""The pairs of a batch: positives in packed form, negatives as a mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from skdml.deep.miners import different_mask, padded_slots
 
 
 @dataclass(frozen=True)
 class Positives:
-    """The positives of each anchor, packed into the few columns that the most of them need.
+    """The positives of each anchor, in as few columns as the anchor with most positives needs.
 
     Attributes
     ----------
     index : int64 Tensor of shape (n, p)
-        Columns of the positives of each row, p the most of a row.
-    taken : bool Tensor of shape (n, p)
-        Which places hold a positive; the index of the others means nothing.
+        Column of each positive in the distance matrix; p is the largest number in a row.
+    valid : bool Tensor of shape (n, p)
+        Which entries of `index` are positives. The other entries are padding.
     count : int64 Tensor of shape (n,)
-        How many each row has.
-    by_class : bool
-        Whether they are all points of the anchor's class.
+        Number of positives of each anchor.
+    whole_class : bool
+        Whether the positives of each anchor are all other points of its class.
     """
 
-    index: torch.Tensor
-    taken: torch.Tensor
-    count: torch.Tensor
-    by_class: bool = False
+    index: Tensor
+    valid: Tensor
+    count: Tensor
+    whole_class: bool = False
 
-    def of_rows(self, rows):
-        """Those of some anchors."""
-        return Positives(self.index[rows], self.taken[rows], self.count[rows], self.by_class)
+    def select_rows(self, rows: Tensor) -> "Positives":
+        """Return the positives of some anchors."""
+        return Positives(self.index[rows], self.valid[rows], self.count[rows], self.whole_class)
 
-    def pairs(self):
-        """List the pairs: rows and columns."""
-        row, place = self.taken.nonzero(as_tuple=True)
-        return row, self.index[row, place]
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Return rows and columns of all positive pairs."""
+        row, slot = self.valid.nonzero(as_tuple=True)
+        return row, self.index[row, slot]
 
-    def mask(self, columns):
-        """Mask of the pairs, of shape (n, columns)."""
-        mask = self.taken.new_zeros(len(self.taken), columns)
+    def mask(self, n_columns: int) -> Tensor:
+        """Return the mask of the positive pairs, of shape (n, n_columns)."""
+        mask = self.valid.new_zeros(len(self.valid), n_columns)
         mask[self.pairs()] = True
         return mask
 
     @classmethod
-    def of_mask(cls, mask):
+    def from_mask(cls, mask: Tensor) -> "Positives":
         """Pack the true entries of a mask of shape (n, m)."""
-        row, column, place, width = padded_slots(mask)
+        row, column, slot, width = padded_slots(mask)
         index = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
-        index[row, place] = column
-        taken = torch.zeros_like(index, dtype=torch.bool)
-        taken[row, place] = True
-        return cls(index, taken, taken.sum(1))
+        index[row, slot] = column
+        valid = torch.zeros_like(index, dtype=torch.bool)
+        valid[row, slot] = True
+        return cls(index, valid, valid.sum(1))
 
     @classmethod
-    def of_labels(cls, labels, ref_labels=None):
-        """Pack what has the label of the anchor, without looking at all pairs."""
-        alone = ref_labels is None
+    def from_labels(cls, labels: Tensor, ref_labels: Tensor | None = None) -> "Positives":
+        """Pack the points with the label of each anchor, without a matrix of all pairs."""
+        within_batch = ref_labels is None
         labels = labels.long()
-        ordered, order = (labels if alone else ref_labels.long()).sort(stable=True)
+        columns = labels if ref_labels is None else ref_labels.long()
+        ordered, order = columns.sort(stable=True)
         first = torch.searchsorted(ordered, labels)
-        count = torch.searchsorted(ordered, labels, right=True) - first - int(alone)
+        count = torch.searchsorted(ordered, labels, right=True) - first - int(within_batch)
         width = int(count.max()) if len(count) else 0
-        place = torch.arange(width, device=labels.device).expand(len(labels), width)
-        taken = place < count[:, None]
-        place = first[:, None] + place
-        if alone:  # a point is no positive of itself: the places from its own on move by one
-            own = torch.empty_like(order)
-            own[order] = torch.arange(len(order), device=order.device)
-            place = place + (place >= own[:, None])
-        return cls(order[place.clamp_(max=max(0, len(order) - 1))], taken, count, by_class=True)
+        slot = torch.arange(width, device=labels.device).expand(len(labels), width)
+        valid = slot < count[:, None]
+        place = first[:, None] + slot
+        if within_batch:
+            # A point is not a positive of itself: skip its own place in the order.
+            own_place = torch.empty_like(order)
+            own_place[order] = torch.arange(len(order), device=order.device)
+            place = place + (place >= own_place[:, None])
+        index = order[place.clamp_(max=max(0, len(order) - 1))]
+        return cls(index, valid, count, whole_class=True)
 
 
-def label_pairs(labels, ref_labels=None):
-    """Positives and a mask of the negative pairs, by the labels."""
-    return Positives.of_labels(labels, ref_labels), different_mask(labels, ref_labels)
+def pairs_from_labels(labels: Tensor, ref_labels: Tensor | None = None) -> tuple[Positives, Tensor]:
+    """Return positives and a mask of the negative pairs, as the labels define them."""
+    return Positives.from_labels(labels, ref_labels), different_mask(labels, ref_labels)
 
 
-def listed_pairs(indices, shape):
-    """Positives and a mask of the negative pairs, by given tuples.
+def pairs_from_indices(indices: Sequence[Tensor], shape: Sequence[int]) -> tuple[Positives, Tensor]:
+    """Return positives and a mask of the negative pairs, as given tuples define them.
 
-    Triplets (a, p, n) stand for the pairs (a, p) and (a, n).
+    A triplet (a, p, n) stands for the pairs (a, p) and (a, n).
     """
     a, p, *rest = indices
     b, n = rest if len(rest) == 2 else (a, *rest)
     same, different = torch.zeros(2, *shape, dtype=torch.bool, device=a.device)
     same[a, p] = True
     different[b, n] = True
-    return Positives.of_mask(same), different
+    return Positives.from_mask(same), different

@@ -1,20 +1,24 @@
-"""Losses that are a softmax over the batch: NT-Xent, SupCon, NCA and InfoNCE."""
+"""The base of the losses that are a softmax over the distances of each anchor."""
 
-from skdml.deep.losses._batch import RowLoss
 from skdml.deep.losses._checks import check_positive
-from skdml.deep.losses._exponentials import _FARTHEST
+from skdml.deep.losses._matrix import RowLoss
 
 
-def slope_of_logits(logit, temperature):
-    """Gradient of -d / temperature by d; none where it was cut."""
-    return (logit.abs() < _FARTHEST).to(logit.dtype).mul_(-1 / temperature)
+class SoftmaxLoss(RowLoss):
+    """Base of NT-Xent, SupCon and NCA: a `RowLoss` with a temperature.
 
+    Parameters
+    ----------
+    temperature : float
+        Distances are divided by it; > 0.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        Distance between embeddings.
+    """
 
-class _SoftmaxLoss(RowLoss):
-    def __init__(self, temperature, distance):
+    def __init__(self, temperature: float, distance: str) -> None:
         super().__init__(distance)
         self.temperature = check_positive("temperature", temperature)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"temperature={self.temperature:g}, distance={self.distance!r}"

@@ -1,84 +1,107 @@
-"""Losses over triplets and tuples beside the triplet loss: margin, angular and N-pairs."""
+"""Angular loss: the angle at the negative of each triplet is bounded."""
 
 import math
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-from skdml.deep._distances import _full_precision, directions, largest_entry, row_blocks
-from skdml.deep.losses._base import _Weighted
-from skdml.deep.losses._batch import MatrixLoss, some
+from skdml.deep._distances import directions, full_precision, row_blocks
 from skdml.deep.losses._checks import check_positive
+from skdml.deep.losses._gradient import attach_gradient
+from skdml.deep.losses._matrix import MatrixLoss, any_in_row
+from skdml.deep.losses._positives import Positives
 from skdml.deep.miners import as_number
 
-_STEEPEST = 60  # degrees; beyond it the exponentials would leave the range of single precision
+_MAX_ALPHA = 60  # degrees; beyond it the exponentials would leave the range of single precision
+
+# Assumed number of distinct positives for each anchor of a block, if the pairs are listed. Anchors
+# of a block share most of their positives.
+_POSITIVES_PER_ANCHOR = 8
 
 
-_APART = 8  # blocks of listed pairs are the smaller, the fewer points they have in common
-
-
-def angular(own, other, between, same, slope):
-    r"""Angular loss of anchors a and points p of some groups, and its gradient.
+def angular(
+    anchor_exp: Tensor, pos_exp: Tensor, cosine: Tensor, same: Tensor, tan_squared: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Angular loss of groups of anchors a and points p, and its gradients.
 
     .. math:: \log \Bigl( 1 + \sum_n e^{4 t (x_a + x_p)^T x_n - 2 (1 + t) x_a^T x_p} \Bigr),
         \quad t = \tan^2 \alpha
 
-    The sum over n of a product of exponentials is a matrix product: no triplet is listed.
+    The sum over n of a product of exponentials is a matrix product, so no triplet is listed.
 
     Parameters
     ----------
-    own : Tensor of shape (g, k, m)
-        Exponentials of 4 t times the cosines of the anchors with all points; 0 for what is no
-        negative of the anchor. Each has one.
-    other : Tensor of shape (g, l, m)
+    anchor_exp : Tensor of shape (g, k, m)
+        Exponentials of 4 t times the cosines of the anchors with all points; 0 where the point is
+        not a negative of the anchor. Each anchor has a negative.
+    pos_exp : Tensor of shape (g, l, m)
         Exponentials of 4 t times the cosines of the points p with all points.
-    between : Tensor of shape (g, k, l)
+    cosine : Tensor of shape (g, k, l)
         Cosines of the anchors with the points p.
     same : bool Tensor of shape (g, k, l)
         The positive pairs (a, p).
-    slope : float
+    tan_squared : float
         The squared tangent t.
 
     Returns
     -------
     total : Tensor of shape ()
         Sum of the loss.
-    of_reach : Tensor of shape (g, k, l)
-        Its gradient by the products of `own` and `other`, times 4 t.
-    of_between : Tensor of shape (g, k, l)
-        Its gradient by `between`, apart from these.
+    product_gradient : Tensor of shape (g, k, l)
+        Gradient with respect to the products of `anchor_exp` and `pos_exp`, times 4 t.
+    cosine_gradient : Tensor of shape (g, k, l)
+        Gradient with respect to `cosine`, for fixed products.
     """
-    reach = own @ other.mT
-    odds = (between * (-2 * (1 + slope))).exp_().mul_(reach).mul_(as_number(same, own.dtype))
+    product = anchor_exp @ pos_exp.mT
+    odds = (cosine * (-2 * (1 + tan_squared))).exp_().mul_(product)
+    odds.mul_(as_number(same, anchor_exp.dtype))
     share = odds / (1 + odds)
-    return odds.log1p().sum(), 4 * slope * share / reach, -2 * (1 + slope) * share
+    total = odds.log1p().sum()
+    return total, 4 * tan_squared * share / product, -2 * (1 + tan_squared) * share
 
 
-def class_keys(anchors, positives, alone):
-    """Return for each anchor a point that anchors of its class share: the first of their positives.
+def class_keys(anchors: Tensor, positives: Positives, within_batch: bool) -> Tensor:
+    """Return for each anchor a point that the anchors of its class share.
 
-    Without references (`alone`) that may be the anchor itself.
+    The point is the first positive. Without references (`within_batch`), it may be the anchor.
     """
-    first = positives.index[anchors, :1].sum(1)  # a sum of one, or of none
-    return torch.minimum(first, anchors) if alone else first
+    first = positives.index[anchors, :1].sum(1)  # the sum of one entry, or of none
+    return torch.minimum(first, anchors) if within_batch else first
 
 
-def groups_of_classes(anchors, positives, alone):
-    """Yield anchors (g, k) and points (g, l) of g classes at a time, which are of the same sizes.
+def class_groups(
+    anchors: Tensor, positives: Positives, within_batch: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield anchors (g, k) and points (g, l) of g classes at a time that have the same sizes.
 
-    Without references (`alone`) the points are the anchors themselves.
+    Without references (`within_batch`), the points are the anchors themselves.
     """
-    key, order = class_keys(anchors, positives, alone).sort(stable=True)
+    key, order = class_keys(anchors, positives, within_batch).sort(stable=True)
     anchors = anchors[order]
     size = key.unique_consecutive(return_counts=True)[1]
     size, count = size.repeat_interleave(size), positives.count[anchors]
     for k, width in sorted(set(zip(size.tolist(), count.tolist(), strict=True))):
         a = anchors[(size == k) & (count == width)].view(-1, k)
-        yield a, a if alone else positives.index[a[:, 0], :width]
+        yield a, a if within_batch else positives.index[a[:, 0], :width]
 
 
-def cut_entries(x, largest):
-    """Cut what is beyond a limit, and give it no gradient; seldom there is anything."""
-    return x.clamp(-largest, largest) if largest_entry(x) > largest else x
+def positive_blocks(
+    anchors: Tensor, positives: Positives, same: Tensor, within_batch: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield anchors (g, k) and points (g, l) that together hold each positive pair once."""
+    n_columns = same.shape[1]
+    if positives.whole_class:
+        for a, p in class_groups(anchors, positives, within_batch):
+            for block in row_blocks(len(a), (a.shape[1] + p.shape[1]) * n_columns):
+                yield (a[block],) * 2 if a is p else (a[block], p[block])
+        return
+    # Anchors of a class share positives, so a block sorted by class has few distinct positives.
+    key = class_keys(anchors, positives, within_batch)
+    anchors = anchors[key.argsort(stable=True)]
+    for block in row_blocks(len(anchors), _POSITIVES_PER_ANCHOR * n_columns):
+        a = anchors[block]
+        yield a[None], same[a].any(0).nonzero().T
 
 
 class AngularLoss(MatrixLoss):
@@ -87,19 +110,20 @@ class AngularLoss(MatrixLoss):
     .. math:: L = \operatorname{mean}_{(a, p) \in P} \; \log \Bigl( 1 + \sum_n
         e^{4 \tan^2 \alpha \, (x_a + x_p)^T x_n - 2 (1 + \tan^2 \alpha) \, x_a^T x_p} \Bigr)
 
-    of embeddings scaled to length 1, over all positive pairs whose anchor has a negative, each with
-    all negatives of its anchor: one matrix product, and memory O(B^2). Given tuples with a
-    common anchor are joined: each of its positives meets each of its negatives.
+    The embeddings are scaled to length 1. P are all positive pairs whose anchor has a negative,
+    and n runs over all negatives of the anchor. The loss takes one matrix product and O(B^2)
+    memory for a batch of B points. If given tuples share an anchor, each positive of the anchor is
+    combined with each of its negatives.
 
     Parameters
     ----------
     alpha : float, default=45.0
-        The largest angle, in degrees; > 0 and <= 60.
+        The largest angle in degrees, > 0 and <= 60.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a positive and a negative.
+        Share of the embeddings that were anchors with a positive and a negative in the last call.
 
     Raises
     ------
@@ -119,66 +143,61 @@ class AngularLoss(MatrixLoss):
     0.0181
     """
 
-    needs_same = needs_different = False  # of the rows some are references
+    # Some rows of the matrix are references, so rows without pairs are not left out beforehand.
+    needs_positives = needs_negatives = False
 
-    def __init__(self, alpha=45.0):
+    def __init__(self, alpha: float = 45.0) -> None:
         super().__init__("cosine")
         self.alpha = check_positive("alpha", alpha)
-        if self.alpha > _STEEPEST:
-            raise ValueError(f"alpha must be <= {_STEEPEST} degrees; got {alpha!r}")
+        if self.alpha > _MAX_ALPHA:
+            raise ValueError(f"alpha must be <= {_MAX_ALPHA} degrees; got {alpha!r}")
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"alpha={self.alpha:g}"
 
-    def measure(self, embeddings, labels, ref_emb):
-        """Cosines with the references: of the anchors and, below them, of the references."""
+    def measure(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None) -> Tensor:
+        """Compute the cosines with the references, of the anchors and then of the references."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
-        unit = [directions(x) for x in _full_precision(*given)]
+        unit = [directions(x) for x in full_precision(*given)]
         return torch.cat(unit) @ unit[-1].T
 
-    def compute(self, cosine, positives, different):
-        """Mean over the positive pairs, and the number of anchors."""
-        anchors = ((positives.count > 0) & some(different)).nonzero().squeeze(1)
-        slope = math.tan(math.radians(self.alpha)) ** 2
-        columns = cosine.shape[1]
-        first = len(cosine) - columns  # row of the first point; 0 without references
-        given, same = cosine.detach(), positives.mask(columns)
-        weights, total = torch.zeros_like(given), given.new_zeros(())
-        for a, p in self._groups(anchors, positives, same, first):
-            own, negative = (t.index_select(0, a.flatten()) for t in (given, different))
-            own = own.mul_(4 * slope).exp_().mul_(as_number(negative, own.dtype))
-            own = own.view(*a.shape, columns)
+    def compute(
+        self, distance: Tensor, positives: Positives, neg_mask: Tensor
+    ) -> tuple[Tensor, int]:
+        """Compute the mean over the positive pairs, and count the anchors.
+
+        `distance` holds the cosines of :meth:`measure`.
+        """
+        anchors = ((positives.count > 0) & any_in_row(neg_mask)).nonzero().squeeze(1)
+        t = math.tan(math.radians(self.alpha)) ** 2
+        n_columns = distance.shape[1]
+        first_point = len(distance) - n_columns  # 0 without references
+        cosine, same = distance.detach(), positives.mask(n_columns)
+        gradient, total = torch.zeros_like(cosine), cosine.new_zeros(())
+        for a, p in positive_blocks(anchors, positives, same, within_batch=first_point == 0):
+            anchor_exp, negative = (z.index_select(0, a.flatten()) for z in (cosine, neg_mask))
+            anchor_exp = anchor_exp.mul_(4 * t).exp_().mul_(as_number(negative, anchor_exp.dtype))
+            anchor_exp = anchor_exp.view(*a.shape, n_columns)
             pairs = a[:, :, None], p[:, None, :]
             if a is p:
-                # Points of a class have the same negatives, so that both sides are masked alike.
-                part, of_reach, of_between = angular(own, own, given[pairs], same[pairs], slope)
-                of_own = ((of_reach + of_reach.mT) @ own).mul_(own)
+                # Points of a class have the same negatives, so one mask serves both factors.
+                part, of_product, of_cosine = angular(
+                    anchor_exp, anchor_exp, cosine[pairs], same[pairs], t
+                )
+                of_anchor = ((of_product + of_product.mT) @ anchor_exp).mul_(anchor_exp)
             else:
-                other = given.index_select(0, first + p.flatten()).mul_(4 * slope).exp_()
-                other = other.view(*p.shape, columns)
-                part, of_reach, of_between = angular(own, other, given[pairs], same[pairs], slope)
-                of_own = (of_reach @ other).mul_(own)
-                of_other = (of_reach.mT @ own).mul_(other)
-                weights.index_add_(0, first + p.flatten(), of_other.flatten(0, 1))
+                p_rows = first_point + p.flatten()
+                pos_exp = cosine.index_select(0, p_rows).mul_(4 * t).exp_()
+                pos_exp = pos_exp.view(*p.shape, n_columns)
+                part, of_product, of_cosine = angular(
+                    anchor_exp, pos_exp, cosine[pairs], same[pairs], t
+                )
+                of_anchor = (of_product @ pos_exp).mul_(anchor_exp)
+                of_pos = (of_product.mT @ anchor_exp).mul_(pos_exp)
+                gradient.index_add_(0, p_rows, of_pos.flatten(0, 1))
             total += part
-            weights.index_add_(0, a.flatten(), of_own.flatten(0, 1))
-            weights.index_put_(pairs, of_between, accumulate=True)
-        share = 1 / max(1, int(positives.count[anchors].sum()))
-        return _Weighted.apply(cosine, weights.mul_(share), total * share), len(anchors)
-
-    @staticmethod
-    def _groups(anchors, positives, same, first):
-        """Yield anchors and points, (g, k) and (g, l), that hold all positive pairs once."""
-        columns = same.shape[1]
-        if positives.by_class:
-            for a, p in groups_of_classes(anchors, positives, alone=first == 0):
-                for block in row_blocks(len(a), (a.shape[1] + p.shape[1]) * columns):
-                    yield (a[block],) * 2 if a is p else (a[block], p[block])
-            return
-        # Anchors of a class have positives in common, so that a block of them has few.
-        key = class_keys(anchors, positives, alone=first == 0)
-        anchors = anchors[key.argsort(stable=True)]
-        for block in row_blocks(len(anchors), _APART * columns):
-            a = anchors[block]
-            yield a[None], same[a].any(0).nonzero().T
+            gradient.index_add_(0, a.flatten(), of_anchor.flatten(0, 1))
+            gradient.index_put_(pairs, of_cosine, accumulate=True)
+        factor = 1 / max(1, int(positives.count[anchors].sum()))
+        return attach_gradient(total * factor, distance, gradient.mul_(factor)), len(anchors)

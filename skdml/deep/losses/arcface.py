@@ -1,10 +1,30 @@
-"""ArcFace: an additive angular margin, with one proxy a class or several."""
+"""ArcFace and sub-center ArcFace: a softmax over cosines with a margin added to the angle."""
 
 import math
 
+import torch
+from torch import Tensor
+
 from skdml.deep.losses._checks import check_count, check_positive
-from skdml.deep.losses._margin_softmax import MarginSoftmaxLoss, add_angle
+from skdml.deep.losses._margin_softmax import MarginSoftmaxLoss
 from skdml.deep.losses._proxy import cosines
+
+
+def add_angle(cosine: Tensor, margin: float) -> Tensor:
+    r"""Cosine of an angle plus a margin, continued so that it always falls with the angle.
+
+    .. math:: \psi(\theta) = \cos(\theta + m) \text{ for } \theta \le \pi - m, \quad
+        \cos \theta + \cos m - 1 \text{ beyond}
+
+    The function is continuous and decreasing. At the cosines 1 and -1 the angle has no gradient;
+    the gradient of its sine is set to 0 there.
+    """
+    cosine = cosine.clamp(-1, 1)
+    square = 1 - cosine.square()
+    inside = square > 4 * torch.finfo(cosine.dtype).eps
+    sine = torch.where(inside, torch.where(inside, square, 1).sqrt(), 0)
+    moved = cosine * math.cos(margin) - sine * math.sin(margin)
+    return torch.where(cosine >= -math.cos(margin), moved, cosine + (math.cos(margin) - 1))
 
 
 class ArcFaceLoss(MarginSoftmaxLoss):
@@ -14,17 +34,18 @@ class ArcFaceLoss(MarginSoftmaxLoss):
         {e^{a \psi(\theta_{i y_i})} + \sum_{c \ne y_i} e^{a \cos \theta_{ic}}}, \quad
         \psi(\theta) = \cos(\theta + m)
 
-    Beyond an angle of pi - m, where cos(theta + m) would rise again, psi is
-    cos(theta) + cos(m) - 1: it goes on without a jump and falls to the end.
+    Unlike the paper's equation, psi continues as cos(theta) + cos(m) - 1 beyond an angle of
+    pi - m, where cos(theta + m) would rise again. So psi is continuous and always falls with the
+    angle.
 
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     margin : float, default=0.5
-        The margin m of the angle, in radians; >= 0 and < pi.
+        The margin m of the angle in radians, >= 0 and < pi.
     scale : float, default=64.0
         The factor a, > 0.
 
@@ -52,11 +73,13 @@ class ArcFaceLoss(MarginSoftmaxLoss):
     0.6931
     """
 
-    def __init__(self, n_classes, n_components, *, margin=0.5, scale=64.0):
+    def __init__(
+        self, n_classes: int, n_components: int, *, margin: float = 0.5, scale: float = 64.0
+    ) -> None:
         super().__init__(n_classes, n_components, scale=scale)
         self.margin = check_positive("margin", margin, zero=True, below=math.pi)
 
-    def harden(self, cosine):
+    def apply_margin(self, cosine: Tensor) -> Tensor:
         """Add the margin to the angle."""
         return add_angle(cosine, self.margin)
 
@@ -67,18 +90,18 @@ class SubCenterArcFaceLoss(MarginSoftmaxLoss):
     .. math:: \cos \theta_{ic} = \max_k \frac{x_i^T p_{ck}}
         {\lVert x_i \rVert \, \lVert p_{ck} \rVert}
 
-    Mislabelled points gather around a proxy of their own and leave the others clean.
+    Mislabelled points gather around one proxy of the class, and the other proxies stay clean.
 
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     n_proxies : int, default=3
-        Proxies of each class, >= 1.
+        Number of proxies of each class, >= 1.
     margin : float, default=0.5
-        The margin of the angle, in radians; >= 0 and < pi.
+        The margin of the angle in radians, >= 0 and < pi.
     scale : float, default=64.0
         The factor of the cosines, > 0.
 
@@ -94,7 +117,7 @@ class SubCenterArcFaceLoss(MarginSoftmaxLoss):
 
     See Also
     --------
-    ArcFaceLoss : The loss of these angles.
+    ArcFaceLoss : The loss as a function of the angles.
 
     References
     ----------
@@ -110,20 +133,28 @@ class SubCenterArcFaceLoss(MarginSoftmaxLoss):
     0.6931
     """
 
-    def __init__(self, n_classes, n_components, *, n_proxies=3, margin=0.5, scale=64.0):
+    def __init__(
+        self,
+        n_classes: int,
+        n_components: int,
+        *,
+        n_proxies: int = 3,
+        margin: float = 0.5,
+        scale: float = 64.0,
+    ) -> None:
         n_proxies = check_count("n_proxies", n_proxies)
         super().__init__(n_classes, n_components, n_proxies=n_proxies, scale=scale)
         self.margin = check_positive("margin", margin, zero=True, below=math.pi)
 
-    def class_cosines(self, embeddings):
-        """Cosines with the nearest proxies of the classes, of shape (n, n_classes)."""
-        # The classes last: along the few proxies of a class it would take longer.
+    def class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Cosines with the nearest proxy of each class, of shape (n, n_classes)."""
+        # The classes are the last axis: a maximum along the last, short axis of proxies is slower.
         return cosines(embeddings, self.proxies.transpose(0, 1)).amax(1)
 
-    def harden(self, cosine):
+    def apply_margin(self, cosine: Tensor) -> Tensor:
         """Add the margin to the angle."""
         return add_angle(cosine, self.margin)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"{super().extra_repr()}, n_proxies={self.n_proxies}"

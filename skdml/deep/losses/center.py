@@ -1,31 +1,31 @@
-"""Center loss: softmax plus the distance to the centre of the class."""
+"""Center loss: a softmax classifier plus the squared distance to the centre of the class."""
 
 import torch
+from torch import Tensor
 
-from skdml.deep._distances import _full_precision
+from skdml.deep._distances import full_precision
 from skdml.deep.losses._checks import check_positive
+from skdml.deep.losses._limits import MAX_SQUARABLE
 from skdml.deep.losses._proxy import ProxyLoss, class_means, mean_cross_entropy
-
-_LARGEST_ENTRY = 1e15  # squares of larger entries would leave the range of single precision
 
 
 class CenterLoss(ProxyLoss):
-    r"""Center loss: a softmax tells classes apart, and points are drawn to the center of theirs.
+    r"""Center loss: a softmax separates the classes, and each point is near its class center.
 
     .. math:: L = -\frac1n \sum_i \log \frac{e^{w_{y_i}^T x_i + b_{y_i}}}
         {\sum_c e^{w_c^T x_i + b_c}} + \frac{\lambda}{2 n} \sum_i \lVert x_i - p_{y_i} \rVert^2
 
-    Centers and weights are learned by gradient. (The paper moves a center by a rule of its own,
-    which is a gradient step of another length.)
+    Unlike the paper, the centers are learned by gradient descent, as the weights are. The update
+    rule of the paper is a gradient step with another step length.
 
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     pull : float, default=0.003
-        The weight lambda of the pull to the centers, >= 0.
+        The weight lambda of the distances to the centers, >= 0.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class CenterLoss(ProxyLoss):
     weight : Parameter of shape (n_classes, n_components)
         The weights w of the classifier.
     bias : Parameter of shape (n_classes,)
-        Its biases b.
+        The biases b of the classifier.
 
     Raises
     ------
@@ -55,39 +55,42 @@ class CenterLoss(ProxyLoss):
     2.6931
     """
 
-    def __init__(self, n_classes, n_components, *, pull=0.003):
+    def __init__(self, n_classes: int, n_components: int, *, pull: float = 0.003) -> None:
         super().__init__(n_classes, n_components)
         self.pull = check_positive("pull", pull, zero=True)
-        self.weight = self._start(self.n_classes, self.n_components)
-        self.bias = self._start(self.n_classes)
+        self.weight = self._random_parameter(self.n_classes, self.n_components)
+        self.bias = self._random_parameter(self.n_classes)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"{super().extra_repr()}, pull={self.pull:g}"
 
     @torch.no_grad()
-    def initialize_from(self, embeddings, labels):
-        """Set the centers to the means of the classes that occur, and each point to the nearest.
+    def initialize_from(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Set the centers to the class means, and the classifier to the nearest center.
+
+        Classes that do not occur keep their parameters.
 
         Parameters
         ----------
         embeddings : Tensor of shape (n, n_components)
             Embeddings.
         labels : int Tensor of shape (n,)
-            Their classes.
+            Classes of the embeddings.
         """
         labels = self._check(embeddings, labels)
         means, found = class_means(embeddings.to(self.proxies.dtype), labels, self.n_classes)
         self.proxies[found] = self.weight[found] = means
         self.bias[found] = means.square().sum(1) / -2
 
-    def logits(self, embeddings):
+    def logits(self, embeddings: Tensor) -> Tensor:
         """Logits of the classifier, of shape (n, n_classes)."""
-        x, weight, bias = _full_precision(embeddings, self.weight, self.bias)
+        x, weight, bias = full_precision(embeddings, self.weight, self.bias)
         return x @ weight.T + bias
 
-    def compute(self, embeddings, labels):
-        """Mean over the batch."""
-        x = embeddings.clamp(-_LARGEST_ENTRY, _LARGEST_ENTRY)
-        apart = (x - self.proxies[labels]).square().sum()
-        return mean_cross_entropy(self.logits(x), labels) + self.pull / 2 * apart / max(1, len(x))
+    def compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Compute the mean over the batch."""
+        x = embeddings.clamp(-MAX_SQUARABLE, MAX_SQUARABLE)
+        to_center = (x - self.proxies[labels]).square().sum()
+        factor = self.pull / 2
+        return mean_cross_entropy(self.logits(x), labels) + factor * to_center / max(1, len(x))

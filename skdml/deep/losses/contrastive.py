@@ -1,57 +1,68 @@
-"""Losses over pairs: the contrastive loss."""
+"""Contrastive loss: pairs of the same class near, pairs of different classes a margin apart."""
+
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from skdml.deep._distances import row_blocks
-from skdml.deep.losses._base import PairwiseLoss
 from skdml.deep.losses._checks import check_choice, check_margin
+from skdml.deep.losses._pairwise import Indices, PairwiseLoss
+from skdml.deep.losses._positives import Positives
 from skdml.deep.miners import as_number
 
 
-def distinct_pairs(indices, columns):
-    """Turn triplets (a, p, n) into their distinct pairs (a1, p, a2, n); leave pairs alone."""
+def distinct_pairs(indices: Indices, n_columns: int) -> Indices:
+    """Convert triplets (a, p, n) to their distinct pairs (a1, p, a2, n); return pairs as given."""
     if len(indices) == 4:
         return indices
     a, p, n = indices
-    positive, negative = (a * columns + p).unique(), (a * columns + n).unique()
-    return positive // columns, positive % columns, negative // columns, negative % columns
+    positive, negative = (a * n_columns + p).unique(), (a * n_columns + n).unique()
+    return (
+        positive // n_columns,
+        positive % n_columns,
+        negative // n_columns,
+        negative % n_columns,
+    )
 
 
 class ContrastiveLoss(PairwiseLoss):
-    r"""Contrastive loss: pairs of one class together, others at least a margin apart.
+    r"""Contrastive loss: pairs of the same class near, other pairs at least a margin apart.
 
     .. math:: \ell(i, j) = z_{ij} \, d_{ij}^k + (1 - z_{ij}) \max(0, m - d_{ij})^k
 
-    with z = 1 for pairs of the same class, the margin m and the power k. The loss is the reduction
-    over the positive pairs plus the reduction over the negative pairs: each kind is reduced on its
-    own, because a batch has far more negatives than positives.
+    z is 1 for pairs of the same class and 0 otherwise, m is the margin, and k is the power. The
+    loss is the reduction over the positive pairs plus the reduction over the negative pairs. The
+    two kinds are reduced separately, because a batch has far more negatives than positives.
+
+    Unlike the paper, the default power is 1, and the squares (``power=2``) have no factor 1/2.
 
     Parameters
     ----------
     margin : float, default=1.0
-        Distance from which on negative pairs cost nothing; > 0, and at most 2 for cosine and 1
-        for angular distances.
+        Distance from which negative pairs cost nothing, > 0. At most 2 for cosine and 1 for
+        angular distances.
     power : {1, 2}, default=1
-        1, or 2 for the squares of the paper (which has a further factor 1/2).
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        The power k; 2 gives the squares of the paper.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         Distance between embeddings.
     miner : str, class, callable or None, default="all"
         Chooses the pairs: all pairs, or the distinct pairs of the mined triplets. A callable is
-        called as ``miner(embeddings, labels)``, with the references as two more arguments where
-        there are some, and gives indices.
+        called as ``miner(embeddings, labels)``, or as ``miner(embeddings, labels, ref_emb,
+        ref_labels)`` if there are references, and returns indices.
     reduction : {"active", "mean", "sum"}, default="active"
-        Mean over the pairs with a loss > 0, mean over all pairs, or sum, for each kind.
+        Mean over the pairs with a loss > 0, mean over all pairs, or sum; for each kind of pairs.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the used negative pairs with a loss > 0. Positives are left out,
-        because all of them are active unless their distance is 0.
+        Share of the negative pairs in the last call that had a loss > 0. Positive pairs are not
+        counted, because all of them are active unless their distance is 0.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -68,54 +79,68 @@ class ContrastiveLoss(PairwiseLoss):
     """
 
     def __init__(
-        self, margin=1.0, power=1, *, distance="euclidean", miner="all", reduction="active"
-    ):
+        self,
+        margin: float = 1.0,
+        power: int = 1,
+        *,
+        distance: str = "euclidean",
+        miner: str | type | Callable[..., Indices] | None = "all",
+        reduction: str = "active",
+    ) -> None:
         super().__init__(distance, miner, reduction)
         self.margin = check_margin(margin, distance, zero=False)
         self.power = check_choice("power", power, (1, 2))
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return (
             f"margin={self.margin:g}, power={self.power}, distance={self.distance!r}, "
             f"miner={self.miner!r}, reduction={self.reduction!r}"
         )
 
-    def adapt(self, indices, shape):
-        """Take triplets apart; leave pairs alone."""
+    def convert_indices(self, indices: Indices, shape: tuple[int, int]) -> tuple[Indices, None]:
+        """Convert triplets to pairs."""
         return distinct_pairs(indices, shape[1]), None
 
-    def compute_dense(self, distance, positives, different):
-        """Loss over all pairs."""
-        taken = as_number(positives.taken, distance.dtype)
-        near = distance.gather(1, positives.index).mul_(taken)
-        weights = torch.empty_like(distance)
+    def compute_dense(
+        self, distance: Tensor, positives: Positives, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute the loss over all pairs."""
+        pos = as_number(positives.valid, distance.dtype)
+        pos_distance = distance.gather(1, positives.index).mul_(pos)
+        gradient = torch.empty_like(distance)
         row_sum = distance.new_zeros(len(distance))
         row_active = torch.zeros_like(row_sum)
         for rows in row_blocks(*distance.shape):
             excess = (self.margin - distance[rows]).clamp_min_(0)
-            excess *= as_number(different[rows], excess.dtype)
+            excess *= as_number(neg_mask[rows], excess.dtype)
             if self.power == 1:
                 row_sum[rows] = excess.sum(1)
                 row_active[rows] = excess.sign_().sum(1)
             else:
                 row_sum[rows] = torch.linalg.vecdot(excess, excess)
                 row_active[rows] = excess.sign().sum(1)
-            torch.mul(excess, -self.power, out=weights[rows])
-        active, used = row_active.long().sum(), different.count_nonzero()
-        pulled, kept = near.count_nonzero(), positives.count.sum()
+            torch.mul(excess, -self.power, out=gradient[rows])
+        n_active, n_used = row_active.long().sum(), neg_mask.count_nonzero()
         one = distance.new_ones(())
-        push, pull = self.reduce(one, active, used), self.reduce(one, pulled, kept)
-        slope, total = (taken, near.sum()) if self.power == 1 else (2 * near, near.square().sum())
-        weights.mul_(push).scatter_add_(1, positives.index, slope * pull)
-        return row_sum.sum() * push + total * pull, weights, active, used
+        neg_factor = self.reduce(one, n_active, n_used)
+        pos_factor = self.reduce(one, pos_distance.count_nonzero(), positives.count.sum())
+        if self.power == 1:
+            pos_gradient, pos_sum = pos, pos_distance.sum()
+        else:
+            pos_gradient, pos_sum = 2 * pos_distance, pos_distance.square().sum()
+        gradient.mul_(neg_factor).scatter_add_(1, positives.index, pos_gradient * pos_factor)
+        value = row_sum.sum() * neg_factor + pos_sum * pos_factor
+        return value, gradient, n_active, n_used
 
-    def compute(self, measure, indices):
-        """Loss over listed pairs."""
+    def compute_listed(
+        self, distance_of: Callable[[Tensor, Tensor], Tensor], indices: Indices
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss over listed pairs."""
         a, p, b, n = indices
-        near = measure(a, p)
-        excess = (self.margin - measure(b, n)).clamp(min=0)
-        active, used = (excess > 0).sum(), torch.tensor(len(b), device=b.device)
-        pulled, kept = (near > 0).sum(), torch.tensor(len(a), device=a.device)
-        value = self.reduce((near**self.power).sum(), pulled, kept)
-        return value + self.reduce((excess**self.power).sum(), active, used), active, used
+        pos_distance = distance_of(a, p)
+        excess = (self.margin - distance_of(b, n)).clamp(min=0)
+        n_active, n_used = (excess > 0).sum(), torch.tensor(len(b), device=b.device)
+        n_pos_active, n_pos = (pos_distance > 0).sum(), torch.tensor(len(a), device=a.device)
+        value = self.reduce((pos_distance**self.power).sum(), n_pos_active, n_pos)
+        return value + self.reduce((excess**self.power).sum(), n_active, n_used), n_active, n_used

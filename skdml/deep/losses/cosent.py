@@ -1,23 +1,25 @@
-"""Losses without classes: CoSENT for graded similarity, VICReg for two views."""
+"""CoSENT: a ranking loss for graded targets."""
+
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from skdml.deep._distances import pairwise_distance
-from skdml.deep.losses._base import _Weighted
-from skdml.deep.losses._batch import sum_of_rows
-from skdml.deep.losses._checks import check_flag, check_positive
-from skdml.deep.losses._exponentials import _FARTHEST
+from skdml.deep.losses._checks import check_flag, check_positive, check_reference
+from skdml.deep.losses._gradient import attach_gradient, sum_over_rows
+from skdml.deep.losses._limits import MAX_LOGIT
 from skdml.distances import check_distance
 
-# Logits so far apart have exponentials, and sums of them, that the numbers can hold.
-_WIDEST = {torch.float32: 150.0, torch.float64: 600.0}
+# If the logits of a row differ by less, their exponentials and the sums of these stay in range.
+_MAX_LOGIT_RANGE = {torch.float32: 150.0, torch.float64: 600.0}
+
+# Memory for each distance, in numbers.
+_WORK_PER_DISTANCE = 2
 
 
-_COPIES = 2  # numbers worked on for each distance
-
-
-def target_distance(x, y):
+def target_distance(x: Tensor, y: Tensor) -> Tensor:
     r"""Distances of graded targets: Manhattan for numbers, Jaccard for sets of labels.
 
     .. math:: \sum_k |x_k - y_k|, \quad 1 - \frac{|x \cap y|}{|x \cup y|}
@@ -25,9 +27,9 @@ def target_distance(x, y):
     Parameters
     ----------
     x : Tensor of shape (n,) or (n, k)
-        Numbers; or sets, rows of bool. Two empty sets are alike.
+        Numbers, or sets of labels as rows of bool. Two empty sets have distance 0.
     y : Tensor of shape (m,) or (m, k)
-        As x.
+        Targets of the same kind as x.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def target_distance(x, y):
     --------
     >>> import torch
     >>> sets = torch.tensor([[True, True, False], [True, False, True]])
-    >>> target_distance(sets, sets)  # one label of three in common
+    >>> target_distance(sets, sets)  # the two sets share one of three labels
     tensor([[0.0000, 0.6667],
             [0.6667, 0.0000]], dtype=torch.float64)
     """
@@ -46,21 +48,21 @@ def target_distance(x, y):
     x, y = ((z if z.dim() == 2 else z[:, None]).double() for z in (x, y))
     if not sets:
         return torch.cdist(x, y, p=1)
-    common = x @ y.T
-    either = x.sum(1, keepdim=True) + y.sum(1) - common
-    return 1 - torch.where(either > 0, common, 1) / either.clamp(min=1)
+    intersection = x @ y.T
+    union = x.sum(1, keepdim=True) + y.sum(1) - intersection
+    return 1 - torch.where(union > 0, intersection, 1) / union.clamp(min=1)
 
 
-def different_rows(x):
-    """Return the different rows of x, and which of them each row of x is."""
+def unique_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the unique rows of x, and for each row of x the index of its unique row."""
     if x.dim() == 2 and x.shape[1] == 1:
         x = x[:, 0]
     return x.unique(return_inverse=True) if x.dim() == 1 else x.unique(dim=0, return_inverse=True)
 
 
-def ranks(distance):
-    """Rank of each number in its row, from 0; equal numbers have the same."""
-    if distance.device.type == "cpu":  # numpy sorts by vector instructions, four times as fast
+def dense_ranks(distance: Tensor) -> Tensor:
+    """Rank of each number in its row, from 0; equal numbers share a rank."""
+    if distance.device.type == "cpu":  # numpy sorts with vector instructions, four times as fast
         order = torch.from_numpy(distance.numpy().argsort(1))
     else:
         order = distance.argsort(1)
@@ -69,107 +71,121 @@ def ranks(distance):
     return torch.empty_like(order).scatter_(1, order, rank)
 
 
-def cosent(logit, grade, kind, own):
-    r"""Softplus of how much nearer the less alike lie than the more alike, for each row.
+def cosent(
+    logit: Tensor, grade: Tensor, column_target: Tensor, self_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""CoSENT loss of each row: a penalty for each pair of points in the wrong order.
 
     .. math:: \log \Bigl( 1 + \sum_{g_{ij} < g_{ik}} e^{s_{ik} - s_{ij}} \Bigr)
 
-    The exponentials are summed by kind, by grade, and from grade to grade: no triplet is listed
-    and no row is sorted. Where the logits of a row are so far apart that the exponentials would
-    leave the range of the numbers, it goes by their logarithms, and takes many times longer.
+    The exponentials are summed by target, then by grade, then over grades, so no triplet is listed
+    and no row is sorted. If the logits of a row differ so much that the exponentials would leave
+    the range of the numbers, `cosent_by_logarithms` replaces this and takes many times longer.
 
     Parameters
     ----------
     logit : Tensor of shape (n, m)
-        Logits s, larger for nearer points.
+        Logits s; larger for nearer points.
     grade : int64 Tensor of shape (n, k)
-        Grades g of the kinds of points, counted from 0, larger for what is less alike.
-    kind : int64 Tensor of shape (m,)
-        Kinds of the points.
-    own : int64 Tensor of shape (n, 0) or (n, 1)
-        The column of the row's own point, where it is among them; it does not count.
+        Grade g of each unique target, from 0; larger for less similar targets.
+    column_target : int64 Tensor of shape (m,)
+        Unique target of each column.
+    self_column : int64 Tensor of shape (n, 0) or (n, 1)
+        Column of the row's own point, if it is among the columns. It does not count.
 
     Returns
     -------
     losses : Tensor of shape (n,)
         Losses.
-    slope : Tensor of shape (n, m)
-        Their gradient by the logits.
+    gradient : Tensor of shape (n, m)
+        Gradient with respect to the logits.
     """
     high, low = logit.amax(1, keepdim=True), logit.amin(1, keepdim=True)
-    if not (high - low < _WIDEST[logit.dtype]).all():  # nor if there is a NaN
-        return cosent_by_logarithms(logit, grade.index_select(1, kind), own)
-    near = (logit - (high + low) / 2).exp_()
-    far = near.reciprocal().scatter_(1, own, 0)  # as one nearer: none is more alike than itself
-    nothing = torch.zeros_like(grade, dtype=logit.dtype)
-    sums = (nothing.index_add(1, kind, part) for part in (far, near))
-    ahead, here = (nothing.scatter_add(1, grade, part).double() for part in sums)
-    ahead = F.pad(ahead.cumsum(1)[:, :-1], (1, 0))
-    behind = F.pad(here.flip(1).cumsum(1)[:, :-1], (1, 0)).flip(1)
-    total = torch.linalg.vecdot(ahead, here)
-    odds = 1 / (1 + total)[:, None]
-    of_near, of_far = (
-        (part * odds).to(logit.dtype).gather(1, grade).index_select(1, kind)
-        for part in (ahead, behind)
+    if not (high - low < _MAX_LOGIT_RANGE[logit.dtype]).all():  # a wide range, or a NaN
+        grade_of_column = grade.index_select(1, column_target)
+        return cosent_by_logarithms(logit, grade_of_column, self_column)
+    plus = (logit - (high + low) / 2).exp_()
+    # The 0 removes the own point as the more similar point j. It is never the less similar point k,
+    # because its grade is the lowest.
+    minus = plus.reciprocal().scatter_(1, self_column, 0)
+    zeros = torch.zeros_like(grade, dtype=logit.dtype)
+    by_target = (zeros.index_add(1, column_target, part) for part in (minus, plus))
+    minus_of_grade, plus_of_grade = (
+        zeros.scatter_add(1, grade, part).double() for part in by_target
     )
-    return total.log1p().to(logit.dtype), near.mul_(of_near).sub_(far.mul_(of_far))
+    minus_before = F.pad(minus_of_grade.cumsum(1)[:, :-1], (1, 0))
+    plus_after = F.pad(plus_of_grade.flip(1).cumsum(1)[:, :-1], (1, 0)).flip(1)
+    total = torch.linalg.vecdot(minus_before, plus_of_grade)
+    share = 1 / (1 + total)[:, None]
+    plus_factor, minus_factor = (
+        (part * share).to(logit.dtype).gather(1, grade).index_select(1, column_target)
+        for part in (minus_before, plus_after)
+    )
+    gradient = plus.mul_(plus_factor).sub_(minus.mul_(minus_factor))
+    return total.log1p().to(logit.dtype), gradient
 
 
-def cosent_by_logarithms(logit, grade, own):
-    """Losses and slopes of :func:`cosent`, for logits however far apart; grades are of points."""
-    used = torch.ones_like(grade, dtype=torch.bool).scatter_(1, own, False)
-    # What is not used is as far as can be from its row in the target, so no other has it behind.
+def cosent_by_logarithms(
+    logit: Tensor, grade: Tensor, self_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Losses and gradients of :func:`cosent` for logits of any range.
+
+    `grade` has shape (n, m) here: one grade for each column.
+    """
+    used = torch.ones_like(grade, dtype=torch.bool).scatter_(1, self_column, False)
+    # A column that is not used gets the largest grade, so no other column is after it.
     grade, order = torch.where(used, grade, grade.shape[1] + 1).sort(1)
     used = used.gather(1, order)
     with torch.enable_grad():
         leaf = logit.detach().requires_grad_()
-        logit = leaf.clamp(-_FARTHEST, _FARTHEST).gather(1, order)
-        behind = torch.where(used, logit, -_FARTHEST).flip(1).logcumsumexp(1).flip(1)
-        behind = F.pad(behind, (0, 1), value=-_FARTHEST)
-        first = torch.searchsorted(grade, grade, right=True)  # ties are not behind each other
-        worse = torch.where(used, behind.gather(1, first) - logit, -_FARTHEST)
-        losses = F.softplus(worse.clamp(-_FARTHEST, _FARTHEST).logsumexp(1))
-        (slope,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), slope
+        logit = leaf.clamp(-MAX_LOGIT, MAX_LOGIT).gather(1, order)
+        after = torch.where(used, logit, -MAX_LOGIT).flip(1).logcumsumexp(1).flip(1)
+        after = F.pad(after, (0, 1), value=-MAX_LOGIT)
+        next_grade = torch.searchsorted(grade, grade, right=True)  # equal grades are not compared
+        excess = torch.where(used, after.gather(1, next_grade) - logit, -MAX_LOGIT)
+        losses = F.softplus(excess.clamp(-MAX_LOGIT, MAX_LOGIT).logsumexp(1))
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), gradient
 
 
 class CoSENTLoss(torch.nn.Module):
-    r"""CoSENT: of two points, the one more alike to the anchor by its target lies nearer.
+    r"""CoSENT: of two points, the one with the more similar target should be nearer.
 
     .. math:: L = \operatorname{mean}_i \; \log \Bigl( 1 + \sum_{j, k: t_{ij} < t_{ik}}
         e^{(d_{ij} - d_{ik}) / \tau} \Bigr)
 
-    For targets that are graded, and not just classes. The distance t of two targets is that of
-    Manhattan for numbers (an age, a rating), and that of Jaccard for bool rows (several labels at
-    once), the share of the labels of either that only one has. Only the order of the t counts, and
-    ties ask for nothing. The paper compares all pairs with all pairs; here pairs of one anchor are
-    compared, as rankings are read.
+    t is the distance of two targets: Manhattan for numbers (an age, a rating), and Jaccard for
+    rows of bool (several labels at once). Jaccard is the share of the labels of both sets that
+    only one of them has. Only the order of the t counts, and ties are not compared.
 
-    Numbers are not read as classes: of the classes 1, 2 and 7 the first two are more alike. With
-    ``graded=False`` targets are alike if they are equal, and t is 0 or 1.
+    Numbers are not classes: of the numbers 1, 2 and 7, the first two are the most similar. With
+    ``graded=False`` two targets are equal or different, and t is 0 or 1.
 
-    Time and memory are O(B^2), and O(B U log U) more time for U different targets. Where the
-    distances of a batch differ by more than 150 temperatures (600 in double precision), it takes
-    ten times as long.
+    Unlike the paper, which compares all pairs with all pairs, only pairs with the same anchor are
+    compared, as in a ranking.
+
+    For a batch of B points with U different targets, the loss takes O(B^2) time and memory, plus
+    O(B U log U) time. It takes ten times as long if the distances of a batch differ by more than
+    150 temperatures (600 in double precision).
 
     Parameters
     ----------
     temperature : float, default=0.05
-        The temperature tau; > 0.
+        The temperature tau, > 0.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
         Distance between embeddings.
     graded : bool, default=True
-        Whether targets are more or less alike, or classes.
+        If True, targets are more or less similar. If False, they are classes.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings with a loss > 0.
+        Share of the embeddings with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -188,7 +204,9 @@ class CoSENTLoss(torch.nn.Module):
 
     learns_from = "targets"
 
-    def __init__(self, temperature=0.05, *, distance="cosine", graded=True):
+    def __init__(
+        self, temperature: float = 0.05, *, distance: str = "cosine", graded: bool = True
+    ) -> None:
         super().__init__()
         self.temperature = check_positive("temperature", temperature)
         self.distance = check_distance(distance)
@@ -196,31 +214,38 @@ class CoSENTLoss(torch.nn.Module):
         self.learns_from = "targets" if self.graded else "labels"
         self.active_share = torch.tensor(0.0)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"temperature={self.temperature:g}, distance={self.distance!r}, graded={self.graded}"
 
-    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss of a batch.
 
         Parameters
         ----------
         embeddings : Tensor of shape (n, d)
-            Anchors, floating point; without references all pairs are inside the batch.
+            Anchors, floating point. Without references, all pairs are inside the batch.
         labels : Tensor of shape (n,) or (n, k)
-            Targets: numbers, or sets of labels as rows of bool; or classes.
+            Targets: numbers, sets of labels as rows of bool, or classes.
         indices_tuple : None
-            Part of the call that all losses share; there must be none.
-        ref_emb : Tensor of shape (m, d), optional
+            Must be None, because the targets decide which pairs are compared.
+        ref_emb : Tensor of shape (m, d), default=None
             References.
-        ref_labels : Tensor of shape (m,) or (m, k), optional
+        ref_labels : Tensor of shape (m,) or (m, k), default=None
             Targets of the references.
 
         Returns
         -------
         Tensor of shape ()
-            The loss, >= 0; float64 for float64 embeddings, else float32. Where all targets are
-            equal it is zero, with a gradient of zero.
+            The loss, >= 0; float64 for float64 embeddings, float32 otherwise. If all targets are
+            equal, the loss and its gradient are zero.
 
         Raises
         ------
@@ -228,47 +253,65 @@ class CoSENTLoss(torch.nn.Module):
             If indices are given, or shapes do not fit.
         """
         if indices_tuple is not None:
-            raise ValueError("targets say all there is to say; indices_tuple must be None")
-        if (ref_emb is None) != (ref_labels is None):
-            raise ValueError("ref_emb and ref_labels must be given together; got only one")
-        targets = [
-            self._check(x, y)
-            for x, y in ((embeddings, labels), (ref_emb, ref_labels))
-            if x is not None
-        ]
+            raise ValueError(
+                "indices_tuple must be None, because CoSENTLoss compares all pairs of an anchor by "
+                f"their targets; got {type(indices_tuple).__name__}. Leave out the miner."
+            )
+        check_reference(ref_emb, ref_labels)
+        targets = [self._check_targets("labels", labels, embeddings)]
+        if ref_emb is not None:
+            targets.append(self._check_targets("ref_labels", ref_labels, ref_emb))
         with torch.autocast(embeddings.device.type, enabled=False):
             matrix = pairwise_distance(embeddings, ref_emb, self.distance)
-            grades, code, kind = self._grades(*targets)
-            own = torch.arange(len(matrix), device=matrix.device)[:, None]
-            factor = -1 / self.temperature
-
-            @torch.no_grad()
-            def rows(distance, code, own):
-                grade = grades.index_select(0, code)
-                losses, slope = cosent(distance * factor, grade, kind, own)
-                return losses, slope.mul_(factor)
-
-            own = own if ref_emb is None else own[:, :0]
-            total, active, slopes = sum_of_rows(rows, (matrix,), (code, own), _COPIES)
-            share = 1 / max(1, len(matrix))
-            value = total * share
-            if slopes:
-                value = _Weighted.apply(matrix, slopes[0].mul_(share), value)
-        self.active_share = (active * share).to(value.dtype)
+            self_column = torch.arange(len(matrix), device=matrix.device)[:, None]
+            self_column = self_column if ref_emb is None else self_column[:, :0]
+            total, n_active, gradients = self._sum_over_anchors(matrix, targets, self_column)
+            factor = 1 / max(1, len(matrix))
+            value = total * factor
+            if gradients:
+                value = attach_gradient(value, matrix, gradients[0].mul_(factor))
+        self.active_share = (n_active * factor).to(value.dtype)
         return value
 
-    def _grades(self, targets, ref_targets=None):
-        """Grades of the kinds of targets, and of which kinds rows and columns are."""
-        kinds, code = different_rows(targets)
-        ref_kinds, kind = (kinds, code) if ref_targets is None else different_rows(ref_targets)
-        distance = target_distance(kinds, ref_kinds)
-        return ranks(distance if self.graded else (distance > 0).double()), code, kind
+    def _sum_over_anchors(
+        self, matrix: Tensor, targets: list[Tensor], self_column: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return sum of the loss over anchors, number of active anchors, and gradients."""
+        grades, row_target, column_target = self._grades(*targets)
+        factor = -1 / self.temperature
+
+        @torch.no_grad()
+        def anchor_losses(
+            distance: Tensor, row_target: Tensor, self_column: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            grade = grades.index_select(0, row_target)
+            losses, gradient = cosent(distance * factor, grade, column_target, self_column)
+            return losses, gradient.mul_(factor)
+
+        constants = row_target, self_column
+        return sum_over_rows(anchor_losses, (matrix,), constants, _WORK_PER_DISTANCE)
+
+    def _grades(
+        self, targets: Tensor, ref_targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return grades of the unique targets, and the unique target of each row and column."""
+        unique, row_target = unique_rows(targets)
+        if ref_targets is None:
+            ref_unique, column_target = unique, row_target
+        else:
+            ref_unique, column_target = unique_rows(ref_targets)
+        distance = target_distance(unique, ref_unique)
+        grades = dense_ranks(distance if self.graded else (distance > 0).double())
+        return grades, row_target, column_target
 
     @staticmethod
-    def _check(x, y):
-        if not isinstance(y, torch.Tensor) or y.dim() not in (1, 2) or len(y) != len(x):
+    def _check_targets(name: str, targets: Any, embeddings: Tensor) -> Tensor:
+        """Check the targets of some embeddings, and return them on the embeddings' device."""
+        n = len(embeddings)
+        if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or len(targets) != n:
+            got = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
             raise ValueError(
-                f"targets must be a tensor of {len(x)} numbers, or rows of numbers; "
-                f"got {tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__}"
+                f"{name} must be a tensor of {n} targets, each a number or a row of numbers; "
+                f"got {got}"
             )
-        return y.to(x.device)
+        return targets.to(embeddings.device)

@@ -1,11 +1,13 @@
-"""CosFace: a margin subtracted from the cosine."""
+"""CosFace: a softmax over cosines with a margin subtracted from the cosine."""
+
+from torch import Tensor
 
 from skdml.deep.losses._checks import check_positive
 from skdml.deep.losses._margin_softmax import MarginSoftmaxLoss
 
 
 class CosFaceLoss(MarginSoftmaxLoss):
-    r"""CosFace: a softmax over scaled cosines, less a margin for the own class.
+    r"""CosFace: a softmax over scaled cosines, with a margin subtracted for the own class.
 
     .. math:: L = -\frac1n \sum_i \log \frac{e^{a (s_{i y_i} - m)}}
         {e^{a (s_{i y_i} - m)} + \sum_{c \ne y_i} e^{a s_{ic}}}
@@ -13,7 +15,7 @@ class CosFaceLoss(MarginSoftmaxLoss):
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     margin : float, default=0.35
@@ -45,10 +47,12 @@ class CosFaceLoss(MarginSoftmaxLoss):
     0.6931
     """
 
-    def __init__(self, n_classes, n_components, *, margin=0.35, scale=64.0):
+    def __init__(
+        self, n_classes: int, n_components: int, *, margin: float = 0.35, scale: float = 64.0
+    ) -> None:
         super().__init__(n_classes, n_components, scale=scale)
         self.margin = check_positive("margin", margin, zero=True, below=2)
 
-    def harden(self, cosine):
-        """Subtract the margin."""
+    def apply_margin(self, cosine: Tensor) -> Tensor:
+        """Subtract the margin from the cosine."""
         return cosine - self.margin

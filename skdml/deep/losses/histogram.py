@@ -1,45 +1,96 @@
-"""Histogram loss: overlap of the distances of positive and negative pairs."""
+"""Histogram loss: overlap of the distances of positive pairs and negative pairs."""
 
 import torch
+from torch import Tensor
 
 from skdml.deep._distances import row_blocks
-from skdml.deep.losses._base import _Weighted
-from skdml.deep.losses._batch import MatrixLoss
-from skdml.deep.losses._checks import check_choice, check_count
+from skdml.deep.losses._checks import MAX_DISTANCE, check_choice, check_count
+from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._histogram import (
-    _COPIES,
-    _RANGE,
-    from_behind,
-    histogram_slope,
-    nodes,
+    WORK_PER_DISTANCE,
+    histogram_gradient,
+    lower_node,
+    reverse_cumsum,
     soft_histogram,
 )
+from skdml.deep.losses._matrix import MatrixLoss
+from skdml.deep.losses._positives import Positives
+
+
+def histogram_overlap(
+    distance: Tensor, positives: Positives, neg_mask: Tensor, n_bins: int, largest: float
+) -> tuple[Tensor, Tensor]:
+    r"""Probability that a negative pair is nearer than a positive pair, and its gradient.
+
+    .. math:: \sum_k h^-_k \sum_{l \ge k} h^+_l
+
+    Parameters
+    ----------
+    distance : Tensor of shape (n, m)
+        Distances in [0, largest].
+    positives : Positives
+        Positive pairs.
+    neg_mask : bool Tensor of shape (n, m)
+        Negative pairs.
+    n_bins : int
+        Number of intervals between the nodes.
+    largest : float
+        Largest distance.
+
+    Returns
+    -------
+    value : Tensor of shape ()
+        The probability.
+    gradient : Tensor of shape (n, m)
+        Its gradient with respect to the distances.
+    """
+    bins = n_bins, largest
+    pos_distance = distance.gather(1, positives.index)
+    pos_node, fraction = lower_node(pos_distance, positives.valid, *bins)
+    pos_count = soft_histogram(pos_node, fraction, n_bins).sum(0)
+    neg_count, blocks = torch.zeros_like(pos_count), []
+    for rows in row_blocks(len(distance), WORK_PER_DISTANCE * distance.shape[1]):
+        node, fraction = lower_node(distance[rows], neg_mask[rows], *bins)
+        neg_count += soft_histogram(node, fraction, n_bins).sum(0)
+        blocks.append((rows, node))
+    n_pos, n_neg = (mask.count_nonzero().clamp(min=1) for mask in (positives.valid, neg_mask))
+    # Share of positives at each node or above it, and share of negatives at it or below it.
+    pos_above = reverse_cumsum(pos_count[None]) / n_pos
+    neg_below = neg_count[None].cumsum(1) / n_neg
+    gradient = torch.empty_like(distance)
+    neg_gradient = pos_above / n_neg
+    for rows, node in blocks:
+        gradient[rows] = histogram_gradient(neg_gradient.expand(len(node), -1), node, *bins)
+    pos_gradient = (neg_below / n_pos).expand(len(pos_node), -1)
+    pos_gradient = histogram_gradient(pos_gradient, pos_node, *bins)
+    gradient.scatter_add_(1, positives.index, pos_gradient)
+    return torch.dot(neg_count, pos_above[0]) / n_neg, gradient
 
 
 class HistogramLoss(MatrixLoss):
-    r"""Histogram loss: how likely a negative pair is nearer than a positive pair.
+    r"""Histogram loss: the probability that a negative pair is nearer than a positive pair.
 
     .. math:: L = \sum_k h^-_k \sum_{l \ge k} h^+_l
 
-    with the shares h of the positive and of the negative pairs of the batch at each of n_bins + 1
-    nodes; each distance counts for the two nodes beside it, in proportion. No margin is needed.
+    h are the shares of the positive and of the negative pairs of the batch at each of n_bins + 1
+    nodes. Each distance is shared by the two nearest nodes, in proportion. The loss has no margin.
 
     Parameters
     ----------
     n_bins : int, default=100
-        Number of intervals; >= 1.
+        Number of intervals, >= 1.
     distance : {"cosine", "angular"}, default="cosine"
-        Distance between embeddings, one that has a largest value.
+        Distance between embeddings. It must be bounded.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors, or 0 for a loss of 0.
+        Share of the embeddings that were anchors in the last call; 0 if the loss was 0.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -56,41 +107,22 @@ class HistogramLoss(MatrixLoss):
     1.0
     """
 
-    needs_same = needs_different = False
+    needs_positives = needs_negatives = False
 
-    def __init__(self, n_bins=100, *, distance="cosine"):
-        super().__init__(check_choice("distance", distance, tuple(_RANGE)))
+    def __init__(self, n_bins: int = 100, *, distance: str = "cosine") -> None:
+        super().__init__(check_choice("distance", distance, tuple(MAX_DISTANCE)))
         self.n_bins = check_count("n_bins", n_bins)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"n_bins={self.n_bins}, distance={self.distance!r}"
 
-    def compute(self, distance, positives, different):
-        """Likelihood over all pairs, and the number of anchors."""
+    def compute(
+        self, distance: Tensor, positives: Positives, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the probability over all pairs, and count the anchors."""
+        bins = self.n_bins, MAX_DISTANCE[self.distance]
         with torch.no_grad():
-            value, weights = self._likelihood(distance, positives, different)
-        value = _Weighted.apply(distance, weights, value)
+            value, gradient = histogram_overlap(distance, positives, neg_mask, *bins)
+        value = attach_gradient(value, distance, gradient)
         return value, (positives.count > 0).sum() * (value.detach() > 0)
-
-    def _likelihood(self, distance, positives, different):
-        """Return the loss and its gradient by the distances."""
-        bins = self.n_bins, _RANGE[self.distance]
-        near_node, beyond = nodes(distance.gather(1, positives.index), positives.taken, *bins)
-        near = soft_histogram(near_node, beyond, self.n_bins).sum(0)
-        far, places = torch.zeros_like(near), []
-        for rows in row_blocks(len(distance), _COPIES * distance.shape[1]):
-            node, beyond = nodes(distance[rows], different[rows], *bins)
-            far += soft_histogram(node, beyond, self.n_bins).sum(0)
-            places.append((rows, node))
-        n_near, n_far = (mask.count_nonzero().clamp(min=1) for mask in (positives.taken, different))
-        # The shares of the positives at a node or beyond it, and of the negatives up to a node.
-        beyond, below = from_behind(near[None]) / n_near, far[None].cumsum(1) / n_far
-        weights = torch.empty_like(distance)
-        of_far = beyond / n_far
-        for rows, node in places:
-            slopes = histogram_slope(of_far.expand(len(node), -1), node, *bins)
-            weights[rows] = slopes
-        of_near = (below / n_near).expand(len(near_node), -1)
-        weights.scatter_add_(1, positives.index, histogram_slope(of_near, near_node, *bins))
-        return torch.dot(far, beyond[0]) / n_far, weights

@@ -1,13 +1,13 @@
-"""InfoNCE: each point finds its other view among all other views."""
+"""InfoNCE: each point is to find its other view among all other views."""
 
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from skdml.deep._distances import pairwise_distance
-from skdml.deep.losses._base import _Weighted
-from skdml.deep.losses._batch import sum_of_rows
 from skdml.deep.losses._checks import check_flag, check_positive, check_views
+from skdml.deep.losses._gradient import attach_gradient, sum_over_rows
 from skdml.deep.losses.nca import nca
 from skdml.distances import check_distance
 
@@ -17,27 +17,28 @@ class InfoNCELoss(torch.nn.Module):
 
     .. math:: L = \frac{1}{n} \sum_i -\log \frac{e^{-d_{ii} / \tau}}{\sum_j e^{-d_{ij} / \tau}}
 
-    Two views of one thing, a question and its answer, an image and its caption: no labels are
-    needed. All other references are negatives.
+    A pair can be two views of one thing, a question and its answer, or an image and its caption.
+    No labels are needed: all other references are negatives.
 
     Parameters
     ----------
     temperature : float, default=0.07
-        The temperature tau; > 0.
+        The temperature tau, > 0.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
         Distance between embeddings and references.
     symmetric : bool, default=True
-        The mean of both directions: references find their embeddings, too.
+        If True, take the mean of both directions: embeddings find their references, and
+        references find their embeddings.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings with a loss > 0.
+        Share of the embeddings with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -56,62 +57,73 @@ class InfoNCELoss(torch.nn.Module):
 
     learns_from = "views"
 
-    def __init__(self, temperature=0.07, *, distance="cosine", symmetric=True):
+    def __init__(
+        self, temperature: float = 0.07, *, distance: str = "cosine", symmetric: bool = True
+    ) -> None:
         super().__init__()
         self.temperature = check_positive("temperature", temperature)
         self.distance = check_distance(distance)
         self.symmetric = check_flag("symmetric", symmetric)
         self.active_share = torch.tensor(0.0)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return (
             f"temperature={self.temperature:g}, distance={self.distance!r}, "
             f"symmetric={self.symmetric}"
         )
 
-    def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None):
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss of a batch of pairs.
 
         Parameters
         ----------
         embeddings : Tensor of shape (n, d)
-            One side of the pairs, floating point.
-        labels, indices_tuple, ref_labels : None
-            Part of the call that all losses share; labels are not read, and there must be no
-            indices, because the pairs are given by the rows.
+            First side of the pairs, floating point.
+        labels, ref_labels : ignored
+            Not used. Accepted, because all losses have the same call.
+        indices_tuple : None
+            Must be None, because the rows define the pairs.
         ref_emb : Tensor of shape (n, d)
-            The other side of the pairs.
+            Second side of the pairs.
 
         Returns
         -------
         Tensor of shape ()
-            The loss, >= 0; float64 for float64 embeddings, else float32.
+            The loss, >= 0; float64 for float64 embeddings, float32 otherwise.
 
         Raises
         ------
         ValueError
             If the two sides differ in shape, or indices are given.
         """
-        check_views(embeddings, indices_tuple, ref_emb)
+        ref_emb = check_views(embeddings, indices_tuple, ref_emb)
         with torch.autocast(embeddings.device.type, enabled=False):
             distance = pairwise_distance(embeddings, ref_emb, self.distance)
-            value, active = self._one_way(distance)
+            value, n_active = self._one_way(distance)
             if self.symmetric:
                 value = (value + self._one_way(distance.T)[0]) / 2
-        self.active_share = (active / max(1, len(embeddings))).to(value.dtype)
+        self.active_share = (n_active / max(1, len(embeddings))).to(value.dtype)
         return value
 
-    def _one_way(self, distance):
+    def _one_way(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of the rows, each of which finds its column, and the active rows."""
         n = len(distance)
-        different = ~torch.eye(n, dtype=torch.bool, device=distance.device)
-        total, active, slopes = sum_of_rows(
+        neg_mask = ~torch.eye(n, dtype=torch.bool, device=distance.device)
+        total, n_active, gradients = sum_over_rows(
             partial(nca, temperature=self.temperature),
             (distance.diagonal()[:, None], distance),
-            (torch.ones_like(different[:, :1]), different),
+            (torch.ones_like(neg_mask[:, :1]), neg_mask),
         )
-        if slopes:
-            own, weights = slopes
-            weights.diagonal().add_(own[:, 0])
-            total = _Weighted.apply(distance, weights, total)
-        return total / max(1, n), active
+        if gradients:
+            pos_gradient, gradient = gradients
+            gradient.diagonal().add_(pos_gradient[:, 0])
+            total = attach_gradient(total, distance, gradient)
+        return total / max(1, n), n_active

@@ -1,14 +1,18 @@
-"""Lifted structure loss: each positive pair against all negatives of both points."""
+"""Lifted structure loss: each positive pair against all negatives of both its points."""
 
 import torch
+from torch import Tensor
 
-from skdml.deep.losses._batch import RowLoss
 from skdml.deep.losses._checks import check_flag, check_margin
-from skdml.deep.losses._exponentials import _FARTHEST, log_sum_exp
-from skdml.deep.losses.intra_pair_variance import _LARGEST
+from skdml.deep.losses._exponentials import log_sum_exp
+from skdml.deep.losses._limits import MAX_LOGIT, MAX_SQUARABLE
+from skdml.deep.losses._matrix import RowLoss
+from skdml.deep.losses._positives import Positives
 
 
-def lifted(distance, positives, different, margin):
+def lifted(
+    distance: Tensor, positives: Positives, neg_mask: Tensor, margin: float
+) -> tuple[Tensor, Tensor]:
     r"""Terms of the lifted structure loss, one for each positive pair.
 
     .. math:: \max \Bigl(0, \log \Bigl( \sum_{n \in N(i)} e^{m - d_{in}} +
@@ -20,7 +24,7 @@ def lifted(distance, positives, different, margin):
         Distances.
     positives : Positives
         Positive pairs.
-    different : bool Tensor of shape (n, m)
+    neg_mask : bool Tensor of shape (n, m)
         Negative pairs.
     margin : float
         The margin m.
@@ -33,16 +37,16 @@ def lifted(distance, positives, different, margin):
         The term of each positive pair.
     """
     row, column = positives.pairs()
-    distance = distance.clamp(max=_LARGEST)
-    near = torch.where(different, margin - distance, -_FARTHEST)
-    either = torch.logaddexp(near.logsumexp(1)[row], near.logsumexp(0)[column])
-    return row, (either + distance[row, column]).clamp(min=0)
+    distance = distance.clamp(max=MAX_SQUARABLE)
+    nearness = torch.where(neg_mask, margin - distance, -MAX_LOGIT)
+    log_sum = torch.logaddexp(nearness.logsumexp(1)[row], nearness.logsumexp(0)[column])
+    return row, (log_sum + distance[row, column]).clamp(min=0)
 
 
 class LiftedStructureLoss(RowLoss):
     r"""Lifted structure loss: positives against a soft minimum over the negatives.
 
-    The original form is over positive pairs, each against the negatives of both its points:
+    The original form compares each positive pair with the negatives of both its points:
 
     .. math:: L = \frac{1}{2 |P|} \sum_{(i, j) \in P} \max \Bigl(0, \log \Bigl(
         \sum_{n \in N(i)} e^{m - d_{in}} + \sum_{n \in N(j)} e^{m - d_{nj}} \Bigr) + d_{ij}
@@ -53,27 +57,28 @@ class LiftedStructureLoss(RowLoss):
     .. math:: L = \operatorname{mean}_i \max \Bigl(0, \log \sum_p e^{d_{ip}} +
         \log \sum_n e^{m - d_{in}} \Bigr)
 
-    whose mean is over the anchors with a positive and a negative. Time and memory are O(B^2) for
-    both. With references, the negatives of a reference are the embeddings of other classes.
+    Its mean is over the anchors with a positive and a negative. Both forms take O(B^2) time and
+    memory for a batch of B points. With references, the negatives of a reference are the
+    embeddings of other classes.
 
     Parameters
     ----------
     margin : float, default=1.0
-        The margin m; >= 0, and at most 2 for cosine and 1 for angular distances.
+        The margin m, >= 0. At most 2 for cosine and 1 for angular distances.
     smooth : bool, default=False
-        Whether to take the generalised form.
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        If True, take the generalised form.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         Distance between embeddings.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a loss > 0.
+        Share of the embeddings that were anchors with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -92,25 +97,31 @@ class LiftedStructureLoss(RowLoss):
     0.5
     """
 
-    def __init__(self, margin=1.0, *, smooth=False, distance="euclidean"):
+    def __init__(
+        self, margin: float = 1.0, *, smooth: bool = False, distance: str = "euclidean"
+    ) -> None:
         super().__init__(distance)
         self.margin = check_margin(margin, distance, zero=True)
         self.smooth = check_flag("smooth", smooth)
-        # In the original form an anchor without positives still is a negative of references.
-        self.needs_same = self.needs_different = self.smooth
+        # In the original form, an anchor without positives is still a negative of references.
+        self.needs_positives = self.needs_negatives = self.smooth
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"margin={self.margin:g}, smooth={self.smooth}, distance={self.distance!r}"
 
-    def rows(self, near, distance, taken, different):
-        """Losses of some anchors in the smooth form, of shape (rows,)."""
-        apart = self.margin + log_sum_exp(distance, different, -1.0)
-        return (log_sum_exp(near, taken) + apart).clamp(min=0)
+    def anchor_losses(
+        self, pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor
+    ) -> Tensor:
+        """Compute the losses of a block of anchors in the smooth form."""
+        negative = self.margin + log_sum_exp(distance, neg_mask, -1.0)
+        return (log_sum_exp(pos_distance, pos_mask) + negative).clamp(min=0)
 
-    def compute(self, distance, positives, different):
-        """Mean over anchors, or over positive pairs."""
+    def compute(
+        self, distance: Tensor, positives: Positives, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor | int | float]:
+        """Compute the mean over anchors (smooth form) or over positive pairs (original form)."""
         if self.smooth:
-            return super().compute(distance, positives, different)
-        row, term = lifted(distance, positives, different, self.margin)
+            return super().compute(distance, positives, neg_mask)
+        row, term = lifted(distance, positives, neg_mask, self.margin)
         return term.square().sum() / (2 * max(1, len(term))), len(row[term > 0].unique())

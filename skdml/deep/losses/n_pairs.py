@@ -1,11 +1,18 @@
-"""N-pairs loss: one positive pair of each class against the others."""
+"""N-pairs loss: each positive against all negatives, by dot products."""
 
-from skdml.deep._distances import _full_precision
-from skdml.deep.losses._batch import RowLoss
-from skdml.deep.losses.angular import cut_entries
+from torch import Tensor
+
+from skdml.deep._distances import full_precision, largest_entry
+from skdml.deep.losses._limits import MAX_SQUARABLE
+from skdml.deep.losses._matrix import RowLoss
+from skdml.deep.losses._positives import Positives
 from skdml.deep.losses.nt_xent import nt_xent
 
-_LARGEST_ENTRY = 1e15  # dot products of larger entries would leave it
+
+def clip_entries(x: Tensor, largest: float) -> Tensor:
+    """Clip entries beyond a limit; clipped entries have no gradient."""
+    # Most batches have nothing to clip, and to look is cheaper than to clip.
+    return x.clamp(-largest, largest) if largest_entry(x) > largest else x
 
 
 class NPairsLoss(RowLoss):
@@ -14,19 +21,22 @@ class NPairsLoss(RowLoss):
     .. math:: L = \frac{1}{|P|} \sum_{(i, p) \in P} \log \Bigl( 1 +
         \sum_{n: y_n \ne y_i} e^{x_i^T x_n - x_i^T x_p} \Bigr)
 
-    The paper draws one pair of each class, and takes the second points of the other pairs as
-    negatives. Here P are all positive pairs whose anchor has a negative, and all points of other
-    classes are negatives, so the loss does not depend on the order of the batch. Dot products
-    reward long embeddings: decay the weights of the network, or normalise its output.
+    P are all positive pairs whose anchor has a negative.
+
+    Unlike the paper, which draws one pair of each class and takes the second points of the other
+    pairs as negatives, all positive pairs and all negatives of the batch are used. So the loss
+    does not depend on the order of the batch.
+
+    Dot products reward long embeddings. Use weight decay for the network, or normalise its output.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a loss > 0.
+        Share of the embeddings that were anchors with a loss > 0 in the last call.
 
     See Also
     --------
-    NTXentLoss : The same by cosines and with a temperature.
+    NTXentLoss : The same loss with distances and a temperature.
 
     References
     ----------
@@ -40,19 +50,22 @@ class NPairsLoss(RowLoss):
     1.41
     """
 
-    def __init__(self):
-        super().__init__("euclidean")  # not used: dot products are no distance
+    def __init__(self) -> None:
+        super().__init__("euclidean")  # not used, because dot products are not a distance
 
-    def measure(self, embeddings, labels, ref_emb):
-        """Dot products."""
+    def measure(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None) -> Tensor:
+        """Compute the dot products."""
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
-        given = [cut_entries(x, _LARGEST_ENTRY) for x in _full_precision(*given)]
+        given = [clip_entries(x, MAX_SQUARABLE) for x in full_precision(*given)]
         return given[0] @ given[-1].T
 
-    def rows(self, near, distance, taken, different):
-        """Losses of some anchors, and their slopes."""
-        return nt_xent(near, distance, taken, different, -1.0)  # larger is nearer
+    def anchor_losses(
+        self, pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the losses of a block of anchors, and their gradients."""
+        # The temperature is negative, because a larger dot product means a nearer point.
+        return nt_xent(pos_distance, distance, pos_mask, neg_mask, -1.0)
 
-    def count(self, positives):
-        """Divide the sum by the number of positive pairs."""
+    def divisor(self, positives: Positives) -> int:
+        """Return the number of positive pairs."""
         return int(positives.count.sum())

@@ -1,14 +1,17 @@
-"""Neighbourhood components analysis as a loss of a batch."""
+"""NCA: neighbourhood components analysis as a loss of a batch."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from skdml.deep.losses._exponentials import exponentials
-from skdml.deep.losses._softmax import _SoftmaxLoss
+from skdml.deep.losses._softmax import SoftmaxLoss
 
 
 @torch.no_grad()
-def nca(near, distance, taken, different, temperature):
+def nca(
+    pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""Negative log probability that a neighbour of each row, drawn by softmax, is a positive.
 
     .. math:: -\log \frac{\sum_{p \in P(i)} e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}
@@ -17,26 +20,26 @@ def nca(near, distance, taken, different, temperature):
 
     Parameters
     ----------
-    near, distance, taken, different, temperature
-        As in `nt_xent`; a row may have no negative.
+    pos_distance, distance, pos_mask, neg_mask, temperature
+        As in `nt_xent`. A row may have no negative.
 
     Returns
     -------
     losses : Tensor of shape (n,)
         The negative logarithms.
-    of_near, of_distance : Tensors of shape (n, p) and (n, m)
-        Their gradient.
+    pos_gradient, gradient : Tensors of shape (n, p) and (n, m)
+        Gradients with respect to `pos_distance` and `distance`.
     """
-    of_near, near_scale, positives = exponentials(near, taken, -1 / temperature)
-    of_distance, scale, negatives = exponentials(distance, different, -1 / temperature)
-    gap = negatives - positives
+    pos_gradient, pos_scale, pos_log_sum = exponentials(pos_distance, pos_mask, -1 / temperature)
+    gradient, neg_scale, neg_log_sum = exponentials(distance, neg_mask, -1 / temperature)
+    gap = neg_log_sum - pos_log_sum
     odds = gap.sigmoid()
-    of_near.mul_((near_scale * -odds)[:, None])
-    return F.softplus(gap), of_near, of_distance.mul_((scale * odds)[:, None])
+    pos_gradient.mul_((pos_scale * -odds)[:, None])
+    return F.softplus(gap), pos_gradient, gradient.mul_((neg_scale * odds)[:, None])
 
 
-class NCALoss(_SoftmaxLoss):
-    r"""Neighbourhood component analysis: a neighbour drawn by softmax is of the same class.
+class NCALoss(SoftmaxLoss):
+    r"""Neighbourhood components analysis: a neighbour drawn by softmax is of the same class.
 
     .. math:: L = \operatorname{mean}_i \; -\log
         \frac{\sum_{p \in P(i)} e^{-d_{ip} / \tau}}{\sum_{a \ne i} e^{-d_{ia} / \tau}}
@@ -46,19 +49,19 @@ class NCALoss(_SoftmaxLoss):
     Parameters
     ----------
     temperature : float, default=1.0
-        The temperature tau; > 0.
+        The temperature tau, > 0.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
-        Distance between embeddings; default "sqeuclidean", that of the paper.
+        Distance between embeddings; default="sqeuclidean", the distance of the paper.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a loss > 0.
+        Share of the embeddings that were anchors with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -73,11 +76,13 @@ class NCALoss(_SoftmaxLoss):
     0.3133
     """
 
-    needs_different = False
+    needs_negatives = False
 
-    def __init__(self, temperature=1.0, *, distance="sqeuclidean"):
+    def __init__(self, temperature: float = 1.0, *, distance: str = "sqeuclidean") -> None:
         super().__init__(temperature, distance)
 
-    def rows(self, near, distance, taken, different):
-        """Losses of some anchors, and their slopes."""
-        return nca(near, distance, taken, different, self.temperature)
+    def anchor_losses(
+        self, pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the losses of a block of anchors, and their gradients."""
+        return nca(pos_distance, distance, pos_mask, neg_mask, self.temperature)

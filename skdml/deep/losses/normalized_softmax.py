@@ -1,4 +1,6 @@
-"""Softmax over cosines to one proxy a class."""
+"""Normalised softmax: a softmax over the cosines with one proxy for each class."""
+
+from torch import Tensor
 
 from skdml.deep.losses._checks import check_positive
 from skdml.deep.losses._proxy import ProxyLoss, mean_cross_entropy
@@ -12,7 +14,7 @@ class NormalizedSoftmaxLoss(ProxyLoss):
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     temperature : float, default=0.05
@@ -41,18 +43,18 @@ class NormalizedSoftmaxLoss(ProxyLoss):
     0.3133
     """
 
-    def __init__(self, n_classes, n_components, *, temperature=0.05):
+    def __init__(self, n_classes: int, n_components: int, *, temperature: float = 0.05) -> None:
         super().__init__(n_classes, n_components)
         self.temperature = check_positive("temperature", temperature)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"{super().extra_repr()}, temperature={self.temperature:g}"
 
-    def logits(self, embeddings):
-        """Cosines over the temperature, of shape (n, n_classes)."""
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Cosines divided by the temperature, of shape (n, n_classes)."""
         return self.cosines(embeddings) / self.temperature
 
-    def compute(self, embeddings, labels):
-        """Mean over the batch."""
+    def compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Compute the mean over the batch."""
         return mean_cross_entropy(self.logits(embeddings), labels)

@@ -1,16 +1,20 @@
-"""Normalised temperature-scaled cross entropy over positive pairs."""
+"""NT-Xent: cross entropy over positive pairs, with a temperature."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from skdml.deep.losses._exponentials import exponentials, logits
-from skdml.deep.losses._softmax import _SoftmaxLoss, slope_of_logits
+from skdml.deep.losses._exponentials import exponentials, logit_gradient, logits
+from skdml.deep.losses._positives import Positives
+from skdml.deep.losses._softmax import SoftmaxLoss
 from skdml.deep.miners import as_number
 
 
 @torch.no_grad()
-def nt_xent(near, distance, taken, different, temperature):
-    r"""Sum over the positives of each row of the cross-entropy against all negatives.
+def nt_xent(
+    pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Cross entropy of each positive against all negatives, summed over the positives of a row.
 
     .. math:: \sum_{p} -\log \frac{e^{s_{ip}}}{e^{s_{ip}} + \sum_{n} e^{s_{in}}}
         = \sum_{p} \operatorname{softplus}\Bigl(\log \sum_{n} e^{s_{in}} - s_{ip}\Bigr), \quad
@@ -18,14 +22,14 @@ def nt_xent(near, distance, taken, different, temperature):
 
     Parameters
     ----------
-    near : Tensor of shape (n, p)
+    pos_distance : Tensor of shape (n, p)
         Distances of the positives.
     distance : Tensor of shape (n, m)
         All distances.
-    taken : bool Tensor of shape (n, p)
-        Which places of `near` hold a positive.
-    different : bool Tensor of shape (n, m)
-        Which of the distances are those of negatives; each row has both kinds.
+    pos_mask : bool Tensor of shape (n, p)
+        Which entries of `pos_distance` are positives.
+    neg_mask : bool Tensor of shape (n, m)
+        Which entries of `distance` belong to negatives. Each row has positives and negatives.
     temperature : float
         The temperature tau.
 
@@ -33,48 +37,48 @@ def nt_xent(near, distance, taken, different, temperature):
     -------
     losses : Tensor of shape (n,)
         The sums.
-    of_near, of_distance : Tensors of shape (n, p) and (n, m)
-        Their gradient.
+    pos_gradient, gradient : Tensors of shape (n, p) and (n, m)
+        Gradients with respect to `pos_distance` and `distance`.
     """
-    share, scale, negatives = exponentials(distance, different, -1 / temperature)
-    logit, taken = logits(near, temperature), as_number(taken, near.dtype)
-    gap = negatives[:, None] - logit
-    odds = gap.sigmoid().mul_(taken)
-    losses = torch.linalg.vecdot(F.softplus(gap), taken)
-    of_distance = share.mul_((odds.sum(1) * scale)[:, None])
-    return losses, odds.mul_(slope_of_logits(logit, -temperature)), of_distance
+    exps, scale, neg_log_sum = exponentials(distance, neg_mask, -1 / temperature)
+    logit, weight = logits(pos_distance, temperature), as_number(pos_mask, pos_distance.dtype)
+    gap = neg_log_sum[:, None] - logit
+    odds = gap.sigmoid().mul_(weight)
+    losses = torch.linalg.vecdot(F.softplus(gap), weight)
+    gradient = exps.mul_((odds.sum(1) * scale)[:, None])
+    return losses, odds.mul_(logit_gradient(logit, -temperature)), gradient
 
 
-class NTXentLoss(_SoftmaxLoss):
-    r"""Normalised temperature-scaled cross-entropy: each positive against all negatives.
+class NTXentLoss(SoftmaxLoss):
+    r"""NT-Xent, normalised temperature-scaled cross entropy: each positive against all negatives.
 
     .. math:: L = \frac{1}{|P|} \sum_{(i, p) \in P} -\log
         \frac{e^{-d_{ip} / \tau}}{e^{-d_{ip} / \tau} + \sum_{n: y_n \ne y_i} e^{-d_{in} / \tau}}
 
-    P are the positive pairs whose anchor has a negative. By cosine distance this is the loss of
-    the paper, because 1 - d is the cosine. Other positives of the anchor are in no denominator.
-    Time and memory are O(B^2).
+    P are the positive pairs whose anchor has a negative. The other positives of the anchor are not
+    in the denominator. With the cosine distance, this is the loss of the paper, because 1 - d is
+    the cosine. Time and memory are O(B^2) for a batch of B points.
 
     Parameters
     ----------
     temperature : float, default=0.07
-        The temperature tau; > 0.
+        The temperature tau, > 0.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
         Distance between embeddings.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a loss > 0.
+        Share of the embeddings that were anchors with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     See Also
     --------
-    SupConLoss : Other positives are in the denominator too.
+    SupConLoss : The other positives are in the denominator as well.
 
     References
     ----------
@@ -91,13 +95,15 @@ class NTXentLoss(_SoftmaxLoss):
     0.3133
     """
 
-    def __init__(self, temperature=0.07, *, distance="cosine"):
+    def __init__(self, temperature: float = 0.07, *, distance: str = "cosine") -> None:
         super().__init__(temperature, distance)
 
-    def rows(self, near, distance, taken, different):
-        """Losses of some anchors, and their slopes."""
-        return nt_xent(near, distance, taken, different, self.temperature)
+    def anchor_losses(
+        self, pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the losses of a block of anchors, and their gradients."""
+        return nt_xent(pos_distance, distance, pos_mask, neg_mask, self.temperature)
 
-    def count(self, positives):
-        """Divide the sum by the number of positive pairs."""
+    def divisor(self, positives: Positives) -> int:
+        """Return the number of positive pairs."""
         return int(positives.count.sum())

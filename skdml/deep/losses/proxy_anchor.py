@@ -1,41 +1,42 @@
-"""Proxy-Anchor: each proxy is an anchor for the points of a batch."""
+"""Proxy anchor loss: each proxy is an anchor for the points of a batch."""
 
 import torch
+from torch import Tensor
 
 from skdml.deep.losses._checks import check_positive
 from skdml.deep.losses._proxy import ProxyLoss
 
 
-def proxy_anchor(cosine, labels, margin, alpha):
+def proxy_anchor(cosine: Tensor, labels: Tensor, margin: float, alpha: float) -> Tensor:
     r"""Proxy anchor loss of cosines of shape (n, c); see :class:`ProxyAnchorLoss`."""
     same = labels[:, None] == torch.arange(cosine.shape[1], device=labels.device)
-    pull = torch.where(same, -alpha * (cosine - margin), -torch.inf)
-    push = torch.where(same, -torch.inf, alpha * (cosine + margin))
+    positive = torch.where(same, -alpha * (cosine - margin), -torch.inf)
+    negative = torch.where(same, -torch.inf, alpha * (cosine + margin))
     one = cosine.new_zeros(1, cosine.shape[1])  # the 1 of log(1 + ...), as a logarithm
-    pull, push = (torch.cat([one, part]).logsumexp(0) for part in (pull, push))
-    return pull.sum() / same.any(0).sum().clamp(min=1) + push.mean()
+    positive, negative = (torch.cat([one, part]).logsumexp(0) for part in (positive, negative))
+    return positive.sum() / same.any(0).sum().clamp(min=1) + negative.mean()
 
 
 class ProxyAnchorLoss(ProxyLoss):
-    r"""Proxy anchor loss: each proxy is an anchor that looks for its class in the batch.
+    r"""Proxy anchor loss: each proxy is near the points of its class and far from all others.
 
     .. math:: L = \frac{1}{|P^+|} \sum_{p \in P^+} \log \Bigl( 1 + \sum_{x \in X_p}
         e^{-\alpha (s(x, p) - \delta)} \Bigr) + \frac{1}{|P|} \sum_{p \in P} \log \Bigl( 1 +
         \sum_{x \notin X_p} e^{\alpha (s(x, p) + \delta)} \Bigr)
 
-    with cosines s, all proxies P, those P+ whose class is in the batch, and the points X_p of the
-    class of p. The hardest points of a batch weigh most.
+    s are cosines. P are all proxies, P+ the proxies whose class is in the batch, and X_p the
+    points of the class of p. The hardest points of a batch have the largest weights.
 
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     margin : float, default=0.1
         The margin delta of the cosine, >= 0 and < 1.
     alpha : float, default=32.0
-        How much the hardest points weigh, > 0.
+        Sharpness, > 0. Larger values give the hardest points more weight.
 
     Attributes
     ----------
@@ -61,19 +62,21 @@ class ProxyAnchorLoss(ProxyLoss):
     0.6598
     """
 
-    def __init__(self, n_classes, n_components, *, margin=0.1, alpha=32.0):
+    def __init__(
+        self, n_classes: int, n_components: int, *, margin: float = 0.1, alpha: float = 32.0
+    ) -> None:
         super().__init__(n_classes, n_components)
         self.margin = check_positive("margin", margin, zero=True, below=1)
         self.alpha = check_positive("alpha", alpha)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"{super().extra_repr()}, margin={self.margin:g}, alpha={self.alpha:g}"
 
-    def logits(self, embeddings):
+    def logits(self, embeddings: Tensor) -> Tensor:
         """Scaled cosines, of shape (n, n_classes)."""
         return self.alpha * self.cosines(embeddings)
 
-    def compute(self, embeddings, labels):
-        """Sum of the two means over proxies; nothing for an empty batch."""
+    def compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Compute the sum of the two means over proxies; zero for an empty batch."""
         return proxy_anchor(self.cosines(embeddings), labels, self.margin, self.alpha)

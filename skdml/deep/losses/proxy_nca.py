@@ -1,12 +1,13 @@
-"""Proxy-NCA: neighbourhood components among proxies."""
+"""Proxy NCA and proxy NCA++: neighbourhood components analysis with proxies as neighbours."""
 
 import torch
+from torch import Tensor
 
 from skdml.deep.losses._checks import check_flag, check_positive
 from skdml.deep.losses._proxy import ProxyLoss, mean_cross_entropy
 
 
-def cross_entropy_of_others(logit, labels):
+def cross_entropy_of_others(logit: Tensor, labels: Tensor) -> Tensor:
     r"""Mean of -a_y + log of the sum of exp(a_j) over all j but y; zero for an empty batch."""
     own = logit.gather(1, labels[:, None])
     others = logit.scatter(1, labels[:, None], -torch.inf)
@@ -23,14 +24,14 @@ class ProxyNCALoss(ProxyLoss):
     Parameters
     ----------
     n_classes : int
-        Number of classes, >= 2; labels are 0, ..., n_classes - 1.
+        Number of classes, >= 2. Labels are 0, ..., n_classes - 1.
     n_components : int
         Width of the embedding.
     plus : bool, default=True
-        Whether j runs over all proxies (proxy NCA++) or over those of other classes (proxy NCA,
-        whose loss can fall below zero).
+        If True, j runs over all proxies (proxy NCA++). If False, j runs over the proxies of other
+        classes (proxy NCA); the loss can then be negative.
     temperature : float, default=1/9
-        T, > 0. 1/9 is that of proxy NCA++, 1 that of proxy NCA.
+        The temperature T, > 0. Proxy NCA++ uses 1/9 and proxy NCA uses 1.
 
     Attributes
     ----------
@@ -58,20 +59,22 @@ class ProxyNCALoss(ProxyLoss):
     0.1269
     """
 
-    def __init__(self, n_classes, n_components, *, plus=True, temperature=1 / 9):
+    def __init__(
+        self, n_classes: int, n_components: int, *, plus: bool = True, temperature: float = 1 / 9
+    ) -> None:
         super().__init__(n_classes, n_components)
         self.plus = check_flag("plus", plus)
         self.temperature = check_positive("temperature", temperature)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"{super().extra_repr()}, plus={self.plus}, temperature={self.temperature:g}"
 
-    def logits(self, embeddings):
-        """Minus the distances, of shape (n, n_classes)."""
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Negative distances to the proxies, of shape (n, n_classes)."""
         return (self.cosines(embeddings) - 1) * (2 / self.temperature)
 
-    def compute(self, embeddings, labels):
-        """Mean over the batch."""
+    def compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Compute the mean over the batch."""
         loss = mean_cross_entropy if self.plus else cross_entropy_of_others
         return loss(self.logits(embeddings), labels)

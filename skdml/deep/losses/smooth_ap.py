@@ -1,66 +1,71 @@
-"""Smooth-AP: average precision with a sigmoid in place of each step."""
+"""Smooth-AP: average precision with a sigmoid in place of each comparison."""
 
 import torch
+from torch import Tensor
 
-from skdml.deep.losses._batch import RowLoss
 from skdml.deep.losses._checks import check_positive
-from skdml.deep.losses._exponentials import _BEYOND, _FARTHEST, _NOTHING
+from skdml.deep.losses._limits import MASKED_LOGIT, MAX_EXPONENT, MAX_LOGIT
+from skdml.deep.losses._matrix import RowLoss
+from skdml.deep.losses._positives import Positives
 from skdml.deep.miners import as_number
 
 
-def smooth_ap(near, distance, taken, different, temperature):
-    r"""One minus the average precision of each row, of ranks made smooth by a sigmoid.
+def smooth_ap(
+    pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""One minus the average precision of each row, from ranks smoothed by a sigmoid.
 
     .. math:: 1 - \frac{1}{|P|} \sum_{p \in P} \frac{r_p}{r_p + c_p}, \quad
         r_p = 1 + \sum_{j \in P, j \ne p} \sigma((d_p - d_j) / \tau), \quad
         c_p = \sum_{n \in N} \sigma((d_p - d_n) / \tau)
 
+    Memory is that of n p m numbers.
+
     Parameters
     ----------
-    near : Tensor of shape (n, p)
+    pos_distance : Tensor of shape (n, p)
         Distances of the positives.
     distance : Tensor of shape (n, m)
         All distances.
-    taken : bool Tensor of shape (n, p)
-        Which places of `near` hold a positive; each row has one.
-    different : bool Tensor of shape (n, m)
-        Which of the distances are those of negatives.
+    pos_mask : bool Tensor of shape (n, p)
+        Which entries of `pos_distance` are positives. Each row has a positive.
+    neg_mask : bool Tensor of shape (n, m)
+        Which entries of `distance` belong to negatives.
     temperature : float
         The temperature tau.
 
     Returns
     -------
     losses : Tensor of shape (n,)
-        Losses in [0, 1); the memory is that of n p m numbers.
-    of_near : Tensor of shape (n, p)
-        Their gradient by `near`.
-    of_distance : Tensor of shape (n, m)
-        Their gradient by `distance`.
+        Losses in [0, 1).
+    pos_gradient, gradient : Tensors of shape (n, p) and (n, m)
+        Gradients with respect to `pos_distance` and `distance`.
     """
-    limit = (near / temperature).clamp_(max=_FARTHEST)
-    among = smooth_steps(limit, near, taken, temperature)
-    before = smooth_steps(limit, distance, different, temperature)
-    # A positive is half before itself, by the sigmoid, and first is 1.
-    rank, count = among.sum(2) + 0.5, before.sum(2)
-    share = as_number(taken, near.dtype) / taken.sum(1, keepdim=True)
+    scaled = (pos_distance / temperature).clamp_(max=MAX_LOGIT)
+    pos_steps = smooth_steps(scaled, pos_distance, pos_mask, temperature)
+    neg_steps = smooth_steps(scaled, distance, neg_mask, temperature)
+    # The sigmoid of a positive's own distance is 0.5, and its rank among positives starts at 1.
+    rank, count = pos_steps.sum(2) + 0.5, neg_steps.sum(2)
+    share = as_number(pos_mask, pos_distance.dtype) / pos_mask.sum(1, keepdim=True)
     precision = rank / (rank + count)
     losses = 1 - torch.linalg.vecdot(share, precision)
-    # Their slopes: first by the sums, then by what is in the sigmoids.
+    # Gradients with respect to the sums, then with respect to the arguments of the sigmoids.
     weight = share / (temperature * (rank + count))
-    by_count, by_rank = weight * precision, weight * (precision - 1)
-    for sigmoid in (before, among):
+    count_gradient, rank_gradient = weight * precision, weight * (precision - 1)
+    for sigmoid in (neg_steps, pos_steps):
         sigmoid.addcmul_(sigmoid, sigmoid, value=-1)  # s (1 - s)
-    among.mul_(by_rank[:, :, None])
-    of_near = by_count * before.sum(2) + among.sum(2) - among.sum(1)
-    of_distance = (-by_count[:, None, :] @ before)[:, 0]
-    return losses, of_near, of_distance
+    pos_steps.mul_(rank_gradient[:, :, None])
+    pos_gradient = count_gradient * neg_steps.sum(2) + pos_steps.sum(2) - pos_steps.sum(1)
+    gradient = (-count_gradient[:, None, :] @ neg_steps)[:, 0]
+    return losses, pos_gradient, gradient
 
 
-def smooth_steps(limit, distance, mask, temperature):
-    """Sigmoids of limits less masked distances over the temperature, of shape (n, p, m)."""
-    scaled = (distance / temperature).clamp_(max=_FARTHEST)
-    scaled.add_(as_number(~mask, scaled.dtype), alpha=_BEYOND)
-    return (limit[:, :, None] - scaled[:, None, :]).clamp_(-_NOTHING, _NOTHING).sigmoid_()
+def smooth_steps(scaled: Tensor, distance: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """Sigmoids of the scaled distances of positives minus others, of shape (n, p, m)."""
+    others = (distance / temperature).clamp_(max=MAX_LOGIT)
+    others.add_(as_number(~mask, others.dtype), alpha=MASKED_LOGIT)
+    gap = scaled[:, :, None] - others[:, None, :]
+    return gap.clamp_(-MAX_EXPONENT, MAX_EXPONENT).sigmoid_()
 
 
 class SmoothAPLoss(RowLoss):
@@ -70,27 +75,27 @@ class SmoothAPLoss(RowLoss):
         \frac{1 + \sum_{j \in P(i), j \ne p} \sigma((d_{ip} - d_{ij}) / \tau)}
         {1 + \sum_{j \in P(i) \cup N(i), j \ne p} \sigma((d_{ip} - d_{ij}) / \tau)} \Bigr)
 
-    The mean is over the anchors with a positive and a negative; classes may be of any size and in
-    any order. Perfect clusters, well apart, have a loss of zero. Memory is O(B^2), and the time is
-    that times the size of the largest class.
+    The mean is over the anchors with a positive and a negative. Classes may be of any size and in
+    any order. Compact, well separated classes have a loss of zero. Memory is O(B^2) for a batch of
+    B points. Time is O(B^2) times the size of the largest class.
 
     Parameters
     ----------
     temperature : float, default=0.01
-        The temperature tau; > 0. The smaller, the nearer to the true ranks and the fewer pairs
-        have a gradient.
+        The temperature tau, > 0. With smaller values, the ranks are closer to the true ranks, but
+        fewer pairs have a gradient.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
         Distance between embeddings.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a loss > 0.
+        Share of the embeddings that were anchors with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -108,19 +113,21 @@ class SmoothAPLoss(RowLoss):
     0.6
     """
 
-    def __init__(self, temperature=0.01, *, distance="cosine"):
+    def __init__(self, temperature: float = 0.01, *, distance: str = "cosine") -> None:
         super().__init__(distance)
         self.temperature = check_positive("temperature", temperature)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return f"temperature={self.temperature:g}, distance={self.distance!r}"
 
     @torch.no_grad()
-    def rows(self, near, distance, taken, different):
-        """Losses of some anchors, and their slopes."""
-        return smooth_ap(near, distance, taken, different, self.temperature)
+    def anchor_losses(
+        self, pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the losses of a block of anchors, and their gradients."""
+        return smooth_ap(pos_distance, distance, pos_mask, neg_mask, self.temperature)
 
-    def work(self, positives):
-        """Compare each distance with those of all positives of the anchor."""
-        return max(1, positives.taken.shape[1])
+    def work_per_distance(self, positives: Positives) -> int:
+        """Count the positives, each of which is compared with all distances."""
+        return max(1, positives.valid.shape[1])

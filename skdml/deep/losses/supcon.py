@@ -1,66 +1,71 @@
-"""Supervised contrastive loss."""
+"""SupCon: the supervised contrastive loss."""
 
 import torch
+from torch import Tensor
 
-from skdml.deep.losses._exponentials import exponentials, logits
-from skdml.deep.losses._softmax import _SoftmaxLoss, slope_of_logits
+from skdml.deep.losses._exponentials import exponentials, logit_gradient, logits
+from skdml.deep.losses._softmax import SoftmaxLoss
 from skdml.deep.miners import as_number
 
 
 @torch.no_grad()
-def sup_con(near, distance, taken, different, temperature):
-    r"""Mean over the positives of each row of the cross-entropy against all others.
+def sup_con(
+    pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Cross entropy of each positive against all others, averaged over the positives of a row.
 
     .. math:: \frac{1}{|P(i)|} \sum_{p \in P(i)}
         -\log \frac{e^{s_{ip}}}{\sum_{a \ne i} e^{s_{ia}}}, \quad s_{ij} = -d_{ij} / \tau
 
     Parameters
     ----------
-    near, distance, taken, different, temperature
-        As in `nt_xent`; a row may have no negative.
+    pos_distance, distance, pos_mask, neg_mask, temperature
+        As in `nt_xent`. A row may have no negative.
 
     Returns
     -------
     losses : Tensor of shape (n,)
         The means.
-    of_near, of_distance : Tensors of shape (n, p) and (n, m)
-        Their gradient.
+    pos_gradient, gradient : Tensors of shape (n, p) and (n, m)
+        Gradients with respect to `pos_distance` and `distance`.
     """
-    of_near, near_scale, positives = exponentials(near, taken, -1 / temperature)
-    of_distance, scale, negatives = exponentials(distance, different, -1 / temperature)
-    total = torch.logaddexp(positives, negatives)
-    logit, weight = logits(near, temperature), as_number(taken, near.dtype)
+    pos_gradient, pos_scale, pos_log_sum = exponentials(pos_distance, pos_mask, -1 / temperature)
+    gradient, neg_scale, neg_log_sum = exponentials(distance, neg_mask, -1 / temperature)
+    log_sum = torch.logaddexp(pos_log_sum, neg_log_sum)
+    logit, weight = logits(pos_distance, temperature), as_number(pos_mask, pos_distance.dtype)
     weight /= weight.sum(1, keepdim=True)
-    losses = total - torch.linalg.vecdot(logit, weight)
-    of_near.mul_((near_scale * (positives - total).exp_())[:, None])
-    of_near.sub_(weight.mul_(slope_of_logits(logit, temperature)))
-    return losses, of_near, of_distance.mul_((scale * (negatives - total).exp_())[:, None])
+    losses = log_sum - torch.linalg.vecdot(logit, weight)
+    pos_gradient.mul_((pos_scale * (pos_log_sum - log_sum).exp_())[:, None])
+    pos_gradient.sub_(weight.mul_(logit_gradient(logit, temperature)))
+    gradient.mul_((neg_scale * (neg_log_sum - log_sum).exp_())[:, None])
+    return losses, pos_gradient, gradient
 
 
-class SupConLoss(_SoftmaxLoss):
+class SupConLoss(SoftmaxLoss):
     r"""Supervised contrastive loss: the positives of an anchor against all other points.
 
     .. math:: L = \operatorname{mean}_i \; \frac{1}{|P(i)|} \sum_{p \in P(i)} -\log
         \frac{e^{-d_{ip} / \tau}}{\sum_{a \ne i} e^{-d_{ia} / \tau}}
 
-    The mean is over the anchors with a positive. By cosine distance this is the loss of the paper.
+    The mean is over the anchors with a positive. With the cosine distance, this is the loss of the
+    paper.
 
     Parameters
     ----------
     temperature : float, default=0.1
-        The temperature tau; > 0.
+        The temperature tau, > 0.
     distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="cosine"
         Distance between embeddings.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the embeddings that are anchors with a loss > 0.
+        Share of the embeddings that were anchors with a loss > 0 in the last call.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -76,11 +81,13 @@ class SupConLoss(_SoftmaxLoss):
     0.3133
     """
 
-    needs_different = False
+    needs_negatives = False
 
-    def __init__(self, temperature=0.1, *, distance="cosine"):
+    def __init__(self, temperature: float = 0.1, *, distance: str = "cosine") -> None:
         super().__init__(temperature, distance)
 
-    def rows(self, near, distance, taken, different):
-        """Losses of some anchors, and their slopes."""
-        return sup_con(near, distance, taken, different, self.temperature)
+    def anchor_losses(
+        self, pos_distance: Tensor, distance: Tensor, pos_mask: Tensor, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the losses of a block of anchors, and their gradients."""
+        return sup_con(pos_distance, distance, pos_mask, neg_mask, self.temperature)

@@ -1,30 +1,34 @@
-"""Losses over triplets: the triplet margin loss."""
+"""Triplet loss: each positive nearer than each negative, by a margin."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from skdml.deep._distances import row_blocks
-from skdml.deep.losses._base import PairwiseLoss
 from skdml.deep.losses._checks import check_flag, check_margin
-from skdml.deep.losses._positives import listed_pairs
+from skdml.deep.losses._pairwise import Indices, Pairs, PairwiseLoss
+from skdml.deep.losses._positives import Positives, pairs_from_indices
 from skdml.deep.miners import as_number
 
-# Up to this many positives per anchor, comparing each of them with all negatives is faster than
-# ranking the negatives among the sorted positives.
-_FEW = 16
+# With up to this many positives per anchor, it is faster to compare each positive with all
+# negatives than to rank the negatives among the sorted positives.
+_FEW_POSITIVES = 16
 
 
-def batch_all(distance, positives, different, margin, soft=False):
-    r"""Sum of the triplet loss over all triplets, and its gradient by the distances.
+def batch_all(
+    distance: Tensor, positives: Positives, neg_mask: Tensor, margin: float, soft: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Sum of the triplet loss over all triplets, and its gradient.
 
     .. math:: \sum_{a,p,n} [d_{ap} + m - d_{an}]_+, \quad
         \frac{\partial}{\partial d_{ap}} = \#\{n : d_{an} < d_{ap} + m\}, \quad
         \frac{\partial}{\partial d_{an}} = -\#\{p : d_{an} < d_{ap} + m\}
 
-    Counts take the place of the cubic list of triplets: the memory is that of the matrix. With
-    softplus in place of the hinge, a sum of sigmoids takes the place of a count.
+    The triplets are counted, not listed, so the memory is that of the matrix. The soft loss has
+    sums of sigmoids in place of the counts.
 
     Parameters
     ----------
@@ -32,79 +36,90 @@ def batch_all(distance, positives, different, margin, soft=False):
         Distances from the anchors to the references.
     positives : Positives
         Positive pairs.
-    different : bool Tensor of shape (n, m)
+    neg_mask : bool Tensor of shape (n, m)
         Negative pairs.
     margin : float
         The margin m.
-    soft : bool
-        Softplus in place of the hinge.
+    soft : bool, default=False
+        If True, softplus replaces the hinge.
 
     Returns
     -------
     total : Tensor of shape ()
         Sum of the loss.
-    weights : Tensor of shape (n, m)
-        Gradient of the sum.
-    active, used : int64 Tensor of shape ()
-        Number of triplets with a loss > 0, and of all triplets.
+    gradient : Tensor of shape (n, m)
+        Gradient of the sum with respect to the distances.
+    n_active, n_used : int64 Tensor of shape ()
+        Number of triplets with a loss > 0, and number of all triplets.
     """
-    index, taken = positives.index, positives.taken
+    index, valid = positives.index, positives.valid
     width = index.shape[1]
-    # A padded positive reaches no negative, and what is no negative lies beyond all reach.
-    reach = torch.where(taken, distance.gather(1, index) + margin, -torch.inf)
-    weights = torch.empty_like(distance)
-    counts = torch.empty_like(reach)
+    # Negatives nearer than the limit d_ap + m have a loss. Padded positives have no such negative.
+    limit = torch.where(valid, distance.gather(1, index) + margin, -torch.inf)
+    gradient = torch.empty_like(distance)
+    pos_gradient = torch.empty_like(limit)
     row_sum, row_active, row_negatives = distance.new_zeros(3, len(distance))
-    by_rank = width > _FEW and not soft
+    by_rank = width > _FEW_POSITIVES and not soft
     for rows in row_blocks(len(distance), distance.shape[1] * (1 if by_rank else max(1, width))):
-        mask = different[rows]
+        mask = neg_mask[rows]
         negatives = torch.where(mask, distance[rows], torch.inf)
         row_negatives[rows] = as_number(mask, distance.dtype).sum(1)
         if by_rank:
-            sums = _by_rank(distance[rows], negatives, reach[rows])
+            sums = _sums_by_rank(distance[rows], negatives, limit[rows])
         else:
-            sums = _by_triplet(negatives, reach[rows], soft)
-        row_sum[rows], row_active[rows], counts[rows], reached = sums
-        weights[rows] = -reached
-    weights.scatter_add_(1, index, counts * taken)
-    used = (taken.sum(1) * row_negatives.long()).sum()
-    return row_sum.sum(), weights, row_active.long().sum(), used
+            sums = _sums_by_triplet(negatives, limit[rows], soft)
+        row_sum[rows], row_active[rows], pos_gradient[rows], counts = sums
+        gradient[rows] = -counts
+    gradient.scatter_add_(1, index, pos_gradient * valid)
+    n_used = (valid.sum(1) * row_negatives.long()).sum()
+    return row_sum.sum(), gradient, row_active.long().sum(), n_used
 
 
-def _by_triplet(negatives, reach, soft):
-    """Return the sums of a block of rows, from the loss of each of its triplets."""
-    slope = reach[:, :, None] - negatives[:, None, :]
+def _sums_by_triplet(
+    negatives: Tensor, limit: Tensor, soft: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum a block of rows over its triplets.
+
+    Returns loss and number of active triplets of each row, and the gradients with respect to the
+    distances of positives and (negated) of all points.
+    """
+    gap = limit[:, :, None] - negatives[:, None, :]
     if soft:
-        loss = F.softplus(slope)
+        loss = F.softplus(gap)
         total = loss.sum((1, 2))
-        active = loss.sign_().sum((1, 2))
-        counts = slope.sigmoid_().sum(2)
+        n_active = loss.sign_().sum((1, 2))
+        pos_gradient = gap.sigmoid_().sum(2)
     else:
-        total = slope.clamp_min_(0).sum((1, 2))
-        counts = slope.sign_().sum(2)
-        active = counts.sum(1)
-    return total, active, counts, slope.sum(1)
+        total = gap.clamp_min_(0).sum((1, 2))
+        pos_gradient = gap.sign_().sum(2)
+        n_active = pos_gradient.sum(1)
+    return total, n_active, pos_gradient, gap.sum(1)
 
 
-def _by_rank(distance, negatives, reach):
-    """Compute the same for the hinge, from the ranks of the negatives among the positives."""
-    width = reach.shape[1]
-    reach, order = reach.sort(1)
-    rank = torch.searchsorted(reach, negatives, right=True)  # the positives that do not reach it
-    reached = (width - rank).to(reach.dtype)
-    # A positive reaches the negatives whose rank is at most its own place.
+def _sums_by_rank(
+    distance: Tensor, negatives: Tensor, limit: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the sums of `_sums_by_triplet` (hinge) by ranking negatives among the limits."""
+    width = limit.shape[1]
+    limit, order = limit.sort(1)
+    rank = torch.searchsorted(limit, negatives, right=True)  # number of limits up to the negative
+    n_positives = (width - rank).to(limit.dtype)
+    # A positive has a loss with the negatives whose rank is at most its own position.
     rank += (width + 1) * torch.arange(len(rank), device=rank.device)[:, None]
-    counts = torch.bincount(rank.flatten(), minlength=len(rank) * (width + 1))
-    counts = counts.view(len(rank), width + 1).cumsum(1)[:, :width].to(reach.dtype)
-    # Distances relative to the row's mean, because the two sums nearly cancel.
+    n_negatives = torch.bincount(rank.flatten(), minlength=len(rank) * (width + 1))
+    n_negatives = n_negatives.view(len(rank), width + 1).cumsum(1)[:, :width].to(limit.dtype)
+    # Distances are taken relative to the row mean, because the two sums nearly cancel.
     centre = distance.mean(1, keepdim=True)
-    total = torch.where(reach > -torch.inf, counts * (reach - centre), 0).sum(1)
-    total -= torch.linalg.vecdot(reached, distance - centre)
-    return total, reached.sum(1), torch.empty_like(counts).scatter_(1, order, counts), reached
+    total = torch.where(limit > -torch.inf, n_negatives * (limit - centre), 0).sum(1)
+    total -= torch.linalg.vecdot(n_positives, distance - centre)
+    pos_gradient = torch.empty_like(n_negatives).scatter_(1, order, n_negatives)
+    return total, n_positives.sum(1), pos_gradient, n_positives
 
 
-def batch_all_swap(distance, positives, different, margin, soft=False):
-    r"""Sum of the triplet loss with the swap over all triplets, and its gradient by the distances.
+def batch_all_swap(
+    distance: Tensor, positives: Positives, neg_mask: Tensor, margin: float, soft: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Sum of the triplet loss with the anchor swap over all triplets, and its gradient.
 
     .. math:: \sum_{a,p,n} [d_{ap} + m - \min(d_{an}, d_{pn})]_+
 
@@ -114,33 +129,33 @@ def batch_all_swap(distance, positives, different, margin, soft=False):
         Distances within the batch.
     positives : Positives
         Positive pairs.
-    different : bool Tensor of shape (n, n)
+    neg_mask : bool Tensor of shape (n, n)
         Negative pairs.
     margin : float
         The margin m.
-    soft : bool
-        Softplus in place of the hinge.
+    soft : bool, default=False
+        If True, softplus replaces the hinge.
 
     Returns
     -------
     total : Tensor of shape ()
         Sum of the loss.
-    weights : Tensor of shape (n, n)
-        Gradient of the sum.
-    active, used : int64 Tensor of shape ()
-        Number of triplets with a loss > 0, and of all triplets.
+    gradient : Tensor of shape (n, n)
+        Gradient of the sum with respect to the distances.
+    n_active, n_used : int64 Tensor of shape ()
+        Number of triplets with a loss > 0, and number of all triplets.
     """
-    index, taken = positives.index, positives.taken
+    index, valid = positives.index, positives.valid
     shape = index.shape[1], distance.shape[1]
-    reach = torch.where(taken, distance.gather(1, index) + margin, -torch.inf)
-    weights = torch.zeros_like(distance)
+    limit = torch.where(valid, distance.gather(1, index) + margin, -torch.inf)
+    gradient = torch.zeros_like(distance)
     row_sum, row_active, row_negatives = distance.new_zeros(3, len(distance))
     for rows in row_blocks(len(distance), max(1, 2 * math.prod(shape))):
-        mask = as_number(different[rows], distance.dtype)[:, None]
-        own, mates = distance[rows, None], index[rows].flatten()
-        other = distance.index_select(0, mates).view(len(own), *shape)
-        gap = torch.minimum(own, other)
-        torch.sub(reach[rows, :, None], gap, out=gap)
+        mask = as_number(neg_mask[rows], distance.dtype)[:, None]
+        from_anchor, pos_index = distance[rows, None], index[rows].flatten()
+        from_positive = distance.index_select(0, pos_index).view(len(from_anchor), *shape)
+        gap = torch.minimum(from_anchor, from_positive)
+        torch.sub(limit[rows, :, None], gap, out=gap)
         if soft:
             loss = F.softplus(gap).mul_(mask)
             row_sum[rows] = loss.sum((1, 2))
@@ -151,12 +166,12 @@ def batch_all_swap(distance, positives, different, margin, soft=False):
             row_sum[rows] = slope.sum((1, 2))
             row_active[rows] = slope.sign_().sum((1, 2))
         row_negatives[rows] = mask.sum((1, 2))
-        weights[rows].scatter_add_(1, index[rows], slope.sum(2))
-        swapped = torch.lt(other, own, out=other).mul_(slope)
-        weights[rows] -= slope.sub_(swapped).sum(1)
-        weights.index_add_(0, mates, swapped.flatten(0, 1), alpha=-1)
-    used = (taken.sum(1) * row_negatives.long()).sum()
-    return row_sum.sum(), weights, row_active.long().sum(), used
+        gradient[rows].scatter_add_(1, index[rows], slope.sum(2))
+        swapped = torch.lt(from_positive, from_anchor, out=from_positive).mul_(slope)
+        gradient[rows] -= slope.sub_(swapped).sum(1)
+        gradient.index_add_(0, pos_index, swapped.flatten(0, 1), alpha=-1)
+    n_used = (valid.sum(1) * row_negatives.long()).sum()
+    return row_sum.sum(), gradient, row_active.long().sum(), n_used
 
 
 class TripletLoss(PairwiseLoss):
@@ -164,39 +179,43 @@ class TripletLoss(PairwiseLoss):
 
     .. math:: \ell(a, p, n) = \max(0, d(a, p) - d(a, n) + m)
 
-    With the swap, the lesser of d(a, n) and d(p, n) takes the place of d(a, n): the negative is
-    kept from whichever of the two it is nearer to.
+    With the anchor swap, the smaller of d(a, n) and d(p, n) replaces d(a, n): the negative must be
+    far from the anchor and from the positive.
 
-    Over all triplets it is exact in O(B^2 log B) time and O(B^2) memory; soft or with the
-    swap, the time also grows with the size of the largest class.
+    The loss over all triplets is exact. It takes O(B^2 log B) time and O(B^2) memory for a batch
+    of B points. If soft or with the swap, the time also grows with the size of the largest class.
+
+    Unlike the paper by Schroff et al., which squares the Euclidean distance, the default distance
+    is not squared; ``distance="sqeuclidean"`` squares it.
 
     Parameters
     ----------
     margin : float, default=0.2
-        The margin m; >= 0, and at most 2 for cosine and 1 for angular distances.
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
-        Distance between embeddings. FaceNet squares the Euclidean distance.
+        The margin m, >= 0. At most 2 for cosine and 1 for angular distances.
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
+        Distance between embeddings.
     soft : bool, default=False
-        Softplus, log(1 + exp(d(a, p) - d(a, n) + m)), in place of the hinge.
+        If True, softplus, log(1 + exp(d(a, p) - d(a, n) + m)), replaces the hinge.
     swap : bool, default=False
-        Whether to take the lesser distance of the negative. It takes no references, because
-        the distances among them are not known; a miner chooses without regard to it.
+        If True, use the anchor swap. It takes no references, because the distances among
+        references are not known. A miner chooses triplets without the swap.
     miner : str, class, callable or None, default="all"
-        Chooses the triplets. A callable is called as ``miner(embeddings, labels)``, with the
-        references as two more arguments where there are some, and gives triplets or pairs; pairs
-        with a common anchor, each taken once, are joined to triplets.
+        Chooses the triplets. A callable is called as ``miner(embeddings, labels)``, or as
+        ``miner(embeddings, labels, ref_emb, ref_labels)`` if there are references, and returns
+        triplets or pairs. Each positive pair is combined with each negative pair of the same
+        anchor to a triplet; repeated pairs count once.
     reduction : {"active", "mean", "sum"}, default="active"
         Mean over the triplets with a loss > 0, mean over all triplets, or sum.
 
     Attributes
     ----------
     active_share : Tensor of shape ()
-        After a call: share of the used triplets with a loss > 0.
+        Share of the triplets in the last call that had a loss > 0.
 
     Raises
     ------
     ValueError
-        If a parameter is outside its range; the message says which values are allowed.
+        If a parameter is outside its range. The message states the allowed values.
 
     References
     ----------
@@ -218,55 +237,72 @@ class TripletLoss(PairwiseLoss):
 
     def __init__(
         self,
-        margin=0.2,
+        margin: float = 0.2,
         *,
-        distance="euclidean",
-        soft=False,
-        swap=False,
-        miner="all",
-        reduction="active",
-    ):
+        distance: str = "euclidean",
+        soft: bool = False,
+        swap: bool = False,
+        miner: str | type | Callable[..., Indices] | None = "all",
+        reduction: str = "active",
+    ) -> None:
         super().__init__(distance, miner, reduction)
         self.margin = check_margin(margin, distance, zero=True)
         self.soft = check_flag("soft", soft)
         self.swap = check_flag("swap", swap)
 
-    def extra_repr(self):
-        """Parameters, for ``repr``."""
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
         return (
             f"margin={self.margin:g}, distance={self.distance!r}, soft={self.soft}, "
             f"swap={self.swap}, miner={self.miner!r}, reduction={self.reduction!r}"
         )
 
-    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
-        """Compute the loss of a batch; the call is that of all losses (see `PairwiseLoss`)."""
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: Indices | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of a batch; see `PairwiseLoss.forward`."""
         if self.swap and ref_emb is not None:
             raise ValueError("swap=True takes no references; leave out ref_emb and ref_labels")
         return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
-    def adapt(self, indices, shape):
-        """Join pairs by their anchors; leave triplets alone."""
+    def convert_indices(
+        self, indices: Indices, shape: tuple[int, int]
+    ) -> tuple[Indices | None, Pairs | None]:
+        """Return triplets as given; combine pairs to all their triplets."""
         if len(indices) == 3:
             return indices, None
-        # The joined triplets may be as many as all triplets, so they are not listed.
-        return None, listed_pairs(indices, shape)
+        # The triplets of given pairs can be as many as all triplets, so they are not listed.
+        return None, pairs_from_indices(indices, shape)
 
-    def compute_dense(self, distance, positives, different):
-        """Loss over all triplets of some pairs."""
-        every = batch_all_swap if self.swap else batch_all
-        total, weights, active, used = every(distance, positives, different, self.margin, self.soft)
-        factor = self.reduce(distance.new_ones(()), active, used)
-        return total * factor, weights.mul_(factor), active, used
+    def compute_dense(
+        self, distance: Tensor, positives: Positives, neg_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute the loss over all triplets of some pairs."""
+        sum_over_triplets = batch_all_swap if self.swap else batch_all
+        total, gradient, n_active, n_used = sum_over_triplets(
+            distance, positives, neg_mask, self.margin, self.soft
+        )
+        factor = self.reduce(distance.new_ones(()), n_active, n_used)
+        return total * factor, gradient.mul_(factor), n_active, n_used
 
-    def compute(self, measure, indices):
-        """Loss over listed triplets."""
+    def compute_listed(
+        self, distance_of: Callable[[Tensor, Tensor], Tensor], indices: Indices
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss over listed triplets."""
         a, p, n = indices
         if self.swap:
-            near, far, other = measure(torch.cat([a, a, p]), torch.cat([p, n, n])).tensor_split(3)
-            far = torch.minimum(far, other)
+            # One call for all pairs, because it may compute the whole matrix.
+            distances = distance_of(torch.cat([a, a, p]), torch.cat([p, n, n]))
+            d_ap, d_an, d_pn = distances.tensor_split(3)
+            d_an = torch.minimum(d_an, d_pn)
         else:
-            near, far = measure(torch.cat([a, a]), torch.cat([p, n])).tensor_split(2)
-        gap = near - far + self.margin
+            d_ap, d_an = distance_of(torch.cat([a, a]), torch.cat([p, n])).tensor_split(2)
+        gap = d_ap - d_an + self.margin
         loss = F.softplus(gap) if self.soft else gap.clamp(min=0)
-        active, used = (loss > 0).sum(), torch.tensor(len(a), device=a.device)
-        return self.reduce(loss.sum(), active, used), active, used
+        n_active, n_used = (loss > 0).sum(), torch.tensor(len(a), device=a.device)
+        return self.reduce(loss.sum(), n_active, n_used), n_active, n_used

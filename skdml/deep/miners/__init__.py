@@ -1,11 +1,17 @@
-"""Miners: which pairs and triplets of a batch to learn from.
+"""Miners, which choose the pairs or triplets of a batch that a loss learns from.
 
-A miner picks triplets (anchor, positive, negative), or pairs of both kinds, by their distances. Its
-:meth:`~Miner.mine` is a function of a distance matrix, so that a loss shares its own matrix with
-it.
+A miner chooses triplets (anchor, positive, negative), or positive and negative pairs, by their
+distances. Its method :meth:`~Miner.mine` takes a distance matrix, so a loss can pass its own. Most
+miners have their own file: first the rule as a pure function, then the class.
+
+To add a miner, write its file, import the class here, and add it to ``__all__`` and `MINERS`.
 """
 
 import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
 
 from skdml.deep.miners._base import Miner, as_number, different_mask, label_masks, padded_slots
 from skdml.deep.miners.angular import AngularMiner
@@ -39,7 +45,8 @@ __all__ = [
     "padded_slots",
 ]
 
-MINERS = {
+# The names of the miners, for the parameter `miner` of a loss or a learner.
+MINERS: dict[str, type[Miner]] = {
     "all": AllTripletsMiner,
     "hard": BatchHardMiner,
     "semihard": SemiHardMiner,
@@ -52,24 +59,28 @@ MINERS = {
 }
 
 
-def get_miner(miner="all", distance="euclidean", **params):
-    """Return a miner, built from its name or class where it is not given ready.
+def get_miner(
+    miner: str | type | Callable[..., Any] | None = "all",
+    distance: str = "euclidean",
+    **params: Any,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a miner, and build it first if it is given by name or class.
 
     Parameters
     ----------
-    miner : str, class, callable or None
+    miner : str, class, callable or None, default="all"
         "all", "hard", "semihard", "easy_positive", "distance_weighted", "angular",
-        "multi_similarity", "pair_margin" or "uniform"; None stands for "all". A class is built. Any
-        other callable is returned as it is, or, where there are parameters, built anew with them.
-    distance : str
-        Distance of a miner given by name or class, where it takes one.
+        "multi_similarity", "pair_margin" or "uniform"; None means "all". A class is built. Any
+        other callable is returned as it is; with `params`, a new one is built with them.
+    distance : str, default="euclidean"
+        Distance of a miner given by name or class, if it takes one.
     **params : dict
-        Parameters of the miner.
+        Parameters of the miner. They replace those of a miner that is already built.
 
     Returns
     -------
     callable
-        ``miner(embeddings, labels, ref_emb=None, ref_labels=None)`` gives a tuple of indices.
+        ``miner(embeddings, labels, ref_emb=None, ref_labels=None)`` returns a tuple of indices.
 
     Raises
     ------
@@ -89,17 +100,18 @@ def get_miner(miner="all", distance="euclidean", **params):
         miner = MINERS[miner]
     if isinstance(miner, str) or not callable(miner):
         raise ValueError(f"miner must be one of {', '.join(MINERS)}, or callable; got {miner!r}")
-    if inspect.isclass(miner):
-        names, takes_any = accepted_names(miner)
+    kind: Any = miner
+    if inspect.isclass(kind):
+        names, takes_any = accepted_names(kind)
         given = {"distance": distance} if "distance" in names else {}
     elif not params:
-        return miner
+        return kind
     else:
-        given, miner = own_params(miner), type(miner)
+        given, kind = own_params(kind), type(kind)
         names, takes_any = list(given), False
     unknown = [name for name in params if name not in names]
     if unknown and not takes_any:
         raise ValueError(
-            f"{miner.__name__} has no parameter {unknown[0]!r}; its parameters are {sorted(names)}"
+            f"{kind.__name__} has no parameter {unknown[0]!r}; its parameters are {sorted(names)}"
         )
-    return miner(**given | params)
+    return kind(**given | params)

@@ -1,24 +1,25 @@
-"""What the miners share: masks of pairs, and the call."""
+"""The base class of the miners, and masks of the pairs of a batch."""
 
 import inspect
 
 import torch
+from torch import Tensor
 
 from skdml.deep._distances import pairwise_distance
 from skdml.distances import check_distance
 
 
-def different_mask(labels, ref_labels=None):
+def different_mask(labels: Tensor, ref_labels: Tensor | None = None) -> Tensor:
     """Mask of the pairs of different classes, of shape (n, m)."""
-    every = labels if ref_labels is None else torch.cat([labels, ref_labels])
-    # Floats compared into floats, and those turned into a mask: far quicker than in one step.
-    codes = every.unique(return_inverse=True)[1].float()
+    both = labels if ref_labels is None else torch.cat([labels, ref_labels])
+    # Comparing floats into floats, and converting these to bool, is much faster than one step.
+    codes = both.unique(return_inverse=True)[1].float()
     rows, columns = codes[: len(labels), None], codes[0 if ref_labels is None else len(labels) :]
     return torch.ne(rows, columns, out=codes.new_empty(len(rows), len(columns))).bool()
 
 
-def label_masks(labels, ref_labels=None):
-    """Two (n, m) masks: the pairs of the same class (no self pairs) and of different classes."""
+def label_masks(labels: Tensor, ref_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Masks (n, m) of the pairs of the same class (no self pairs) and of different classes."""
     different = different_mask(labels, ref_labels)
     same = ~different
     if ref_labels is None:
@@ -26,44 +27,41 @@ def label_masks(labels, ref_labels=None):
     return same, different
 
 
-def as_number(mask, dtype):
-    """0 and 1 in place of false and true; by way of bytes, which is far quicker."""
+def as_number(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert a mask to 0 and 1; the conversion from bytes is much faster than from bool."""
     return mask.view(torch.uint8).to(dtype)
 
 
-def padded_slots(mask):
-    """Return (row, column, place in the row) of the true entries, and the most per row.
+def padded_slots(mask: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return (row, column, slot) of each true entry, and the largest number of them in a row.
 
-    ``table[row, place] = matrix[row, column]`` packs the few true entries of a wide matrix into a
-    narrow one.
+    The slots of a row are 0, 1, ... So ``table[row, slot] = matrix[row, column]`` packs the few
+    true entries of a wide matrix into a narrow one.
     """
     row, column = mask.nonzero(as_tuple=True)
     count = torch.bincount(row, minlength=len(mask))
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    return row, column, place, int(count.max()) if len(count) else 0
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    return row, column, slot, int(count.max()) if len(count) else 0
 
 
-def nearest(distance, mask):
-    """Distance of the nearest true entry of each row, (n, 1); infinity where there is none."""
-    values = torch.where(mask, distance, torch.inf)
-    return (
-        values.amin(1, keepdim=True)
-        if values.shape[1]
-        else values.new_full((len(values), 1), torch.inf)
-    )
+def nearest_distance(distance: Tensor, mask: Tensor) -> Tensor:
+    """Smallest distance among the true entries of each row, (n, 1); infinity if there are none."""
+    if not distance.shape[1]:
+        return distance.new_full((len(distance), 1), torch.inf)
+    return torch.where(mask, distance, torch.inf).amin(1, keepdim=True)
 
 
-def farthest(distance, mask):
-    """Distance of the farthest true entry of each row, (n, 1); -infinity where there is none."""
-    return -nearest(-distance, mask)
+def farthest_distance(distance: Tensor, mask: Tensor) -> Tensor:
+    """Largest distance among the true entries of each row, (n, 1); -infinity if there are none."""
+    return -nearest_distance(-distance, mask)
 
 
 class Miner:
-    """Base class of the miners.
+    """Base class of the miners. A subclass defines :meth:`mine`.
 
     Parameters
     ----------
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         Distance by which pairs and triplets are chosen.
 
     Raises
@@ -72,15 +70,15 @@ class Miner:
         If the name of the distance is unknown.
     """
 
-    def __init__(self, distance="euclidean"):
+    def __init__(self, distance: str = "euclidean") -> None:
         self.distance = check_distance(distance)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         names = inspect.signature(type(self)).parameters
         given = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({given})"
 
-    def mine(self, distance, same, different):
+    def mine(self, distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
         """Choose from a distance matrix.
 
         Parameters
@@ -88,55 +86,65 @@ class Miner:
         distance : Tensor of shape (n, m)
             Distances from the anchors to the references.
         same, different : bool Tensor of shape (n, m)
-            Which pairs are positive and which negative.
+            Masks of the positive pairs and of the negative pairs.
 
         Returns
         -------
         tuple of int64 Tensors
-            Triplets (a, p, n) of shape (t,): rows of the anchors, columns of the positives and of
-            the negatives. Or pairs (a1, p, a2, n): positive pairs (a1, p) of shape (s,) and
-            negative pairs (a2, n) of shape (t,).
+            Triplets (a, p, n) of shape (t,): rows of the anchors, columns of the positives and
+            columns of the negatives. Or pairs (a1, p, a2, n): positive pairs (a1, p) of shape (s,)
+            and negative pairs (a2, n) of shape (t,).
         """
-        raise NotImplementedError(f"{type(self).__name__} chooses by more than distances; call it")
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot choose from distances alone, because it needs the "
+            "embeddings; call the miner instead of mine"
+        )
 
-    def shares(self, distance, references):
-        """Whether `mine` can choose by the matrix that a loss has computed.
+    def shares(self, distance: str, references: bool) -> bool:
+        """Whether a loss can pass its distance matrix to `mine`.
 
         Parameters
         ----------
         distance : str
             The distance of the loss.
         references : bool
-            Whether the columns of the matrix are other points than its rows.
+            Whether the columns of the matrix are references.
 
         Returns
         -------
         bool
-            If not, the miner has to be called.
+            If False, the loss calls the miner with the embeddings.
         """
         return distance == self.distance
 
     @torch.no_grad()
-    def __call__(self, embeddings, labels, ref_emb=None, ref_labels=None):
+    def __call__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """Choose from a batch.
 
         Parameters
         ----------
         embeddings : Tensor of shape (n, d)
-            Anchors; without references the positives and negatives as well.
+            Anchors. Without references, they are also the positives and negatives.
         labels : int Tensor of shape (n,)
             Classes of the embeddings.
-        ref_emb : Tensor of shape (m, d), optional
+        ref_emb : Tensor of shape (m, d), default=None
             References, from which positives and negatives are taken.
-        ref_labels : int Tensor of shape (m,), optional
+        ref_labels : int Tensor of shape (m,), default=None
             Classes of the references.
 
         Returns
         -------
         tuple of int64 Tensors
-            Triplets (a, p, n) or pairs (a1, p, a2, n): indices of the anchors in the embeddings,
-            and of the positives and the negatives in the references. Anchors without a positive or
-            without a negative are in no triplet; among equal distances the lowest index is taken.
+            Triplets (a, p, n) or pairs (a1, p, a2, n). The indices of anchors refer to the
+            embeddings, those of positives and negatives to the references. Anchors without a
+            positive or without a negative are in no triplet. Of equal distances, the one with the
+            lowest index is taken.
         """
         distance = pairwise_distance(embeddings, ref_emb, self.distance)
         return self.mine(distance, *label_masks(labels, ref_labels))

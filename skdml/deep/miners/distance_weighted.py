@@ -1,16 +1,17 @@
-"""Mines negatives by the inverse density of their distance."""
+"""Distance-weighted miner: negatives drawn by the inverse density of their distance."""
 
 from numbers import Real
 
 import torch
 from sklearn.utils import check_scalar
+from torch import Tensor
 
 from skdml.deep._distances import pairwise_distance
 from skdml.deep.miners._base import Miner, label_masks, padded_slots
 from skdml.deep.miners.angular import squared_euclidean
 
 
-def log_weights(distance, width, cutoff):
+def log_weights(distance: Tensor, n_dims: int, cutoff: float) -> Tensor:
     r"""Logarithm of the inverse density of distances between points on a sphere, plus a constant.
 
     .. math:: -\log q(d) = (2 - D) \log d - \tfrac{D - 3}{2} \log (1 - d^2 / 4)
@@ -19,10 +20,11 @@ def log_weights(distance, width, cutoff):
     ----------
     distance : Tensor
         Euclidean distances between points on the unit sphere, < 2.
-    width : int
+    n_dims : int
         The dimension D of the space.
     cutoff : float
-        Lesser distances weigh as this one, so that few noisy pairs do not take all the weight.
+        Smaller distances have the weight of this distance, so that a few noisy pairs do not take
+        all the weight.
 
     Returns
     -------
@@ -30,63 +32,74 @@ def log_weights(distance, width, cutoff):
         The logarithms.
     """
     distance = distance.clamp(min=cutoff)
-    return (2 - width) * distance.log() - (width - 3) / 2 * (1 - distance.square() / 4).log()
+    return (2 - n_dims) * distance.log() - (n_dims - 3) / 2 * (1 - distance.square() / 4).log()
 
 
-def mine_distance_weighted(distance, same, different, width, cutoff, nonzero_loss_cutoff):
-    """Per positive pair a negative of its anchor, drawn by the inverse density of its distance.
+def mine_distance_weighted(
+    distance: Tensor,
+    same: Tensor,
+    different: Tensor,
+    n_dims: int,
+    cutoff: float,
+    nonzero_loss_cutoff: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a negative for each positive pair, by the inverse density of its distance.
 
     Parameters
     ----------
     distance : Tensor of shape (n, m)
         Euclidean distances between points on the unit sphere.
     same, different : bool Tensor of shape (n, m)
-        Which pairs are positive and which negative.
-    width : int
+        Masks of the positive pairs and of the negative pairs.
+    n_dims : int
         The dimension of the space.
     cutoff, nonzero_loss_cutoff : float
-        Lesser distances weigh as `cutoff`; from the other on they weigh nothing.
+        Distances below `cutoff` have its weight. Distances from `nonzero_loss_cutoff` on have
+        weight 0.
 
     Returns
     -------
     a, p, n : tuple of int64 Tensors of shape (t,)
         The triplets.
     """
-    within = different & ~(distance >= nonzero_loss_cutoff)  # NaN passes, to give a NaN loss
-    row, column, place, n_draws = padded_slots(same & within.any(1, keepdim=True))
-    anchors, of_anchor = row.unique(return_inverse=True)
+    # The comparison is negated so that NaN passes: a batch with NaN then has a NaN loss.
+    drawable = different & ~(distance >= nonzero_loss_cutoff)
+    row, column, slot, n_draws = padded_slots(same & drawable.any(1, keepdim=True))
+    anchors, anchor_index = row.unique(return_inverse=True)
     if len(anchors) == 0:
         return row, column, column
-    # What lies beyond is not drawn, but its weight may be infinite.
-    near = distance[anchors].clamp(max=nonzero_loss_cutoff)
-    logit = log_weights(near, width, cutoff).nan_to_num(0.0)
-    logit = torch.where(within[anchors], logit, -torch.inf)
+    # Farther entries are not drawn, but without the limit their weight could be infinite.
+    limited = distance[anchors].clamp(max=nonzero_loss_cutoff)
+    logit = log_weights(limited, n_dims, cutoff).nan_to_num(0.0)
+    logit = torch.where(drawable[anchors], logit, -torch.inf)
     drawn = logit.softmax(1).multinomial(n_draws, replacement=True)
-    negative = drawn[of_anchor, place]
-    # By a rounding error of the sum of all weights an entry without weight may be drawn.
-    keep = within[row, negative]
+    negative = drawn[anchor_index, slot]
+    # A rounding error in the sum of the weights can draw an entry of weight 0.
+    keep = drawable[row, negative]
     return row[keep], column[keep], negative[keep]
 
 
 class DistanceWeightedMiner(Miner):
-    r"""Per positive pair a negative drawn evenly over the distances from the anchor.
+    r"""For each positive pair, a negative drawn evenly over the distances from the anchor.
 
     .. math:: P(n \mid a) \propto \min(\lambda, q(d(a, n))^{-1}), \quad
         q(d) \propto d^{D - 2} (1 - d^2 / 4)^{(D - 3) / 2}
 
-    q is the density of the distance of two points on the unit sphere in D dimensions: nearly all
-    lie the square root of 2 apart, and a negative drawn without weights does, too. Points are
-    taken as directions, whatever their length; normalise the embeddings. Anchors without a
-    negative nearer than `nonzero_loss_cutoff` are left out. Draws come from torch's generator.
+    q is the density of the distance between two points on the unit sphere in D dimensions. Nearly
+    all such distances are about sqrt(2), and so is that of a negative drawn without weights.
+
+    Only the directions of the points count, not their lengths; normalise the embeddings. Anchors
+    without a negative nearer than `nonzero_loss_cutoff` are left out. The draws use torch's global
+    random generator.
 
     Parameters
     ----------
     cutoff : float, default=0.5
-        Nearer negatives weigh as those at this distance; > 0. It sets the bound lambda.
+        Nearer negatives have the weight of this distance, > 0. It sets the bound lambda.
     nonzero_loss_cutoff : float, default=1.4
-        Negatives from this distance on are not drawn: they cost nothing; > cutoff and < 2.
-    distance : str
-        Not needed to choose; part of the call that all miners share.
+        Negatives from this distance on are not drawn, because they have no loss; > cutoff and < 2.
+    distance : str, default="euclidean"
+        Not used for the choice. Accepted, because all miners take it.
 
     Raises
     ------
@@ -103,13 +116,19 @@ class DistanceWeightedMiner(Miner):
     >>> import torch
     >>> x = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.6, 0.8, 0.0], [-1.0, 0.0, 0.0]])
     >>> a, p, n = DistanceWeightedMiner()(x, torch.tensor([0, 0, 1, 1]))
-    >>> a.tolist(), p.tolist()  # the last is opposite to all, and too far from them
+    >>> a.tolist(), p.tolist()  # the last point has no negative nearer than 1.4
     ([0, 1, 2], [1, 0, 3])
     >>> n[:2].tolist()
     [2, 2]
     """
 
-    def __init__(self, cutoff=0.5, nonzero_loss_cutoff=1.4, *, distance="euclidean"):
+    def __init__(
+        self,
+        cutoff: float = 0.5,
+        nonzero_loss_cutoff: float = 1.4,
+        *,
+        distance: str = "euclidean",
+    ) -> None:
         super().__init__(distance)
         self.nonzero_loss_cutoff = check_scalar(
             nonzero_loss_cutoff,
@@ -128,12 +147,18 @@ class DistanceWeightedMiner(Miner):
             include_boundaries="neither",
         )
 
-    def shares(self, distance, references):
-        """Return False: the density depends on the dimension."""
+    def shares(self, distance: str, references: bool) -> bool:
+        """Return False, because the density depends on the dimension of the embeddings."""
         return False
 
     @torch.no_grad()
-    def __call__(self, embeddings, labels, ref_emb=None, ref_labels=None):
+    def __call__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """Choose from a batch; see `Miner`."""
         square = squared_euclidean(pairwise_distance(embeddings, ref_emb, "cosine"), "cosine")
         return mine_distance_weighted(

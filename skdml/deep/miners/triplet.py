@@ -1,17 +1,21 @@
-"""Miners of triplets: an anchor, a positive and a negative."""
+"""Miners of triplets by the order of distances: all, hard, semi-hard and easy-positive."""
 
 import torch
+from torch import Tensor
 
 from skdml.deep._distances import row_blocks
 from skdml.deep.miners._base import Miner, padded_slots
 
-# Up to this many positives per anchor, comparing all negatives with each positive in turn is
-# faster than sorting the negatives once.
-_FEW = 32
+# With up to this many positives per anchor, it is faster to compare each positive with all
+# negatives than to sort the negatives once.
+_FEW_POSITIVES = 32
 
 
-def _best(distance, mask, farthest=False):
-    """Column of the nearest (or farthest) true entry of each row, and whether there is one."""
+def nearest_column(distance: Tensor, mask: Tensor, farthest: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the column of the nearest (or farthest) true entry of each row.
+
+    The second result tells which rows have a true entry.
+    """
     column = torch.zeros(len(distance), dtype=torch.long, device=distance.device)
     if distance.shape[1]:
         for rows in row_blocks(*distance.shape):
@@ -22,32 +26,32 @@ def _best(distance, mask, farthest=False):
     return column, mask.any(1)
 
 
-def mine_all(distance, same, different):
+def mine_all(distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
     """Every triplet: each positive pair with each negative of its anchor."""
     a, p = same.nonzero(as_tuple=True)
     pair, n = different[a].nonzero(as_tuple=True)
     return a[pair], p[pair], n
 
 
-def mine_hard(distance, same, different):
-    """Per anchor its farthest positive and its nearest negative."""
-    p, some_p = _best(distance, same, farthest=True)
-    n, some_n = _best(distance, different)
-    a = (some_p & some_n).nonzero().squeeze(1)
+def mine_hard(distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+    """For each anchor, its farthest positive and its nearest negative."""
+    p, has_positive = nearest_column(distance, same, farthest=True)
+    n, has_negative = nearest_column(distance, different)
+    a = (has_positive & has_negative).nonzero().squeeze(1)
     return a, p[a], n[a]
 
 
-def mine_semihard(distance, same, different):
-    """Per positive pair the nearest negative that is farther than the positive."""
-    row, column, place, width = padded_slots(same)
+def mine_semihard(distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+    """For each positive pair, the nearest negative that is farther than the positive."""
+    row, column, slot, width = padded_slots(same)
     limits = distance.new_full((len(distance), width), torch.inf)
-    limits[row, place] = distance[row, column]
+    limits[row, slot] = distance[row, column]
     nearest = torch.zeros_like(limits, dtype=torch.long)
     found = torch.zeros_like(limits, dtype=torch.bool)
     if not width:
         return row, column, column
-    few = width <= _FEW
-    # Comparisons are negated so that NaN passes them: a broken batch gives a NaN loss, not none.
+    few = width <= _FEW_POSITIVES
+    # The comparisons are negated so that NaN passes: a batch with NaN then has a NaN loss.
     for rows in row_blocks(len(distance), distance.shape[1] * (width if few else 1)):
         negatives = torch.where(different[rows], distance[rows], torch.inf)
         limit = limits[rows]
@@ -55,26 +59,26 @@ def mine_semihard(distance, same, different):
             nearer = negatives[:, None, :] <= limit[:, :, None]
             chosen, nearest[rows] = torch.where(nearer, torch.inf, negatives[:, None, :]).min(2)
         else:
-            # The first of the sorted negatives right of each positive, the lowest index of a tie.
+            # The first sorted negative above each limit; of equal negatives, the lowest index.
             value, order = torch.sort(negatives, dim=1, stable=True)
             first = torch.searchsorted(value, limit, right=True).clamp_max_(value.shape[1] - 1)
             chosen = value.gather(1, first)
             chosen = torch.where(chosen <= limit, torch.inf, chosen)
             nearest[rows] = order.gather(1, first)
         found[rows] = ~(chosen == torch.inf)
-    keep = found[row, place]
-    row, column, place = row[keep], column[keep], place[keep]
-    return row, column, nearest[row, place]
+    keep = found[row, slot]
+    row, column, slot = row[keep], column[keep], slot[keep]
+    return row, column, nearest[row, slot]
 
 
-def mine_easy_positive(distance, same, different):
-    """Per anchor its nearest positive and the nearest negative farther than this positive."""
-    p, some = _best(distance, same)
-    a = some.nonzero().squeeze(1)
+def mine_easy_positive(distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+    """For each anchor, its nearest positive and the nearest negative farther than this positive."""
+    p, has_positive = nearest_column(distance, same)
+    a = has_positive.nonzero().squeeze(1)
     limit = distance.new_full((len(distance), 1), torch.inf)
     limit[a, 0] = distance[a, p[a]]
-    n, some = _best(distance, different & ~(distance <= limit))
-    a = a[some[a]]
+    n, has_negative = nearest_column(distance, different & ~(distance <= limit))
+    a = a[has_negative[a]]
     return a, p[a], n[a]
 
 
@@ -83,13 +87,13 @@ class AllTripletsMiner(Miner):
 
     .. math:: \{(a, p, n) : y_p = y_a,\; p \ne a,\; y_n \ne y_a\}
 
-    The list grows with the cube of the batch. The losses of skdml do not draw it up: given this
-    miner they sum over all triplets by counts, in memory that grows with the square.
+    The list grows with the cube of the batch size. The losses of skdml do not build this list:
+    with this miner, they sum over all triplets by counting, in memory that grows with the square.
 
     Parameters
     ----------
-    distance : str
-        Not needed to choose; part of the call that all miners share.
+    distance : str, default="euclidean"
+        Not used for the choice. Accepted, because all miners take it.
 
     Raises
     ------
@@ -109,23 +113,23 @@ class AllTripletsMiner(Miner):
     ([0, 1], [1, 0], [2, 2])
     """
 
-    def mine(self, distance, same, different):
-        """Choose from a distance matrix; see `Miner`."""
+    def mine(self, distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+        """Choose from a distance matrix; see `Miner.mine`."""
         return mine_all(distance, same, different)
 
-    def shares(self, distance, references):
-        """Return True: which all triplets are does not depend on distances."""
+    def shares(self, distance: str, references: bool) -> bool:
+        """Return True, because the set of all triplets does not depend on distances."""
         return True
 
 
 class BatchHardMiner(Miner):
-    r"""Per anchor the farthest positive and the nearest negative.
+    r"""For each anchor, the farthest positive and the nearest negative.
 
     .. math:: p = \arg\max_{y_p = y_a} d(a, p), \quad n = \arg\min_{y_n \ne y_a} d(a, n)
 
     Parameters
     ----------
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         Distance by which triplets are chosen.
 
     Raises
@@ -147,22 +151,22 @@ class BatchHardMiner(Miner):
     ([2, 0, 0, 4, 3], [3, 3, 3, 2, 2])
     """
 
-    def mine(self, distance, same, different):
-        """Choose from a distance matrix; see `Miner`."""
+    def mine(self, distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+        """Choose from a distance matrix; see `Miner.mine`."""
         return mine_hard(distance, same, different)
 
 
 class SemiHardMiner(Miner):
-    r"""Per positive pair the nearest negative that is farther than the positive.
+    r"""For each positive pair, the nearest negative that is farther than the positive.
 
     .. math:: n = \arg\min_{y_n \ne y_a,\; d(a, n) > d(a, p)} d(a, n)
 
-    Pairs without such a negative are left out. Negatives beyond every margin stay in: the loss
-    gives them no weight.
+    Pairs without such a negative are left out. Negatives beyond the margin are not left out; the
+    loss gives them no weight.
 
     Parameters
     ----------
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         Distance by which triplets are chosen.
 
     Raises
@@ -184,23 +188,23 @@ class SemiHardMiner(Miner):
     ([0], [1], [3])
     """
 
-    def mine(self, distance, same, different):
-        """Choose from a distance matrix; see `Miner`."""
+    def mine(self, distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+        """Choose from a distance matrix; see `Miner.mine`."""
         return mine_semihard(distance, same, different)
 
 
 class EasyPositiveMiner(Miner):
-    r"""Per anchor the nearest positive and the nearest negative farther than it.
+    r"""For each anchor, the nearest positive and the nearest negative farther than it.
 
     .. math:: p = \arg\min_{y_p = y_a} d(a, p), \quad
         n = \arg\min_{y_n \ne y_a,\; d(a, n) > d(a, p)} d(a, n)
 
-    A class may stay spread out, as long as each member has a neighbour of its class. Anchors
+    A class may stay spread out, as long as each point has a near neighbour of its class. Anchors
     without such a negative are left out.
 
     Parameters
     ----------
-    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         Distance by which triplets are chosen.
 
     Raises
@@ -222,6 +226,6 @@ class EasyPositiveMiner(Miner):
     ([0, 1, 2], [1, 0, 1], [3, 3, 3])
     """
 
-    def mine(self, distance, same, different):
-        """Choose from a distance matrix; see `Miner`."""
+    def mine(self, distance: Tensor, same: Tensor, different: Tensor) -> tuple[Tensor, ...]:
+        """Choose from a distance matrix; see `Miner.mine`."""
         return mine_easy_positive(distance, same, different)

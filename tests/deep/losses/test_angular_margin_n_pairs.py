@@ -1,4 +1,4 @@
-"""Margin, angular and N-pairs loss, against their sums in Python floats."""
+"""Margin, angular and N-pairs loss against plain loops over Python floats."""
 
 import math
 
@@ -101,7 +101,7 @@ def test_boundaries_are_learned(n_classes):
         assert grad[k].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-6)
 
 
-def test_the_boundary_settles_where_both_kinds_are_off_alike():
+def test_boundary_converges_to_equal_shares_of_active_positives_and_negatives():
     x, labels = make_batch()
     loss = MarginLoss(0.1, boundary=0.1).double()
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.02)
@@ -119,7 +119,7 @@ def test_the_boundary_settles_where_both_kinds_are_off_alike():
 
 
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
-def test_the_boundary_starts_where_the_paper_has_it(distance):
+def test_boundary_starts_at_the_value_of_the_paper(distance):
     angle = 2 * math.asin(1.2 / 2)
     pair = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
     expected = 1.2 if distance == "manhattan" else pairwise_distance(pair, None, distance)[0, 1]
@@ -133,7 +133,7 @@ def test_the_boundary_starts_where_the_paper_has_it(distance):
             MarginLoss(boundary=largest + 0.01, distance=distance)
 
 
-def test_labels_without_a_boundary():
+def test_labels_without_a_boundary_raise():
     x, labels = make_batch()
     for wrong in (labels, labels - 60):
         with pytest.raises(ValueError, match=r"labels must lie in 0, ..., 9, .*n_classes=10; got"):
@@ -141,8 +141,8 @@ def test_labels_without_a_boundary():
 
 
 def test_losses_equal_those_of_pytorch_metric_learning():
-    # Made with version 2.9.0 on sin(1), sin(2), ... in eight rows of three, scaled to length 1:
-    # the peer does not scale the negatives.
+    # Computed by version 2.9.0 on sin(1), sin(2), ... in eight rows of three. The rows were scaled
+    # to length 1 first, because that package does not scale the negatives.
     x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     assert AngularLoss(40)(x, labels).item() == pytest.approx(4.5312223591167635, rel=1e-9)
@@ -154,7 +154,7 @@ def test_losses_equal_those_of_pytorch_metric_learning():
     assert loss.beta.grad.item() == pytest.approx(-0.2571, abs=1e-4)
 
 
-def test_parameters_outside_their_range():
+def test_parameters_outside_their_range_raise():
     for kind, name, zero in ((MarginLoss, "margin", "="), (MarginLoss, "boundary", "")):
         for value in (-0.1, math.inf, math.nan, True, "1"):
             with pytest.raises(ValueError, match=f"{name} must be a finite number >{zero} 0; got"):

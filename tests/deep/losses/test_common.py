@@ -1,4 +1,4 @@
-"""What every loss over the pairs of a batch must withstand, whatever its formula."""
+"""Checks that every loss over all pairs of a batch must pass, whatever its formula."""
 
 import copy
 import pickle
@@ -8,10 +8,10 @@ import torch
 from helpers import make_batch
 
 from skdml.deep import losses
-from skdml.deep.losses._batch import MatrixLoss
+from skdml.deep.losses._matrix import MatrixLoss
 from skdml.deep.miners import get_miner
 
-NAMES = {
+PARAMETERS = {
     "NTXentLoss": [{}, {"distance": "euclidean"}],
     "SupConLoss": [{}],
     "NCALoss": [{}],
@@ -27,13 +27,13 @@ NAMES = {
     "AngularLoss": [{}],
     "NPairsLoss": [{}],
 }
-CASES = [(name, options) for name, many in NAMES.items() for options in many]
+CASES = [(name, options) for name, many in PARAMETERS.items() for options in many]
 every_loss = pytest.mark.parametrize(
     "make",
     [lambda n=name, o=options: getattr(losses, n)(**o) for name, options in CASES],
     ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES],
 )
-ONE_KIND = (losses.IntraPairVarianceLoss, losses.SignalToNoiseRatioContrastiveLoss)
+TAKE_ONE_KIND_OF_PAIRS = (losses.IntraPairVarianceLoss, losses.SignalToNoiseRatioContrastiveLoss)
 LABELS = torch.tensor([10, 0, 10, 20, 0, 20, 10, 20, 0, 10])  # no singletons
 
 
@@ -41,7 +41,7 @@ LABELS = torch.tensor([10, 0, 10, 20, 0, 20, 10, 20, 0, 10])  # no singletons
 def test_gradients(make):
     loss = make().double()
     if isinstance(loss, losses.CircleLoss):
-        pytest.skip("its weights are constants to the gradient: it has a test of its own")
+        pytest.skip("its weights have no gradient; another test checks them")
     x, labels = make_batch(width=4, sizes=(4, 3, 1))
     y, y_labels = make_batch(1, width=4, sizes=(2, 2))
     x.requires_grad_(), y.requires_grad_()
@@ -50,7 +50,7 @@ def test_gradients(make):
 
 
 @every_loss
-def test_order_and_names_of_classes_change_nothing(make):
+def test_loss_ignores_order_and_names_of_classes(make):
     x, labels = make_batch(width=4)
     y, y_labels = make_batch(1, width=4, sizes=(3, 2, 1, 4))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
@@ -63,13 +63,13 @@ def test_order_and_names_of_classes_change_nothing(make):
 
 
 @every_loss
-def test_blocks_of_rows_change_nothing(make, monkeypatch):
+def test_loss_does_not_depend_on_the_block_size(make, monkeypatch):
     x, labels = make_batch(width=4)
     leaf = x.clone().requires_grad_()
     loss = make().double()
     expected = loss(leaf, labels)
     grad = torch.autograd.grad(expected, leaf)
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", 60)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
     got = loss(leaf, labels)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, leaf), grad)
@@ -79,10 +79,10 @@ def test_blocks_of_rows_change_nothing(make, monkeypatch):
 
 @every_loss
 @pytest.mark.parametrize("labels", [[1, 2, 3, 4], [1], []])
-def test_without_positives_the_loss_is_an_attached_zero(make, labels):
+def test_loss_without_positives_is_zero_with_zero_gradient(make, labels):
     loss = make()
-    if isinstance(loss, ONE_KIND) and len(labels) > 1:
-        pytest.skip("negatives alone teach it, too")
+    if isinstance(loss, TAKE_ONE_KIND_OF_PAIRS) and len(labels) > 1:
+        pytest.skip("negatives alone give it a loss")
     labels = torch.tensor(labels, dtype=torch.long)
     x = torch.randn(len(labels), 3, requires_grad=True)
     value = loss(x, labels)
@@ -114,7 +114,7 @@ def test_extreme_rows_give_no_nan(make, scale):
 
 
 @every_loss
-def test_broken_embeddings_break_the_loss(make):
+def test_nan_embeddings_give_a_loss_that_is_not_finite(make):
     x, labels = make_batch(width=4)
     assert not make()(x * torch.nan, labels).isfinite()
 
@@ -137,7 +137,7 @@ def test_half_precision_inside_autocast(make, dtype):
 
 
 @every_loss
-def test_listed_pairs_are_those_of_the_labels(make):
+def test_listed_pairs_give_the_loss_of_the_labels(make):
     x = make_batch(width=4, sizes=(10,))[0]
     loss = make().double()
     a, p, n = get_miner("all")(x, LABELS)
@@ -145,7 +145,7 @@ def test_listed_pairs_are_those_of_the_labels(make):
     torch.testing.assert_close(loss(x, LABELS, (a, p, n)), expected)
     torch.testing.assert_close(loss(x, LABELS, (a, p, a, n)), expected)
     few = [i[:7] for i in (a, p, n)]
-    # All are of the first anchor: its positives and negatives may as well be references.
+    # All of these have the first anchor, so its positives and negatives can be references.
     assert (few[0] == 0).all()
     others = torch.cat([few[1].unique(), few[2].unique()])
     by_reference = loss(x[:1], LABELS[:1], None, x[others], LABELS[others])
@@ -162,13 +162,13 @@ def test_losses_copy_and_pickle(make):
     value = loss(x.clone().requires_grad_(), labels)
     assert not loss.active_share.requires_grad
     assert 0 < loss.active_share <= 1
-    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
-        assert twin(x, labels) == value.detach()
+    for copied in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert copied(x, labels) == value.detach()
     assert type(loss).__name__ in repr(loss)
 
 
 @every_loss
-def test_calls_that_do_not_fit(make):
+def test_invalid_calls_raise(make):
     x, labels, loss = torch.randn(4, 3), torch.tensor([0, 0, 1, 1]), make()
     with pytest.raises(ValueError, match="labels must be a 1-D tensor of length 4"):
         loss(x, labels[:3])
@@ -178,6 +178,6 @@ def test_calls_that_do_not_fit(make):
         loss(x, labels, (labels, labels))
 
 
-def test_every_loss_of_the_kind_is_named_here():
+def test_every_matrix_loss_is_checked_here():
     kinds = {name: getattr(losses, name) for name in losses.__all__}
-    assert set(NAMES) == {name for name, kind in kinds.items() if issubclass(kind, MatrixLoss)}
+    assert set(PARAMETERS) == {name for name, kind in kinds.items() if issubclass(kind, MatrixLoss)}

@@ -1,4 +1,4 @@
-"""Losses against literal loops over pairs and triplets, and what a loss must withstand."""
+"""Contrastive and triplet loss against plain loops, and their behaviour in special cases."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ from skdml.distances import BASE_DISTANCES
 
 
 def margin_of(distance):
-    """Return a margin that some pairs keep and others do not."""
+    """Return a margin that some pairs violate and others do not."""
     return {"sqeuclidean": 3.0, "manhattan": 2.5, "angular": 0.4}.get(distance, 1.2)
 
 
@@ -37,8 +37,8 @@ def test_contrastive_equals_its_definition(distance, miner, reference):
     d = literal_matrix(x, x if y is None else y, distance)
     positives, negatives = literal_pairs(labels, y_labels)
     if miner != "all":
-        listed = None if y is None else y_labels.tolist()
-        mined = literal_triplets(miner, d, labels.tolist(), listed)
+        ref_labels = None if y is None else y_labels.tolist()
+        mined = literal_triplets(miner, d, labels.tolist(), ref_labels)
         positives, negatives = {(a, p) for a, p, _ in mined}, {(a, n) for a, _, n in mined}
     margin = margin_of(distance)
     for power in (1, 2):
@@ -57,11 +57,11 @@ def test_contrastive_equals_its_definition(distance, miner, reference):
 @pytest.mark.parametrize("miner", TRIPLET_MINERS)
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 def test_triplet_equals_its_definition(distance, miner, reference, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels, y, y_labels = batch_and_reference(reference)
     d = literal_matrix(x, x if y is None else y, distance)
-    listed = None if y is None else y_labels.tolist()
-    triplets = literal_triplets(miner, d, labels.tolist(), listed)
+    ref_labels = None if y is None else y_labels.tolist()
+    triplets = literal_triplets(miner, d, labels.tolist(), ref_labels)
     margin = margin_of(distance) / 2
     for soft in (False, True):
         for reduction in REDUCTIONS:
@@ -79,8 +79,8 @@ def test_triplet_equals_its_definition(distance, miner, reference, few, monkeypa
 def test_given_triplets(reference, count):
     x, labels, y, y_labels = batch_and_reference(reference)
     d = literal_matrix(x, x if y is None else y, "euclidean")
-    listed = None if y is None else y_labels.tolist()
-    triplets = literal_triplets("all", d, labels.tolist(), listed)[::2][:count]
+    ref_labels = None if y is None else y_labels.tolist()
+    triplets = literal_triplets("all", d, labels.tolist(), ref_labels)[::2][:count]
     indices = tuple(torch.tensor(i) for i in zip(*triplets, strict=True))
     for reduction in REDUCTIONS:
         got = TripletLoss(0.5, miner="hard", reduction=reduction)(x, labels, indices, y, y_labels)
@@ -102,10 +102,10 @@ def test_given_pairs(reference, soft):
     indices = [
         torch.tensor(i) for pairs in (positives, negatives) for i in zip(*pairs, strict=True)
     ]
-    joined = [(a, p, n) for a, p in positives for b, n in negatives if a == b]
+    triplets = [(a, p, n) for a, p in positives for b, n in negatives if a == b]
     for reduction in REDUCTIONS:
         got = TripletLoss(0.5, soft=soft, reduction=reduction)(x, labels, indices, y, y_labels)
-        expected, _ = literal_triplet(d, joined, 0.5, soft, reduction)
+        expected, _ = literal_triplet(d, triplets, 0.5, soft, reduction)
         assert got.item() == pytest.approx(expected, rel=1e-8)
         got = ContrastiveLoss(1.5, reduction=reduction)(x, labels, indices, y, y_labels)
         expected, _ = literal_contrastive(d, positives, negatives, 1.5, 1, reduction)
@@ -124,7 +124,7 @@ def test_callable_miner_and_miner_of_another_distance():
     for miner in (mine, BatchHardMiner("cosine")):
         assert TripletLoss(0.5, miner=miner)(x, labels) == expected
     TripletLoss(0.5, miner=mine)(x[:9], labels[:9], ref_emb=x[9:], ref_labels=labels[9:])
-    assert [len(args) for args in calls] == [2, 4]  # references only where there are some
+    assert [len(args) for args in calls] == [2, 4]  # references are passed only if there are some
     assert TripletLoss(0.5, miner=None)(x, labels) == TripletLoss(0.5)(x, labels)
     assert TripletLoss(0.5, miner="hard")(x, labels) != expected
 
@@ -142,7 +142,7 @@ def every_loss(distances=("euclidean",), miners=TRIPLET_MINERS):
 @pytest.mark.parametrize("few", [0, 16])
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 def test_gradients(distance, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels = make_batch(width=3, sizes=(4, 3, 1))
     y, y_labels = make_batch(1, width=3, sizes=(2, 2))
     x.requires_grad_(), y.requires_grad_()
@@ -174,7 +174,7 @@ def test_two_backward_passes_add_up():
         torch.testing.assert_close(leaf.grad, 3 * once)
 
 
-def test_order_and_names_of_classes_change_nothing():
+def test_loss_ignores_order_and_names_of_classes():
     x, labels = make_batch()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
     for loss in every_loss(BASE_DISTANCES):
@@ -183,26 +183,26 @@ def test_order_and_names_of_classes_change_nothing():
 
 
 @pytest.mark.parametrize("few", [0, 16])
-def test_blocks_of_rows_change_nothing(few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+def test_loss_does_not_depend_on_the_block_size(few, monkeypatch):
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels = make_batch()
     leaf = x.clone().requires_grad_()
     for loss in every_loss():
-        monkeypatch.setattr("skdml.deep._distances._BLOCK", 2**20)
+        monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 2**20)
         expected = loss(leaf, labels)
         grad = torch.autograd.grad(expected, leaf)
-        monkeypatch.setattr("skdml.deep._distances._BLOCK", 60)
+        monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
         got = loss(leaf, labels)
         torch.testing.assert_close(got, expected)
         torch.testing.assert_close(torch.autograd.grad(got, leaf), grad)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1, 1], [1, 2, 3, 4], [1], []])
-def test_without_valid_tuples_the_loss_is_an_attached_zero(labels):
+def test_loss_without_valid_tuples_is_zero_with_zero_gradient(labels):
     labels = torch.tensor(labels, dtype=torch.long)
     for loss in every_loss(BASE_DISTANCES):
         if isinstance(loss, ContrastiveLoss) and isinstance(loss.miner, AllTripletsMiner):
-            continue  # one kind of pairs is enough for it
+            continue  # one kind of pairs is enough for a loss
         x = torch.randn(len(labels), 3, requires_grad=True)
         value = loss(x, labels)
         value.backward()
@@ -223,7 +223,7 @@ def test_contrastive_with_one_kind_of_pairs():
 
 @pytest.mark.parametrize("few", [0, 16])
 def test_degenerate_rows_give_finite_gradients(few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     rows = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1e11, 0], [-1e11, 1]])
     x = torch.cat([rows, rows]).requires_grad_()
     labels = torch.arange(12) // 3
@@ -234,7 +234,7 @@ def test_degenerate_rows_give_finite_gradients(few, monkeypatch):
         assert grad.isfinite().all(), loss
 
 
-def test_broken_embeddings_break_the_loss():
+def test_nan_embeddings_give_a_loss_that_is_not_finite():
     x, labels = make_batch()
     for loss in every_loss():
         assert not loss(x * torch.nan, labels).isfinite()
@@ -275,12 +275,12 @@ def test_losses_copy_and_pickle():
     for loss in every_loss():
         value = loss(x.clone().requires_grad_(), labels)
         assert not loss.active_share.requires_grad
-        for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
-            assert twin(x, labels) == value.detach()
+        for copied in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+            assert copied(x, labels) == value.detach()
         assert f"margin={loss.margin:g}" in repr(loss)
 
 
-def test_indices_of_a_loss_are_those_of_its_miner():
+def test_mined_indices_give_the_loss_with_that_miner():
     x, labels = make_batch()
     for name in TRIPLET_MINERS:
         indices = get_miner(name)(x, labels)
@@ -291,7 +291,7 @@ def test_indices_of_a_loss_are_those_of_its_miner():
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss, TripletLoss])
-def test_parameters_outside_their_range(loss):
+def test_parameters_outside_their_range_raise(loss):
     for margin in (-0.1, math.inf, math.nan, True, "1", None, torch.tensor(1.0)):
         with pytest.raises(ValueError, match=r"margin must be a finite number >=? 0; got "):
             loss(margin)
@@ -307,7 +307,7 @@ def test_parameters_outside_their_range(loss):
         loss(miner="none")
 
 
-def test_parameters_of_one_loss():
+def test_parameters_of_a_single_loss_outside_their_range_raise():
     TripletLoss(0)
     with pytest.raises(ValueError, match="margin must be a finite number > 0; got 0"):
         ContrastiveLoss(0)
@@ -319,7 +319,7 @@ def test_parameters_of_one_loss():
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(), TripletLoss()])
-def test_calls_that_do_not_fit(loss):
+def test_invalid_calls_raise(loss):
     x, labels = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
     for wrong in (x[0], x.long(), x.tolist()):
         with pytest.raises(

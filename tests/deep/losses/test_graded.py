@@ -1,4 +1,4 @@
-"""CoSENT and VICReg against their sums in Python floats."""
+"""CoSENT and VICReg against plain loops over Python floats."""
 
 import copy
 import math
@@ -39,9 +39,9 @@ def literal_cosent(d, t, temperature, alone):
 
 @pytest.fixture(params=["by sums", "by logarithms"])
 def path(request, monkeypatch):
-    """Both ways to sum the exponentials, the second of which is for logits far apart."""
+    """Both ways to sum the exponentials; the second is for logits with a large range."""
     if request.param == "by logarithms":
-        monkeypatch.setattr(cosent, "_WIDEST", dict.fromkeys(cosent._WIDEST, 0.0))
+        monkeypatch.setattr(cosent, "_MAX_LOGIT_RANGE", dict.fromkeys(cosent._MAX_LOGIT_RANGE, 0.0))
     else:
         monkeypatch.setattr(cosent, "cosent_by_logarithms", None)
 
@@ -64,7 +64,7 @@ def test_cosent_equals_its_definition(distance, kind, reference, path):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_cosent_of_classes_knows_two_grades(reference, path):
+def test_cosent_of_classes_has_two_grades(reference, path):
     x, y = make_batch(width=4)[0], make_batch(1, width=4)[0][:15]
     tx, ty = (7 * make_targets("classes", n)[:, 0] for n in (24, 15))
     loss = CoSENTLoss(0.3, graded=False)
@@ -78,7 +78,7 @@ def test_cosent_of_classes_knows_two_grades(reference, path):
     assert got.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_cosent_says_what_it_learns_from():
+def test_supervision_that_cosent_needs():
     assert (
         learns_from("cosent") == learns_from(CoSENTLoss) == learns_from(CoSENTLoss()) == "targets"
     )
@@ -86,8 +86,8 @@ def test_cosent_says_what_it_learns_from():
     assert learns_from("cosent", graded=False) == learns_from(CoSENTLoss, graded=False) == "labels"
 
 
-def test_cosent_in_single_precision_where_logits_are_far_apart():
-    # 140 temperatures are summed, 300 go by logarithms.
+def test_cosent_in_single_precision_with_a_large_range_of_logits():
+    # A range of 140 temperatures is summed directly, a range of 300 by logarithms.
     x, t = make_batch(width=4)[0], make_targets("number", 24)
     for scale in (1.0, 70, 150):
         results = []
@@ -99,9 +99,9 @@ def test_cosent_in_single_precision_where_logits_are_far_apart():
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
-def test_ranks_are_those_of_sorted_rows():
+def test_equal_numbers_share_a_rank():
     rows = torch.tensor([[3.0, 1.0, 1.0, 2.0], [0.5, 0.5, 0.5, 0.5]])
-    assert cosent.ranks(rows).tolist() == [[2, 0, 0, 1], [0, 0, 0, 0]]
+    assert cosent.dense_ranks(rows).tolist() == [[2, 0, 0, 1], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,11 +120,11 @@ def test_cosent_does_not_depend_on_order_blocks_or_units(monkeypatch):
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     expected = loss(x, t)
     torch.testing.assert_close(loss(x[order], 8 * t[order] - 1), expected)
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", 60)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
     torch.testing.assert_close(loss(x, t), expected)
 
 
-def test_cosent_of_the_right_order_costs_little():
+def test_cosent_is_small_for_the_right_order():
     t = torch.arange(9.0)
     loss = CoSENTLoss(0.01, distance="euclidean")
     right = t[:, None].clone().requires_grad_()
@@ -135,7 +135,7 @@ def test_cosent_of_the_right_order_costs_little():
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
-def test_equal_targets_give_an_attached_zero(rows):
+def test_loss_of_equal_targets_is_zero_with_zero_gradient(rows):
     x = torch.randn(rows, 3, requires_grad=True)
     loss = CoSENTLoss()
     value = loss(x, torch.ones(rows))
@@ -186,9 +186,9 @@ def test_vicreg_in_units_of_a_standard_deviation():
         VICRegLoss(std=0)
 
 
-def test_vicreg_equals_that_of_pytorch_metric_learning():
-    # Made with version 2.9.0 on sin(1), sin(2), ... and sin(30), sin(31), ... in rows of three.
-    # The peer halves v(Z) + v(Z'), unlike eq. 6 of the paper: half the weight is the same.
+def test_vicreg_equals_the_loss_of_pytorch_metric_learning():
+    # Computed by version 2.9.0 on sin(1), sin(2), ... and sin(30), sin(31), ... in rows of three.
+    # That package halves v(Z) + v(Z'), unlike eq. 6 of the paper, so the weight is halved here.
     x, y = (torch.arange(s, s + 24, dtype=torch.float64).sin().reshape(8, 3) for s in (1, 30))
     assert VICRegLoss(variance=12.5)(x, ref_emb=y).item() == pytest.approx(52.99839027107393)
 
@@ -215,14 +215,14 @@ def test_losses_copy_and_pickle():
         assert repr(pickle.loads(pickle.dumps(copy.deepcopy(loss)))) == repr(loss)
 
 
-def test_calls_that_do_not_fit():
+def test_invalid_calls_raise():
     x, t = torch.randn(4, 2), torch.arange(4)
     with pytest.raises(ValueError, match="indices_tuple must be None"):
         CoSENTLoss()(x, t, (t, t, t))
-    with pytest.raises(ValueError, match="given together; got only one"):
+    with pytest.raises(ValueError, match="given together; got only ref_emb"):
         CoSENTLoss()(x, t, None, x)
     for wrong in (t[:3], [0, 1, 2, 3], torch.zeros(4, 2, 2)):
-        with pytest.raises(ValueError, match="targets must be a tensor of 4 numbers"):
+        with pytest.raises(ValueError, match=r"labels must be a tensor of 4 targets, .*; got"):
             CoSENTLoss()(x, wrong)
     with pytest.raises(ValueError, match="as many rows as embeddings, 4; got 3"):
         VICRegLoss()(x, ref_emb=x[:3])

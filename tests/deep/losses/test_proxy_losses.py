@@ -1,4 +1,4 @@
-"""Losses with proxies against literal loops, and what they must withstand."""
+"""Losses with proxies against plain loops, and their behaviour in special cases."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ from skdml.deep.losses import (
     SphereFaceLoss,
     SubCenterArcFaceLoss,
 )
-from skdml.deep.losses._margin_softmax import add_angle
+from skdml.deep.losses.arcface import add_angle
 from skdml.deep.losses.soft_triple import proxy_spread
 from skdml.deep.losses.sphereface import multiply_angle
 
@@ -53,7 +53,7 @@ def points(seed=1):
     return torch.randn(len(LABELS), D, generator=generator, dtype=torch.float64)
 
 
-# One point at a time
+# The loss of one point, in Python floats.
 
 
 def dot(a, b):
@@ -68,9 +68,9 @@ def softmax_loss(logits, own):
     return math.log(sum(math.exp(a) for a in logits)) - logits[own]
 
 
-def with_margin(x, y, proxies, scale, harden):
+def with_margin(x, y, proxies, scale, margin_of_angle):
     logits = [scale * cosine(x, p) for p in proxies]
-    logits[y] = scale * harden(math.acos(cosine(x, proxies[y])))
+    logits[y] = scale * margin_of_angle(math.acos(cosine(x, proxies[y])))
     return softmax_loss(logits, y)
 
 
@@ -192,10 +192,10 @@ def test_gradient_by_embeddings_and_proxies(name):
     assert torch.autograd.gradcheck(value, (x, *loss.parameters()))
 
 
-# Made by pytorch-metric-learning 2.9.0 with float64 embeddings, the proxies below and margins in
-# degrees: ProxyNCALoss, ProxyAnchorLoss, SoftTripleLoss, ... at their defaults. ArcFaceLoss is left
-# out: beyond an angle of pi - m, where some of these points lie, it goes on in another way.
-PEER = [
+# Computed by pytorch-metric-learning 2.9.0 with float64 embeddings and the proxies below, with the
+# defaults of its ProxyNCALoss, ProxyAnchorLoss, SoftTripleLoss, ... and margins in degrees. Its
+# ArcFaceLoss is left out: some of the angles exceed pi - m, where it is another function.
+PYTORCH_METRIC_LEARNING = [
     (lambda: ProxyNCALoss(5, 4, temperature=1), (5, 4), 2.5966727808586008),
     (lambda: ProxyAnchorLoss(5, 4), (5, 4), 54.938428442507636),
     (lambda: SoftTripleLoss(5, 4, tau=0), (5, 10, 4), 2.0932854081287906),
@@ -206,7 +206,7 @@ PEER = [
 ]
 
 
-@pytest.mark.parametrize(("build", "shape", "expected"), PEER)
+@pytest.mark.parametrize(("build", "shape", "expected"), PYTORCH_METRIC_LEARNING)
 def test_equals_pytorch_metric_learning(build, shape, expected):
     loss = build()
     steps = torch.arange(math.prod(shape), dtype=torch.float64)
@@ -268,10 +268,10 @@ def test_autocast_and_half_precision(name):
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [0.1, 0.01])  # below 1 / 60 exponents are shifted
+@pytest.mark.parametrize("gamma", [0.1, 0.01])  # below 1 / 60 the exponents are shifted
 @pytest.mark.parametrize("block", [2**18, 100])
-def test_soft_triple_goes_by_its_logits_whatever_the_blocks(gamma, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+def test_soft_triple_is_the_cross_entropy_of_its_logits(gamma, block, monkeypatch):
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
     loss = SoftTripleLoss(C, D, n_proxies=3, gamma=gamma, margin=0.2, tau=0).double()
     x = points().requires_grad_()
     logits = loss.logits(x)
@@ -284,7 +284,7 @@ def test_soft_triple_goes_by_its_logits_whatever_the_blocks(gamma, block, monkey
         torch.testing.assert_close(one, other)
 
 
-def test_proxies_of_a_class_that_met_draw_no_more():
+def test_equal_proxies_have_no_spread_and_no_gradient():
     loss = SoftTripleLoss(2, 3, n_proxies=3).double()
     loss.proxies.data[0] = torch.tensor([1.0, 2.0, 3.0])
     loss.proxies.data[1] = torch.eye(3) + 1e-9 * torch.ones(3)
@@ -298,7 +298,7 @@ def test_proxies_of_a_class_that_met_draw_no_more():
 
 
 @every_loss
-def test_an_empty_batch_is_zero_but_for_the_proxies_alone(name):
+def test_loss_of_an_empty_batch_depends_on_proxies_alone(name):
     loss, x = make(name), points()[:0].requires_grad_()
     value = loss(x, LABELS[:0])
     value.backward()
@@ -309,9 +309,9 @@ def test_an_empty_batch_is_zero_but_for_the_proxies_alone(name):
 
 
 @every_loss
-def test_training_moves_points_to_the_largest_logit(name):
+def test_training_makes_the_own_logit_the_largest(name):
     loss, x = make(name), points().requires_grad_()
-    if name == "sphereface":  # at its fourfold angle only long points are sure
+    if name == "sphereface":  # with a fourfold angle, only long embeddings are confident
         x = (3 * x.detach()).requires_grad_()
     optimizer = torch.optim.Adam([x, *loss.parameters()], lr=0.1)
     for _ in range(150):
@@ -324,7 +324,7 @@ def test_training_moves_points_to_the_largest_logit(name):
 
 
 @every_loss
-def test_start_at_the_class_means(name):
+def test_initialization_from_class_means(name):
     loss, x = make(name), points()
     x = x + 8 * torch.eye(C, D, dtype=torch.float64)[LABELS]
     absent = loss.proxies[-1].clone()
@@ -336,7 +336,7 @@ def test_start_at_the_class_means(name):
 
 
 @every_loss
-def test_further_classes_leave_the_others_as_they_are(name):
+def test_growth_keeps_the_existing_classes(name):
     loss, x = make(name), points()
     before, proxies = loss.logits(x), loss.proxies.detach().clone()
     loss.grow(C + 2)
@@ -352,13 +352,13 @@ def test_further_classes_leave_the_others_as_they_are(name):
 @every_loss
 def test_copies_and_pickles(name):
     loss, x = make(name), points()
-    for again in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
-        assert torch.equal(again(x, LABELS), loss(x, LABELS))
-        assert repr(again) == repr(loss)
+    for copied in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert torch.equal(copied(x, LABELS), loss(x, LABELS))
+        assert repr(copied) == repr(loss)
 
 
 @every_loss
-def test_what_does_not_fit_is_refused(name):
+def test_invalid_calls_raise(name):
     loss, x = make(name), points()
     triplet = (torch.tensor([0]), torch.tensor([1]), torch.tensor([9]))
     with pytest.raises(ValueError, match="takes no indices_tuple"):
@@ -393,13 +393,13 @@ def test_what_does_not_fit_is_refused(name):
         (lambda: CenterLoss(2, 2, pull=-1), "pull must be .*>= 0; got -1"),
     ],
 )
-def test_parameters_outside_their_range_are_refused(build, message):
+def test_parameters_outside_their_range_raise(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.5, 1.5, 3.0])
-def test_an_added_angle_falls_to_the_end_without_a_jump(margin):
+def test_added_angle_is_decreasing_and_continuous(margin):
     angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
     value = add_angle(angle.cos(), margin)
     step = value.diff()
@@ -410,7 +410,7 @@ def test_an_added_angle_falls_to_the_end_without_a_jump(margin):
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
-def test_a_multiple_of_an_angle_falls_to_the_end_without_a_jump(factor):
+def test_multiple_of_an_angle_is_decreasing_and_continuous(factor):
     angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
     step = multiply_angle(angle.cos(), factor).diff()
     assert (step <= 1e-9).all()

@@ -1,4 +1,4 @@
-"""FastAP, SmoothAP and the histogram loss against their sums in Python floats."""
+"""FastAP, Smooth-AP and the histogram loss against plain loops over Python floats."""
 
 import math
 
@@ -88,7 +88,7 @@ def test_smooth_ap_equals_its_definition(distance, reference):
 
 @pytest.mark.parametrize("sizes", [(4, 4, 4), (2,) * 8, (8, 8), (7, 3, 2, 1)])
 @pytest.mark.parametrize("loss", [SmoothAPLoss(), FastAPLoss(), HistogramLoss()])
-def test_perfect_clusters_of_any_size_and_order_cost_nothing(loss, sizes):
+def test_perfect_clusters_of_any_size_and_order_have_no_loss(loss, sizes):
     labels = torch.cat([torch.full((s,), c) for c, s in enumerate(sizes)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     x = torch.eye(len(sizes), dtype=torch.float64)[labels]
@@ -96,9 +96,9 @@ def test_perfect_clusters_of_any_size_and_order_cost_nothing(loss, sizes):
     assert loss(x, labels.roll(1)).item() > 0.3
 
 
-def test_equality_with_pytorch_metric_learning():
-    # Made with version 2.9.0, its HistogramLoss(n_bins=20), on sin(1), sin(2), ... in eight rows;
-    # its bins are in single precision.
+def test_losses_equal_those_of_pytorch_metric_learning():
+    # Computed by version 2.9.0, with its HistogramLoss(n_bins=20), on sin(1), sin(2), ... in eight
+    # rows of three. Its bins are in single precision.
     x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     for loss, expected in (
@@ -108,7 +108,7 @@ def test_equality_with_pytorch_metric_learning():
         assert loss(x, labels).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_parameters_outside_their_range():
+def test_parameters_outside_their_range_raise():
     for kind in (FastAPLoss, HistogramLoss):
         for n_bins in (0, -1, 1.5, True, "1", None):
             with pytest.raises(ValueError, match="n_bins must be an integer >= 1; got"):

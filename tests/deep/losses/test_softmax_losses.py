@@ -1,4 +1,4 @@
-"""NT-Xent, SupCon, NCA and InfoNCE against their sums in Python floats."""
+"""NT-Xent, SupCon, NCA and InfoNCE against plain loops over Python floats."""
 
 import copy
 import math
@@ -79,7 +79,7 @@ def test_info_nce_equals_its_definition(distance, symmetric):
     assert torch.autograd.gradcheck(lambda u, v: loss(u, None, None, v), leaves)
 
 
-def test_info_nce_withstands_what_it_meets():
+def test_info_nce_of_extreme_few_and_half_precision_rows():
     loss = InfoNCELoss()
     x = torch.tensor([[0.0, 0.0], [1e30, 1.0], [1e-30, 1e-30]], requires_grad=True)
     for distance in ("cosine", "euclidean", "sqeuclidean"):
@@ -98,11 +98,11 @@ def test_info_nce_withstands_what_it_meets():
         value = loss(half, ref_emb=half.flip(0))
     assert value.dtype == torch.float32
     assert value == loss(half.float(), ref_emb=half.flip(0).float())
-    twin = pickle.loads(pickle.dumps(copy.deepcopy(loss)))
-    assert repr(twin) == "InfoNCELoss(temperature=0.07, distance='cosine', symmetric=True)"
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(loss)))
+    assert repr(copied) == "InfoNCELoss(temperature=0.07, distance='cosine', symmetric=True)"
 
 
-def test_info_nce_wants_pairs():
+def test_info_nce_without_pairs_raises():
     x = torch.randn(3, 2)
     with pytest.raises(ValueError, match="ref_emb must be given"):
         InfoNCELoss()(x)
@@ -117,7 +117,7 @@ def test_info_nce_wants_pairs():
 
 
 @pytest.mark.parametrize("kind", [NTXentLoss, SupConLoss, NCALoss, InfoNCELoss])
-def test_parameters_outside_their_range(kind):
+def test_parameters_outside_their_range_raise(kind):
     for temperature in (0, -1.0, math.inf, math.nan, True, "1", None):
         with pytest.raises(ValueError, match="temperature must be a finite number > 0; got"):
             kind(temperature)
@@ -126,8 +126,8 @@ def test_parameters_outside_their_range(kind):
 
 
 def test_losses_equal_those_of_pytorch_metric_learning():
-    # Made with version 2.9.0, of whose NCALoss the distance was LpDistance(normalize_embeddings=
-    # False, power=2), on sin(1), sin(2), ... in eight rows of three.
+    # Computed by version 2.9.0 on sin(1), sin(2), ... in eight rows of three. Its NCALoss had the
+    # distance LpDistance(normalize_embeddings=False, power=2).
     x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     for loss, expected in (

@@ -1,4 +1,4 @@
-"""The triplet loss with the swap, against a loop over triplets in Python floats."""
+"""The triplet loss with the anchor swap against a plain loop over triplets."""
 
 import pytest
 import torch
@@ -7,21 +7,21 @@ from helpers import (
     TRIPLET_MINERS,
     literal_matrix,
     literal_reduce,
+    literal_triplet,
     literal_triplets,
     make_batch,
 )
-from helpers import literal_triplet as literal_terms
 
 from skdml.deep.losses import TripletLoss
 from skdml.deep.miners import get_miner
 
 
 def literal_swap(d, triplets, margin, soft, reduction):
-    """Each triplet by itself, of three distances of its own."""
+    """Reduce the losses of single triplets, whose negative has the smaller of two distances."""
     terms = []
     for a, p, n in triplets:
         one = {a: {p: d[a][p], n: min(d[a][n], d[p][n])}}
-        terms.append(literal_terms(one, [(a, p, n)], margin, soft, "sum")[0])
+        terms.append(literal_triplet(one, [(a, p, n)], margin, soft, "sum")[0])
     return literal_reduce(terms, reduction), sum(t > 0 for t in terms) / max(1, len(terms))
 
 
@@ -38,7 +38,7 @@ def test_swap_equals_its_definition(distance, miner, monkeypatch):
             )
             expected, share = literal_swap(d, triplets, 0.4, soft, reduction)
             for block in (2**18, 60):
-                monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+                monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
                 assert loss(x, labels).item() == pytest.approx(expected, rel=1e-9)
                 assert loss.active_share.item() == pytest.approx(share)
             listed = loss(x, labels, get_miner(miner, distance)(x, labels))
@@ -57,7 +57,7 @@ def test_gradients_of_the_swap(soft):
         assert torch.autograd.gradcheck(lambda u, i=given: loss(u, labels, i), (x,))
 
 
-def test_swap_withstands_what_it_meets():
+def test_swap_of_extreme_rows_and_of_labels_without_triplets():
     loss = TripletLoss(swap=True)
     x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1e30, 1.0], [1e-30, 0.0]], requires_grad=True)
     value = loss(x, torch.tensor([0, 0, 1, 1]))
@@ -73,9 +73,9 @@ def test_swap_withstands_what_it_meets():
         assert loss(x.detach().bfloat16(), torch.tensor([0, 0, 1, 1])).dtype == torch.float32
 
 
-def test_swap_equals_that_of_pytorch_metric_learning():
-    # Made with version 2.9.0, TripletMarginLoss(0.2, swap=True, distance=LpDistance(
-    # normalize_embeddings=False)) and smooth_loss=True, on sin(1), sin(2), ... in rows of three.
+def test_swap_equals_the_loss_of_pytorch_metric_learning():
+    # Computed by version 2.9.0 on sin(1), sin(2), ... in rows of three, with TripletMarginLoss(0.2,
+    # swap=True, distance=LpDistance(normalize_embeddings=False)), then also smooth_loss=True.
     x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     assert TripletLoss(swap=True)(x, labels).item() == pytest.approx(2.043840621904612)
@@ -83,7 +83,7 @@ def test_swap_equals_that_of_pytorch_metric_learning():
     assert soft == pytest.approx(1.8976328189618517)
 
 
-def test_swap_takes_no_references():
+def test_swap_with_references_raises():
     x, labels = make_batch()
     with pytest.raises(ValueError, match="swap=True takes no references"):
         TripletLoss(swap=True)(x, labels, None, x, labels)

@@ -1,4 +1,4 @@
-"""Losses that weigh pairs against each other, against their sums in Python floats."""
+"""Losses with weights that depend on other pairs, against plain loops over Python floats."""
 
 import math
 
@@ -33,14 +33,14 @@ def literal_multi_similarity(d, rows, alpha, beta, base):
     )
 
 
-def literal_circle(d, rows, m, scale, weigh=None):
-    """Weights of the pairs are those of the distances `weigh`."""
-    weigh = d if weigh is None else weigh
+def literal_circle(d, rows, m, scale, d_weight=None):
+    """Circle loss of distances d; the weights are functions of `d_weight` (default d)."""
+    d_weight = d if d_weight is None else d_weight
     losses = []
     for i, (positives, negatives) in enumerate(rows):
-        far = sum(math.exp(scale * max(0, weigh[i][p] + m) * (d[i][p] - m)) for p in positives)
+        far = sum(math.exp(scale * max(0, d_weight[i][p] + m) * (d[i][p] - m)) for p in positives)
         near = sum(
-            math.exp(scale * max(0, 1 + m - weigh[i][n]) * (1 - m - d[i][n])) for n in negatives
+            math.exp(scale * max(0, 1 + m - d_weight[i][n]) * (1 - m - d[i][n])) for n in negatives
         )
         if positives and negatives:
             losses.append(math.log1p(far * near))
@@ -107,14 +107,14 @@ def test_signal_to_noise_equals_its_definition(reduction, reference):
     d = literal_noise(x.tolist(), (x if y is None else y).tolist())
     pairs = literal_pairs(labels, y_labels)
     loss = SignalToNoiseRatioContrastiveLoss(1.5, reduction=reduction)
-    for scale in (1, 1e-20, 1e20):  # the ratio has no unit
+    for scale in (1, 1e-20, 1e20):  # the ratio does not depend on the scale
         got = loss(scale * x, labels, None, None if y is None else scale * y, y_labels)
         expected, share = literal_contrastive(d, *pairs, 1.5, 1, reduction)
         assert got.item() == pytest.approx(expected, rel=1e-9)
         assert loss.active_share.item() == pytest.approx(share)
 
 
-def test_signal_to_noise_of_rows_without_signal():
+def test_signal_to_noise_of_constant_rows():
     x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]], requires_grad=True)
     value = SignalToNoiseRatioContrastiveLoss()(x, torch.tensor([0, 0, 1]))
     (grad,) = torch.autograd.grad(value, x)
@@ -122,7 +122,7 @@ def test_signal_to_noise_of_rows_without_signal():
     assert grad.isfinite().all()
 
 
-def test_gradient_of_the_circle_loss_holds_its_weights():
+def test_gradient_of_the_circle_loss_treats_weights_as_constants():
     x, labels = make_batch(width=3, sizes=(4, 3, 1))
     x.requires_grad_()
     loss = CircleLoss(0.3, 3, distance="manhattan")
@@ -140,8 +140,8 @@ def test_gradient_of_the_circle_loss_holds_its_weights():
 
 
 def test_losses_equal_those_of_pytorch_metric_learning():
-    # Made with version 2.9.0, where distance="euclidean" with its LpDistance(normalize_embeddings=
-    # False) and SNRDistance(normalize_embeddings=False), on sin(1), sin(2), ... in rows of three.
+    # Computed by version 2.9.0 on sin(1), sin(2), ... in rows of three. Where distance is
+    # "euclidean", it had LpDistance(normalize_embeddings=False). SNRDistance did not normalise.
     x = torch.arange(1, 25, dtype=torch.float64).sin().reshape(8, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     for loss, expected in (
@@ -152,7 +152,7 @@ def test_losses_equal_those_of_pytorch_metric_learning():
         (SignalToNoiseRatioContrastiveLoss(), 3.6963272357417036),
     ):
         assert loss(x, labels).item() == pytest.approx(expected, rel=1e-9), loss
-    # The peer has terms of anchors without positives; without such it is the same.
+    # That package also counts anchors without positives; the first seven rows have none.
     for loss, expected in (
         (MultiSimilarityLoss(), 2.019164281642712),
         (LiftedStructureLoss(smooth=True), 4.0579542128091814),
@@ -160,7 +160,7 @@ def test_losses_equal_those_of_pytorch_metric_learning():
         assert loss(x[:7], labels[:7]).item() == pytest.approx(expected, rel=1e-9), loss
 
 
-def test_parameters_outside_their_range():
+def test_parameters_outside_their_range_raise():
     for name in ("alpha", "beta", "base"):
         for value in (0, -1.0, math.inf, math.nan, True, "1", None):
             with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):

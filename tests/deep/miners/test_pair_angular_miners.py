@@ -1,4 +1,4 @@
-"""Miners of pairs, of angles and of distances by their density, against literal loops."""
+"""Pair, angular and distance-weighted miners against plain loops."""
 
 import math
 import warnings
@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import as_list, literal_matrix, make_batch
+from helpers import as_list, literal_matrix, literal_pairs, make_batch
 from scipy.stats import chisquare
 
 from skdml.deep.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, TripletLoss
@@ -25,9 +25,9 @@ from skdml.deep.miners.distance_weighted import log_weights
 from skdml.deep.miners.uniform import draw_by_bin
 from skdml.distances import BASE_DISTANCES
 
-NEW = ("distance_weighted", "angular", "multi_similarity", "pair_margin", "uniform")
-OF_PAIRS = NEW[2:]
-DRAWN = ("distance_weighted", "uniform")
+NAMES = ("distance_weighted", "angular", "multi_similarity", "pair_margin", "uniform")
+PAIR_MINERS = NAMES[2:]
+RANDOM_MINERS = ("distance_weighted", "uniform")
 with_and_without_references = pytest.mark.parametrize("reference", [False, True])
 
 
@@ -35,13 +35,6 @@ def batch(reference):
     x, labels = make_batch()
     y, y_labels = make_batch(1, sizes=(5, 4, 0, 3, 2)) if reference else (None, None)
     return x, labels, y, y_labels
-
-
-def literal_pairs(labels, ref_labels=None):
-    ref = labels if ref_labels is None else ref_labels
-    pairs = [(i, j) for i in range(len(labels)) for j in range(len(ref))]
-    same = [(i, j) for i, j in pairs if labels[i] == ref[j] and (ref_labels is not None or i != j)]
-    return same, [(i, j) for i, j in pairs if labels[i] != ref[j]]
 
 
 def pairs_of(indices):
@@ -57,16 +50,16 @@ def pairs_of(indices):
 def test_multi_similarity_pairs(distance, reference):
     x, labels, y, y_labels = batch(reference)
     d = literal_matrix(x, x if y is None else y, distance)
-    same, different = literal_pairs(labels.tolist(), None if y is None else y_labels.tolist())
+    same, different = literal_pairs(labels, y_labels)
     for epsilon in (0.0, 0.1, 0.7):
         got = MultiSimilarityMiner(epsilon, distance=distance)(x, labels, y, y_labels)
         near = {a: min(d[a][n] for b, n in different if b == a) for a, _ in different}
         far = {a: max(d[a][p] for b, p in same if b == a) for a, _ in same}
-        kept = [(a, p) for a, p in same if a in near and d[a][p] > near[a] - epsilon]
-        lost = [(a, n) for a, n in different if a in far and d[a][n] < far[a] + epsilon]
-        assert kept
-        assert lost
-        assert pairs_of(got) == (kept, lost)
+        hard_same = [(a, p) for a, p in same if a in near and d[a][p] > near[a] - epsilon]
+        hard_different = [(a, n) for a, n in different if a in far and d[a][n] < far[a] + epsilon]
+        assert hard_same
+        assert hard_different
+        assert pairs_of(got) == (hard_same, hard_different)
 
 
 @with_and_without_references
@@ -74,18 +67,19 @@ def test_multi_similarity_pairs(distance, reference):
 def test_pair_margin_pairs(distance, reference):
     x, labels, y, y_labels = batch(reference)
     d = literal_matrix(x, x if y is None else y, distance)
-    same, different = literal_pairs(labels.tolist(), None if y is None else y_labels.tolist())
+    same, different = literal_pairs(labels, y_labels)
     for margins in ((0.2, 0.8), (1.0, 2.0), (0.0, 0.1)):
         got = PairMarginMiner(*margins, distance=distance)(x, labels, y, y_labels)
-        kept = [(i, j) for i, j in same if d[i][j] > margins[0]]
-        assert pairs_of(got) == (kept, [(i, j) for i, j in different if d[i][j] < margins[1]])
+        far = [(i, j) for i, j in same if d[i][j] > margins[0]]
+        near = [(i, j) for i, j in different if d[i][j] < margins[1]]
+        assert pairs_of(got) == (far, near)
 
 
 @with_and_without_references
 def test_uniform_draws_from_each_bin(reference):
     x, labels, y, y_labels = batch(reference)
     d = literal_matrix(x, x if y is None else y, "euclidean")
-    kinds = literal_pairs(labels.tolist(), None if y is None else y_labels.tolist())
+    kinds = literal_pairs(labels, y_labels)
     got = pairs_of(UniformMiner(10, 3, 2)(x, labels, y, y_labels))
     for pairs, drawn, per_bin in zip(kinds, got, (3, 2), strict=True):
         low, high = min(d[i][j] for i, j in pairs), max(d[i][j] for i, j in pairs)
@@ -98,7 +92,7 @@ def test_uniform_draws_from_each_bin(reference):
         assert len(set(drawn)) == len(drawn)
 
 
-def test_every_entry_of_a_bin_is_drawn_as_often():
+def test_entries_of_a_bin_are_drawn_equally_often():
     torch.manual_seed(0)
     values = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.9, 1.0])
     counts = torch.zeros(6)
@@ -108,7 +102,7 @@ def test_every_entry_of_a_bin_is_drawn_as_often():
     assert chisquare(counts[:4].numpy()).pvalue > 0.01
 
 
-def test_bins_of_equal_and_of_broken_values():
+def test_bins_of_equal_values_and_of_nan():
     assert len(draw_by_bin(torch.ones(20), 5, 3)) == 3
     assert draw_by_bin(torch.tensor([torch.nan, 0.0, 1.0]), 5, 3).tolist() == [0, 1, 2]
     assert draw_by_bin(torch.full((4,), torch.nan), 5, 3).numel() == 3
@@ -121,9 +115,9 @@ def test_bins_of_equal_and_of_broken_values():
 @with_and_without_references
 @pytest.mark.parametrize("block", [1, 50, 2**18])
 def test_angular_triplets(reference, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
     x, labels, y, y_labels = batch(reference)
-    same, different = literal_pairs(labels.tolist(), None if y is None else y_labels.tolist())
+    same, different = literal_pairs(labels, y_labels)
     for distance in ("euclidean", "sqeuclidean", "cosine", "angular"):
         rows, ref = (z.numpy() for z in (x, x if y is None else y))
         if distance in ("cosine", "angular"):
@@ -143,7 +137,7 @@ def test_angular_triplets(reference, block, monkeypatch):
             assert as_list(got) == expected
 
 
-# Distances by their density
+# Densities of distances
 
 
 def test_weights_are_the_inverse_density():
@@ -168,7 +162,7 @@ def test_distance_weighted_draws_by_the_density(reference):
     unit = [
         z.numpy() / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, x if y is None else y)
     ]
-    same, different = literal_pairs(labels.tolist(), None if y is None else y_labels.tolist())
+    same, different = literal_pairs(labels, y_labels)
     pvalues = []
     for a in range(len(x)):
         n_positives = sum(b == a for b, _ in same)
@@ -193,38 +187,38 @@ def test_distance_weighted_draws_by_the_density(reference):
 def test_each_positive_pair_gets_a_negative():
     x, labels = make_batch()
     a, p, n = DistanceWeightedMiner(nonzero_loss_cutoff=1.99)(x, labels)
-    same, _ = literal_pairs(labels.tolist())
+    same, _ = literal_pairs(labels, None)
     assert as_list((a, p)) == same
     assert (labels[a] != labels[n]).all()
 
 
-# What all of them keep
+# All miners
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("labels", [[1, 1, 1], [1, 2, 3], [1], []])
-def test_nothing_to_mine(name, labels):
+def test_batches_without_tuples(name, labels):
     labels = torch.tensor(labels, dtype=torch.long)
     indices = get_miner(name)(torch.ones(len(labels), 2), labels)
-    assert len(indices) == (4 if name in OF_PAIRS else 3)
+    assert len(indices) == (4 if name in PAIR_MINERS else 3)
     assert all(i.dtype == torch.long for i in indices)
-    if name not in ("uniform", "pair_margin"):  # these look at each kind of pairs alone
+    if name not in ("uniform", "pair_margin"):  # these choose each kind of pairs separately
         assert [len(i) for i in indices] == [0] * len(indices)
 
 
-@pytest.mark.parametrize("name", NEW)
-def test_broken_batches_are_not_hidden(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_with_nan_give_a_nan_loss(name):
     x, labels = make_batch()
     x[3] = torch.nan
     for loss in (ContrastiveLoss(miner=name), TripletLoss(miner=name, reduction="mean")):
         assert loss(x * torch.nan, labels).isnan()
-        if name != "uniform":  # which may not draw what is broken
+        if name != "uniform":  # it may not draw a pair with NaN
             assert loss(x, labels).isnan()
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", NAMES)
 @with_and_without_references
-def test_losses_take_what_miners_give(name, reference):
+def test_losses_accept_mined_indices(name, reference):
     x, labels, y, y_labels = batch(reference)
     miner = get_miner(name)
     for make in (ContrastiveLoss, TripletLoss):
@@ -238,28 +232,28 @@ def test_losses_take_what_miners_give(name, reference):
         assert loss(x, labels, miner(x, labels, y, y_labels), y, y_labels) > 0
 
 
-def test_matrix_of_the_loss_is_shared_where_it_can_be(monkeypatch):
+def test_miner_of_the_same_distance_shares_the_matrix_of_the_loss(monkeypatch):
     x, labels = make_batch()
     y, y_labels = make_batch(1)
     called = []
     for kind in (AllTripletsMiner, AngularMiner, BatchHardMiner, MultiSimilarityMiner):
         call = kind.__call__
 
-        def note(self, *args, call=call):
+        def record(self, *args, call=call):
             called.append(type(self).__name__)
             return call(self, *args)
 
-        monkeypatch.setattr(kind, "__call__", note)
+        monkeypatch.setattr(kind, "__call__", record)
     for name in ("all", "hard", "angular", "multi_similarity"):
         ContrastiveLoss(miner=name)(x, labels)
     assert called == []
     ContrastiveLoss(miner="angular")(x, labels, None, y, y_labels)
-    ContrastiveLoss(miner=MultiSimilarityMiner())(x, labels)  # by cosines
+    ContrastiveLoss(miner=MultiSimilarityMiner())(x, labels)  # its distance is cosine
     assert called == ["AngularMiner", "MultiSimilarityMiner"]
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_draws_come_from_torchs_generator(name):
+@pytest.mark.parametrize("name", RANDOM_MINERS)
+def test_draws_use_the_generator_of_torch(name):
     x, labels = make_batch(width=8, sizes=(20, 20, 20))
     miner = get_miner(name)
     torch.manual_seed(0)
@@ -269,10 +263,10 @@ def test_draws_come_from_torchs_generator(name):
     assert first[-1].tolist() != second[-1].tolist()
 
 
-# What pytorch-metric-learning 2.9 gives for this batch: the sums of the indices.
+# Agreement with pytorch-metric-learning
 
 
-def test_agrees_with_the_peer():
+def test_sums_of_indices_equal_those_of_pytorch_metric_learning():
     x = torch.sin(torch.arange(36.0, dtype=torch.float64) ** 2).view(12, 3)
     x = x / x.norm(dim=1, keepdim=True)
     labels = torch.arange(12) % 3
@@ -284,10 +278,11 @@ def test_agrees_with_the_peer():
             "pair_margin": {"pos_margin": 0.4, "neg_margin": 0.8},
         }.items()
     }
-    assert sums == PEER
+    assert sums == SUMS
 
 
-PEER = {
+# Computed by version 2.9.
+SUMS = {
     "multi_similarity": [193, 190, 417, 436],
     "angular": [414, 414, 376],
     "pair_margin": [187, 187, 65, 65],
@@ -298,7 +293,7 @@ PEER = {
 
 
 @pytest.mark.parametrize("name", MINERS)
-def test_miners_tell_what_they_are_and_are_built_anew(name):
+def test_repr_of_miners_and_miners_given_as_object_or_class(name):
     miner = get_miner(name, "cosine")
     assert get_miner(miner, "euclidean") is miner
     assert "distance='cosine'" in repr(miner)
@@ -319,7 +314,10 @@ def test_parameters_of_a_miner():
     [
         (lambda: AngularMiner(90), "angle == 90, must be < 90"),
         (lambda: AngularMiner(0), "angle == 0, must be > 0"),
-        (lambda: AngularMiner(distance="manhattan"), "knows no angles; choose one of euclidean"),
+        (
+            lambda: AngularMiner(distance="manhattan"),
+            "distance='manhattan' does not define angles; choose one of eucl",
+        ),
         (lambda: MultiSimilarityMiner(-0.1), "epsilon == -0.1, must be >= 0"),
         (lambda: PairMarginMiner(-1), "pos_margin == -1, must be >= 0"),
         (lambda: PairMarginMiner(0.2, 0), "neg_margin == 0, must be > 0"),
@@ -330,17 +328,19 @@ def test_parameters_of_a_miner():
         (lambda: DistanceWeightedMiner(0.5, 2), "nonzero_loss_cutoff == 2, must be < 2"),
     ],
 )
-def test_parameters_out_of_range(make, message):
+def test_parameters_out_of_range_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_density_has_no_mining_by_distances_alone():
-    with pytest.raises(NotImplementedError, match="DistanceWeightedMiner chooses by more"):
+def test_distance_weighted_mining_by_distances_alone_raises():
+    with pytest.raises(
+        NotImplementedError, match="DistanceWeightedMiner cannot choose from distances alone"
+    ):
         DistanceWeightedMiner().mine(None, None, None)
 
 
-def test_opposite_points_cost_no_warning():
+def test_opposite_points_give_no_warning():
     x = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0.9, 0.1, 0, 0], [0.8, 0, 0.6, 0]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

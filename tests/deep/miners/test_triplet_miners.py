@@ -1,4 +1,4 @@
-"""Miners against literal loops over the triplets they promise."""
+"""Triplet miners against plain loops, and the distances of losses and miners."""
 
 import math
 
@@ -22,7 +22,7 @@ from skdml.distances import BASE_DISTANCES
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
 def test_miner_equals_its_definition(name, reference, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     for distance in BASE_DISTANCES:
         x, labels = make_batch()
         y, y_labels = make_batch(1, sizes=(5, 4, 0, 3, 2)) if reference else (None, None)
@@ -38,7 +38,7 @@ def test_miner_equals_its_definition(name, reference, few, monkeypatch):
 @pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
 def test_ties_take_the_lowest_index(name, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, 3, (30, 1), generator=generator).double()
     labels = torch.randint(0, 4, (30,), generator=generator)
@@ -48,16 +48,16 @@ def test_ties_take_the_lowest_index(name, few, monkeypatch):
 
 
 @pytest.mark.parametrize("block", [1, 50])
-def test_blocks_of_rows_change_nothing(block, monkeypatch):
+def test_miners_do_not_depend_on_the_block_size(block, monkeypatch):
     x, labels = make_batch()
     expected = {name: as_list(get_miner(name)(x, labels)) for name in TRIPLET_MINERS}
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
     assert expected == {name: as_list(get_miner(name)(x, labels)) for name in TRIPLET_MINERS}
 
 
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
 @pytest.mark.parametrize("labels", [[1, 1, 1], [1, 2, 3], [1], []])
-def test_nothing_to_mine(name, labels):
+def test_batches_without_triplets(name, labels):
     labels = torch.tensor(labels, dtype=torch.long)
     indices = get_miner(name)(torch.randn(len(labels), 2), labels)
     assert [len(i) for i in indices] == [0, 0, 0]
@@ -83,13 +83,13 @@ def test_mining_needs_no_gradient():
 
 @pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("name", TRIPLET_MINERS)
-def test_broken_anchors_are_not_hidden(name, few, monkeypatch):
-    monkeypatch.setattr(triplet, "_FEW", few)
+def test_anchors_with_nan_are_not_left_out(name, few, monkeypatch):
+    monkeypatch.setattr(triplet, "_FEW_POSITIVES", few)
     x, labels = make_batch()
     assert len(get_miner(name)(x * torch.nan, labels)[0])
 
 
-# The distances that miners and losses stand on.
+# Distances of losses and miners
 
 
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
@@ -100,7 +100,7 @@ def test_distances_equal_their_formulas(distance, dtype):
     x[3], y[2] = x[4], x[5]  # duplicates
     x, y = x.to(dtype), y.to(dtype)
     tolerance = {"atol": 1e-12, "rtol": 1e-12} if dtype == torch.float64 else {}
-    if distance == "angular":  # where the arccosine of the reference itself is steep
+    if distance == "angular":  # the arccosine of the expected values is steep
         tolerance = {"atol": 1e-7 if dtype == torch.float64 else 1e-4, "rtol": 1e-5}
     for first, second, other in ((x, x, None), (x, y, y)):
         expected = torch.tensor(literal_matrix(first, second, distance), dtype=dtype)
@@ -113,7 +113,7 @@ def test_distances_equal_their_formulas(distance, dtype):
     assert alone[3, 4] == 0
 
 
-def test_translation_costs_no_digits():
+def test_translation_loses_no_digits():
     x, _ = make_batch(width=8)
     x = (x * 1024).round() / 1024  # so that single precision holds the shifted rows exactly
     expected = pairwise_distance(x)
@@ -122,7 +122,7 @@ def test_translation_costs_no_digits():
         torch.testing.assert_close(shifted.double(), expected, atol=2e-6, rtol=2e-6)
 
 
-def test_near_duplicates_cost_no_digits():
+def test_near_duplicates_lose_no_digits():
     x, _ = make_batch(width=8)
     x[1] = x[0] + 1e-4
     d = pairwise_distance(x.float())
@@ -132,7 +132,7 @@ def test_near_duplicates_cost_no_digits():
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_distance_gradients(distance, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK", block)
+    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
     x, _ = make_batch(width=3, sizes=(5,))
     y, _ = make_batch(1, width=3, sizes=(4,))
     x.requires_grad_(), y.requires_grad_()
@@ -203,7 +203,7 @@ def test_distances_in_half_precision(distance, dtype):
     assert x.grad.isfinite().all()
 
 
-def test_unknown_distance():
+def test_unknown_distance_raises():
     for function in (pairwise_distance, paired_distance):
         with pytest.raises(
             ValueError, match=r"distance='l2' is unknown; choose one of .*euclidean"
