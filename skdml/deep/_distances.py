@@ -1,18 +1,14 @@
 """Distances between the rows of tensors, as all deep losses and miners compute them."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skdml.deep._pairs import row_blocks
 from skdml.distances import check_distance
-
-# Number of matrix entries that are processed at a time. 2**18 floats fit in a processor's cache, so
-# a loss that passes over a block several times costs little more than one pass over memory.
-_BLOCK_SIZE = 2**18
 
 # |x|^2 + |y|^2 - 2 x.y loses about four of float32's seven digits to cancellation when it is below
 # this share of |x|^2. The distances of such rows are computed from differences.
@@ -23,13 +19,6 @@ _SMALLEST_SAFE_NORM = {torch.float32: 1e-15, torch.float64: 1e-150}
 
 # The squared Euclidean distance of two rows of this length is 1 - cos.
 _COSINE_LENGTH = math.sqrt(0.5)
-
-
-def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Yield slices that split a matrix into blocks of rows, each of bounded size."""
-    step = max(1, math.ceil(n_rows / max(1, round(n_rows * n_columns / _BLOCK_SIZE))))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
 
 
 def largest_entry(*tensors: Tensor) -> float:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skdml.deep._pairs import as_number
 from skdml.deep.losses._limits import MASKED_LOGIT, MAX_EXPONENT, MAX_LOGIT
-from skdml.deep.miners import as_number
 
 
 def logits(distance: Tensor, temperature: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skdml.deep._distances import row_blocks
+from skdml.deep._pairs import row_blocks
 
 
 class _KnownGradient(torch.autograd.Function):

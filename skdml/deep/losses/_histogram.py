@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdml.deep.miners import as_number
+from skdml.deep._pairs import as_number
 
 # Memory for each distance, in numbers: the index of a node takes twice the memory of a float.
 WORK_PER_DISTANCE = 2

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from skdml.deep._distances import pairwise_distance
+from skdml.deep._pairs import Positives, as_number, pairs_from_indices, pairs_from_labels
 from skdml.deep.losses._checks import check_batch, check_indices
 from skdml.deep.losses._gradient import attach_gradient, sum_over_rows
-from skdml.deep.losses._positives import Positives, pairs_from_indices, pairs_from_labels
-from skdml.deep.miners import as_number
 from skdml.distances import check_distance
 
 

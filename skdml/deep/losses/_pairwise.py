@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor
 
 from skdml.deep._distances import paired_distance, pairwise_distance
+from skdml.deep._pairs import Positives, label_masks, pairs_from_labels
 from skdml.deep.losses._checks import check_batch, check_choice, check_indices
 from skdml.deep.losses._gradient import attach_gradient
-from skdml.deep.losses._positives import Positives, pairs_from_labels
-from skdml.deep.miners import AllTripletsMiner, Miner, get_miner, label_masks
+from skdml.deep.miners import AllTripletsMiner, Miner, get_miner
 from skdml.distances import check_distance
 
 REDUCTIONS = ("active", "mean", "sum")
@@ -22,13 +23,23 @@ Indices = tuple[Tensor, ...]
 Pairs = tuple[Positives, Tensor]
 
 
+@dataclass
 class _BatchDistances:
     """Distances from embeddings to references, or among embeddings, computed when needed."""
 
-    def __init__(self, embeddings: Tensor, ref_emb: Tensor | None, distance: str) -> None:
-        self.embeddings, self.ref_emb, self.distance = embeddings, ref_emb, distance
-        self.columns = embeddings if ref_emb is None else ref_emb
-        self.shape = (len(embeddings), len(self.columns))
+    embeddings: Tensor
+    ref_emb: Tensor | None
+    distance: str
+
+    @property
+    def columns(self) -> Tensor:
+        """The embeddings that distances are measured to."""
+        return self.embeddings if self.ref_emb is None else self.ref_emb
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of `matrix`."""
+        return len(self.embeddings), len(self.columns)
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -146,27 +157,15 @@ class PairwiseLoss(torch.nn.Module, ABC):
         """
         labels, ref_labels = check_batch(embeddings, labels, ref_emb, ref_labels)
         distances = _BatchDistances(embeddings, ref_emb, self.distance)
-        # A miner of skdml that chooses by the distance of the loss shares its matrix.
-        shares = isinstance(self.miner, Miner) and self.miner.shares(
-            self.distance, references=ref_emb is not None
-        )
-        if indices_tuple is None and not shares:
-            references = () if ref_emb is None else (ref_emb, ref_labels)
-            with torch.no_grad():
-                indices_tuple = self.miner(embeddings, labels, *references)
-                indices_tuple = check_indices(indices_tuple, embeddings.device)
-
-        with torch.autocast(embeddings.device.type, enabled=False):
-            if indices_tuple is None and not isinstance(self.miner, AllTripletsMiner):
-                masks = label_masks(labels, ref_labels)
-                indices_tuple = self.miner.mine(distances.matrix.detach(), *masks)
-            indices: Any = None
-            pairs: Pairs | None = None
+        indices = pairs = None
+        if indices_tuple is None and isinstance(self.miner, AllTripletsMiner):
+            pairs = pairs_from_labels(labels, ref_labels)
+        else:
             if indices_tuple is None:
-                pairs = pairs_from_labels(labels, ref_labels)
-            else:
-                indices = check_indices(indices_tuple, embeddings.device)
-                indices, pairs = self.convert_indices(indices, distances.shape)
+                indices_tuple = self._mine(distances, labels, ref_labels)
+            indices = check_indices(indices_tuple, embeddings.device)
+            indices, pairs = self.convert_indices(indices, distances.shape)
+        with torch.autocast(embeddings.device.type, enabled=False):
             if pairs is None:
                 value, active, used = self.compute_listed(distances.of_pairs, indices)
             else:
@@ -176,3 +175,18 @@ class PairwiseLoss(torch.nn.Module, ABC):
                 value = attach_gradient(value, matrix, gradient)
         self.active_share = (active / used.clamp(min=1)).detach().to(value.dtype)
         return value
+
+    def _mine(
+        self, distances: _BatchDistances, labels: Tensor, ref_labels: Tensor | None
+    ) -> Indices:
+        """Return the tuples that the miner chooses, by the distances of the loss if they serve."""
+        references = () if distances.ref_emb is None else (distances.ref_emb, ref_labels)
+        # A miner of skdml that chooses by the distance of the loss shares its matrix.
+        if isinstance(self.miner, Miner) and self.miner.shares(
+            self.distance, references=bool(references)
+        ):
+            with torch.autocast(distances.embeddings.device.type, enabled=False):
+                masks = label_masks(labels, ref_labels)
+                return self.miner.mine(distances.matrix.detach(), *masks)
+        with torch.no_grad():
+            return self.miner(distances.embeddings, labels, *references)

@@ -5,11 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import row_blocks
+from skdml.deep._pairs import Positives, as_number, row_blocks
 from skdml.deep.losses._checks import check_choice, check_margin
 from skdml.deep.losses._pairwise import Indices, PairwiseLoss
-from skdml.deep.losses._positives import Positives
-from skdml.deep.miners import as_number
 
 
 def distinct_pairs(indices: Indices, n_columns: int) -> Indices:

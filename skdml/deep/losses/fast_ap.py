@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import MAX_DISTANCE, check_choice, check_count
 from skdml.deep.losses._histogram import (
     WORK_PER_DISTANCE,
@@ -12,8 +13,6 @@ from skdml.deep.losses._histogram import (
     soft_histogram,
 )
 from skdml.deep.losses._matrix import RowLoss
-from skdml.deep.losses._positives import Positives
-from skdml.deep.miners import as_number
 
 
 def fast_ap(

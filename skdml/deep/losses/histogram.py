@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import row_blocks
+from skdml.deep._pairs import Positives, row_blocks
 from skdml.deep.losses._checks import MAX_DISTANCE, check_choice, check_count
 from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._histogram import (
@@ -14,7 +14,6 @@ from skdml.deep.losses._histogram import (
     soft_histogram,
 )
 from skdml.deep.losses._matrix import MatrixLoss
-from skdml.deep.losses._positives import Positives
 
 
 def histogram_overlap(

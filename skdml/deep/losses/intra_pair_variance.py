@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import check_positive
 from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._limits import MAX_SQUARABLE
 from skdml.deep.losses._matrix import MatrixLoss
-from skdml.deep.losses._positives import Positives
-from skdml.deep.miners import as_number
 
 
 def variance_excess(

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._pairs import Positives
 from skdml.deep.losses._checks import check_flag, check_margin
 from skdml.deep.losses._exponentials import log_sum_exp
 from skdml.deep.losses._limits import MAX_LOGIT, MAX_SQUARABLE
 from skdml.deep.losses._matrix import RowLoss
-from skdml.deep.losses._positives import Positives
 
 
 def lifted(

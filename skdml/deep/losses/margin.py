@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import check_count, check_label_range, check_margin
 from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._matrix import MatrixLoss
-from skdml.deep.losses._positives import Positives
-from skdml.deep.miners import as_number
 
 # The boundary of the paper, 1.2, is a Euclidean distance of points of length 1. The same boundary
 # in other distances is 1.2^2, 1.2^2 / 2 and 2 arcsin(1.2 / 2) / pi.

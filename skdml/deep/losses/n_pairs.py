@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from skdml.deep._distances import full_precision, largest_entry
+from skdml.deep._pairs import Positives
 from skdml.deep.losses._limits import MAX_SQUARABLE
 from skdml.deep.losses._matrix import RowLoss
-from skdml.deep.losses._positives import Positives
 from skdml.deep.losses.nt_xent import nt_xent
 
 

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._exponentials import exponentials, logit_gradient, logits
-from skdml.deep.losses._positives import Positives
 from skdml.deep.losses._softmax import SoftmaxLoss
-from skdml.deep.miners import as_number
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from skdml.deep._distances import full_precision, pairwise_distance
+from skdml.deep._pairs import Positives
 from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._matrix import MatrixLoss
-from skdml.deep.losses._positives import Positives
 from skdml.deep.losses.contrastive import ContrastiveLoss
 
 # The variance of a row is at least this share of the batch's largest variance.

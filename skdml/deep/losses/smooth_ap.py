@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import check_positive
 from skdml.deep.losses._limits import MASKED_LOGIT, MAX_EXPONENT, MAX_LOGIT
 from skdml.deep.losses._matrix import RowLoss
-from skdml.deep.losses._positives import Positives
-from skdml.deep.miners import as_number
 
 
 def smooth_ap(

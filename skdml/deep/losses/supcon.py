@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._pairs import as_number
 from skdml.deep.losses._exponentials import exponentials, logit_gradient, logits
 from skdml.deep.losses._softmax import SoftmaxLoss
-from skdml.deep.miners import as_number
 
 
 @torch.no_grad()

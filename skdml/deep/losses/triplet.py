@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdml.deep._distances import row_blocks
+from skdml.deep._pairs import Positives, as_number, pairs_from_indices, row_blocks
 from skdml.deep.losses._checks import check_flag, check_margin
 from skdml.deep.losses._pairwise import Indices, Pairs, PairwiseLoss
-from skdml.deep.losses._positives import Positives, pairs_from_indices
-from skdml.deep.miners import as_number
 
 # With up to this many positives per anchor, it is faster to compare each positive with all
 # negatives than to rank the negatives among the sorted positives.

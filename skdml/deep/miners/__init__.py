@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from skdml.deep.miners._base import Miner, as_number, different_mask, label_masks, padded_slots
+from skdml.deep._pairs import as_number, different_mask, label_masks, padded_slots
+from skdml.deep.miners._base import Miner
 from skdml.deep.miners.angular import AngularMiner
 from skdml.deep.miners.distance_weighted import DistanceWeightedMiner
 from skdml.deep.miners.multi_similarity import MultiSimilarityMiner

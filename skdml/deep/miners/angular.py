@@ -7,8 +7,9 @@ import torch
 from sklearn.utils import check_scalar
 from torch import Tensor
 
-from skdml.deep._distances import pairwise_distance, row_blocks
-from skdml.deep.miners._base import Miner, label_masks, padded_slots
+from skdml.deep._distances import pairwise_distance
+from skdml.deep._pairs import label_masks, padded_slots, row_blocks
+from skdml.deep.miners._base import Miner
 
 _DISTANCES_WITH_ANGLES = ("euclidean", "sqeuclidean", "cosine", "angular")
 

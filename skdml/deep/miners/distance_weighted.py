@@ -7,7 +7,8 @@ from sklearn.utils import check_scalar
 from torch import Tensor
 
 from skdml.deep._distances import pairwise_distance
-from skdml.deep.miners._base import Miner, label_masks, padded_slots
+from skdml.deep._pairs import label_masks, padded_slots
+from skdml.deep.miners._base import Miner
 from skdml.deep.miners.angular import squared_euclidean
 
 

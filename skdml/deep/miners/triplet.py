@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import row_blocks
-from skdml.deep.miners._base import Miner, padded_slots
+from skdml.deep._pairs import padded_slots, row_blocks
+from skdml.deep.miners._base import Miner
 
 # With up to this many positives per anchor, it is faster to compare each positive with all
 # negatives than to sort the negatives once.

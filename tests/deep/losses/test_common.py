@@ -69,7 +69,7 @@ def test_loss_does_not_depend_on_the_block_size(make, monkeypatch):
     loss = make().double()
     expected = loss(leaf, labels)
     grad = torch.autograd.grad(expected, leaf)
-    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
+    monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", 60)
     got = loss(leaf, labels)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, leaf), grad)

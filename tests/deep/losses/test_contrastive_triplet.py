@@ -188,10 +188,10 @@ def test_loss_does_not_depend_on_the_block_size(few, monkeypatch):
     x, labels = make_batch()
     leaf = x.clone().requires_grad_()
     for loss in every_loss():
-        monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 2**20)
+        monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", 2**20)
         expected = loss(leaf, labels)
         grad = torch.autograd.grad(expected, leaf)
-        monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
+        monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", 60)
         got = loss(leaf, labels)
         torch.testing.assert_close(got, expected)
         torch.testing.assert_close(torch.autograd.grad(got, leaf), grad)

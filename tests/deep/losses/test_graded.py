@@ -120,7 +120,7 @@ def test_cosent_does_not_depend_on_order_blocks_or_units(monkeypatch):
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     expected = loss(x, t)
     torch.testing.assert_close(loss(x[order], 8 * t[order] - 1), expected)
-    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", 60)
+    monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", 60)
     torch.testing.assert_close(loss(x, t), expected)
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from helpers import make_batch
 
+from skdml.deep._pairs import Positives, label_masks, pairs_from_indices
 from skdml.deep.losses._exponentials import log_sum_exp
-from skdml.deep.losses._positives import Positives, pairs_from_indices
-from skdml.deep.miners import label_masks
 
 
 def assert_same(positives, mask):

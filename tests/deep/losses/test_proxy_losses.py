@@ -271,7 +271,7 @@ def test_autocast_and_half_precision(name):
 @pytest.mark.parametrize("gamma", [0.1, 0.01])  # below 1 / 60 the exponents are shifted
 @pytest.mark.parametrize("block", [2**18, 100])
 def test_soft_triple_is_the_cross_entropy_of_its_logits(gamma, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
+    monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", block)
     loss = SoftTripleLoss(C, D, n_proxies=3, gamma=gamma, margin=0.2, tau=0).double()
     x = points().requires_grad_()
     logits = loss.logits(x)

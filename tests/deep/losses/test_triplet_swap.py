@@ -38,7 +38,7 @@ def test_swap_equals_its_definition(distance, miner, monkeypatch):
             )
             expected, share = literal_swap(d, triplets, 0.4, soft, reduction)
             for block in (2**18, 60):
-                monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
+                monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", block)
                 assert loss(x, labels).item() == pytest.approx(expected, rel=1e-9)
                 assert loss.active_share.item() == pytest.approx(share)
             listed = loss(x, labels, get_miner(miner, distance)(x, labels))

@@ -115,7 +115,7 @@ def test_bins_of_equal_values_and_of_nan():
 @with_and_without_references
 @pytest.mark.parametrize("block", [1, 50, 2**18])
 def test_angular_triplets(reference, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
+    monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", block)
     x, labels, y, y_labels = batch(reference)
     same, different = literal_pairs(labels, y_labels)
     for distance in ("euclidean", "sqeuclidean", "cosine", "angular"):

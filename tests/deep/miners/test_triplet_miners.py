@@ -51,7 +51,7 @@ def test_ties_take_the_lowest_index(name, few, monkeypatch):
 def test_miners_do_not_depend_on_the_block_size(block, monkeypatch):
     x, labels = make_batch()
     expected = {name: as_list(get_miner(name)(x, labels)) for name in TRIPLET_MINERS}
-    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
+    monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", block)
     assert expected == {name: as_list(get_miner(name)(x, labels)) for name in TRIPLET_MINERS}
 
 
@@ -132,7 +132,7 @@ def test_near_duplicates_lose_no_digits():
 @pytest.mark.parametrize("distance", BASE_DISTANCES)
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_distance_gradients(distance, block, monkeypatch):
-    monkeypatch.setattr("skdml.deep._distances._BLOCK_SIZE", block)
+    monkeypatch.setattr("skdml.deep._pairs._BLOCK_SIZE", block)
     x, _ = make_batch(width=3, sizes=(5,))
     y, _ = make_batch(1, width=3, sizes=(4,))
     x.requires_grad_(), y.requires_grad_()

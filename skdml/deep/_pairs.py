@@ -1,12 +1,50 @@
-"""The pairs of a batch: positives in packed form, negatives as a mask."""
+"""The pairs of a batch: masks, positives in packed form, and blocks of rows."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from skdml.deep.miners import different_mask, padded_slots
+# Number of matrix entries that are processed at a time. 2**18 floats fit in a processor's cache, so
+# a loss that passes over a block several times costs little more than one pass over memory.
+_BLOCK_SIZE = 2**18
+
+
+def different_mask(labels: Tensor, ref_labels: Tensor | None = None) -> Tensor:
+    """Mask of the pairs of different classes, of shape (n, m)."""
+    both = labels if ref_labels is None else torch.cat([labels, ref_labels])
+    # Comparing floats into floats, and converting these to bool, is much faster than one step.
+    codes = both.unique(return_inverse=True)[1].float()
+    rows, columns = codes[: len(labels), None], codes[0 if ref_labels is None else len(labels) :]
+    return torch.ne(rows, columns, out=codes.new_empty(len(rows), len(columns))).bool()
+
+
+def label_masks(labels: Tensor, ref_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Masks (n, m) of the pairs of the same class (no self pairs) and of different classes."""
+    different = different_mask(labels, ref_labels)
+    same = ~different
+    if ref_labels is None:
+        same.fill_diagonal_(False)
+    return same, different
+
+
+def as_number(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert a mask to 0 and 1; the conversion from bytes is much faster than from bool."""
+    return mask.view(torch.uint8).to(dtype)
+
+
+def padded_slots(mask: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return (row, column, slot) of each true entry, and the largest number of them in a row.
+
+    The slots of a row are 0, 1, ... So ``table[row, slot] = matrix[row, column]`` packs the few
+    true entries of a wide matrix into a narrow one.
+    """
+    row, column = mask.nonzero(as_tuple=True)
+    count = torch.bincount(row, minlength=len(mask))
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    return row, column, slot, int(count.max()) if len(count) else 0
 
 
 @dataclass(frozen=True)
@@ -93,3 +131,10 @@ def pairs_from_indices(indices: Sequence[Tensor], shape: Sequence[int]) -> tuple
     same[a, p] = True
     different[b, n] = True
     return Positives.from_mask(same), different
+
+
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Yield slices that split a matrix into blocks of rows, each of bounded size."""
+    step = max(1, math.ceil(n_rows / max(1, round(n_rows * n_columns / _BLOCK_SIZE))))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
