@@ -117,7 +117,7 @@ def check_freeze(settings: Settings) -> None:
             "through the module only once. Use only one of the two."
         )
     for_head = ["head"] if settings.head is not None else []
-    for_head += [f"head__{name}" for name in settings.params_of("head")]
+    for_head += [name for name in settings.net_params if name.startswith("head__")]
     if settings.freeze is None and for_head and not settings.warm_start:
         raise ValueError(
             f"{for_head} were given, but only freeze='module' has a head. Without it the module is "

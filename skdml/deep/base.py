@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.utils.data import Dataset
 
@@ -17,10 +17,9 @@ from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep._checks import check_settings
 from skdml.deep.data.datasets import as_point_tensor
 from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data
-from skdml.deep.losses import LOSSES, learns_from
+from skdml.deep.losses import LOSSES, get_loss, learns_from
 from skdml.deep.networks.map import NetworkMap
 from skdml.deep.parameters import NetParametersMixin, Settings
-from skdml.deep.training.build import find_loss
 from skdml.deep.training.checkpoint import SaveCheckpoint
 from skdml.deep.training.fitting import Training, begin_training, report_interruption
 from skdml.deep.training.net import EmbeddingNet
@@ -486,16 +485,18 @@ default="euclidean"
 
     def _supervision_kind(self, settings: Settings, y: Any) -> str:
         """Return what training learns from: "labels", "targets", "views", "pairs" or "triplets"."""
+        needs_labels = get_tags(self).target_tags.required
         kind = settings.supervision
         if kind == "labels":
             given = settings.params_of("criterion") | settings.params_of("loss")
-            kind = learns_from(find_loss(settings), **given)
+            loss = get_loss(settings.loss, settings.known_losses, settings.learner_name)
+            kind = learns_from(loss, **given)
         if kind == "views" and settings.augment is None:
             raise ValueError(
                 f"loss={settings.loss!r} compares two views of each point, but nothing makes them. "
                 "Pass augment, a callable that augments a batch of points."
             )
-        if kind == "labels" and y is None and self._may_lack_labels():
+        if kind == "labels" and y is None and not needs_labels:
             kind = "views"
         if settings.memory_size and kind != "labels":
             raise ValueError(
@@ -504,18 +505,15 @@ default="euclidean"
             )
         return kind
 
-    def _may_lack_labels(self) -> bool:
-        return self.augment is not None and not isinstance(self, ClassifierMixin)
-
     def _keep(self, training: Training) -> None:
         """Set the fitted attributes from a training."""
+        self._keep_net(training)
         net, stopping = training.net, training.stopping
-        self.history_ = net.history_table()
+        self.history_ = net.history_table(score_name=stopping.name if stopping else None)
         self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
         self.best_share_ = stopping.best_share_ if stopping else 1.0
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
-        self._keep_net(training)
 
     def _keep_net(self, training: Training) -> None:
         """Keep the net of a training, without what only training needs."""
@@ -568,7 +566,9 @@ default="euclidean"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.supervision != "triplets" and not self._may_lack_labels()
+        # Points without labels are compared with their augmented copies, but not classified.
+        may_lack_labels = self.augment is not None and not isinstance(self, ClassifierMixin)
+        tags.target_tags.required = self.supervision != "triplets" and not may_lack_labels
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 

@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch.utils.data import DataLoader
@@ -177,6 +177,108 @@ class Settings(SimpleNamespace):
             )
 
 
+class Part(NamedTuple):
+    """A network or a loss: a class or function to build it with, or an instance.
+
+    Parameters
+    ----------
+    name : str
+        The parameter of the learner that holds it.
+    target : class, callable or torch.nn.Module
+        The class, the function, or the instance.
+    given : dict, default={}
+        The parameters that it is built with.
+    """
+
+    name: str
+    target: Any
+    given: dict[str, Any] = {}  # noqa: RUF012  # a field of a tuple; it is replaced, not changed
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        target: Any,
+        offered: dict[str, Any],
+        if_required: dict[str, Any] | None = None,
+    ) -> Self:
+        """Return a part that is given those parameters that it takes.
+
+        Parameters
+        ----------
+        name : str
+            The parameter of the learner that holds it.
+        target : class or callable
+            The class or function.
+        offered : dict
+            Parameters that it is given if it takes them.
+        if_required : dict, default=None
+            Parameters that it is given if they have no default.
+
+        Returns
+        -------
+        Part
+            The part.
+        """
+        taken, _ = accepted_names(target)
+        required = required_names(target) if if_required else []
+        given = {key: value for key, value in offered.items() if key in taken}
+        given |= {key: value for key, value in (if_required or {}).items() if key in required}
+        return cls(name, target, given)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether it is an instance."""
+        return isinstance(self.target, torch.nn.Module)
+
+    def with_params(self, params: dict[str, Any]) -> Self:
+        """Return the part with parameters of the user, which count more than others.
+
+        Parameters
+        ----------
+        params : dict
+            Names and values.
+
+        Returns
+        -------
+        Part
+            The part.
+
+        Raises
+        ------
+        ValueError
+            If a required parameter is missing.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skdml.deep.parameters import Part
+        >>> Part("module", torch.nn.Linear).with_params({"in_features": 3})
+        Traceback (most recent call last):
+            ...
+        ValueError: module=Linear is built with ['out_features']. Give module__out_features.
+        """
+        if self.is_built:
+            return self
+        name, target, given = self.name, self.target, self.given | params
+        if missing := [one for one in required_names(target) if one not in given]:
+            message = f"{name}={getattr(target, '__name__', target)} is built with {missing}. Give "
+            message += ", ".join(f"{name}__{one}" for one in missing)
+            if not inspect.isclass(target):
+                message += f"; if this function does not return the {name} but is the {name} "
+                message += "itself, pass a torch.nn.Module that calls it"
+            raise ValueError(f"{message}.")
+        return self._replace(given=given)
+
+    def copy_if_built(self) -> Any:
+        """Return what may be trained: the class, or a copy of the user's instance."""
+        return copy.deepcopy(self.target) if self.is_built else self.target
+
+    def prefixed(self, prefix: str) -> dict[str, Any]:
+        """Return the parameters under the names that skorch gives them."""
+        return {f"{prefix}__{name}": value for name, value in self.given.items()}
+
+
 def accepted_names(target: Callable[..., Any]) -> tuple[list[str], bool]:
     """Return the names of the keyword parameters of a class or function.
 
@@ -233,43 +335,6 @@ def required_names(target: Callable[..., Any]) -> list[str]:
         if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
             break  # otherwise *args go to the next class, which names what is required
     return names
-
-
-def check_complete(name: str, target: Any, given: Iterable[str]) -> None:
-    """Raise if a class or function is not given all the parameters that it requires.
-
-    Parameters
-    ----------
-    name : str
-        The name of the parameter that holds the class or function.
-    target : class, callable or torch.nn.Module
-        What is to be built. An instance is built already.
-    given : set of str
-        The names of the parameters that it is given.
-
-    Raises
-    ------
-    ValueError
-        If one is missing.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skdml.deep.parameters import check_complete
-    >>> check_complete("module", torch.nn.Linear, {"in_features"})
-    Traceback (most recent call last):
-        ...
-    ValueError: module=Linear is built with ['out_features']. Give module__out_features.
-    """
-    if isinstance(target, torch.nn.Module):
-        return
-    if missing := [one for one in required_names(target) if one not in given]:
-        message = f"{name}={getattr(target, '__name__', target)} is built with {missing}. Give "
-        message += ", ".join(f"{name}__{one}" for one in missing)
-        if not inspect.isclass(target):
-            message += f"; if this function does not return the {name} but is the {name} itself, "
-            message += "pass a torch.nn.Module that calls it"
-        raise ValueError(f"{message}.")
 
 
 def own_params(part: Any) -> dict[str, Any]:

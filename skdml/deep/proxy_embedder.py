@@ -16,10 +16,9 @@ from skdml.base import unchanged_on_error
 from skdml.deep._checks import check_settings
 from skdml.deep._statistics import rank_within_class
 from skdml.deep.base import DeepEmbedder
-from skdml.deep.losses import LOSSES
+from skdml.deep.losses import LOSSES, get_loss
 from skdml.deep.networks.map import NetworkMap
 from skdml.deep.parameters import Settings
-from skdml.deep.training.build import find_loss
 from skdml.deep.training.fitting import Training, begin_training, report_interruption
 from skdml.deep.training.net import EmbeddingNet
 from skdml.distances import LearnedDistance
@@ -288,7 +287,7 @@ def check_proxy_settings(settings: Settings) -> None:
                 f"{name}={value!r} compares points with each other, but DeepProxyEmbedder compares "
                 f"them with proxies. Leave {name} at its default, or use DeepEmbedder."
             )
-    if not hasattr(find_loss(settings), "logits"):
+    if not hasattr(get_loss(settings.loss, settings.known_losses, settings.learner_name), "logits"):
         raise ValueError(
             f"loss={settings.loss!r} has no proxies and cannot classify; choose one of "
             f"{sorted(settings.known_losses)}. DeepEmbedder accepts any loss."

@@ -17,6 +17,8 @@ class. What a loss sums over decides its base class:
 To add a loss, write its file, import the class here, and add it to ``__all__`` and `LOSSES`.
 """
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from skdml.deep.losses.angular import AngularLoss
@@ -109,6 +111,56 @@ LOSSES: dict[str, type] = {
     "triplet": TripletLoss,
     "vicreg": VICRegLoss,
 }
+
+
+def get_loss(
+    loss: Any, accepted: Sequence[str] = tuple(LOSSES), owner: str = "This learner"
+) -> Any:
+    """Return a loss, its class, or its function, where a name may be given.
+
+    Parameters
+    ----------
+    loss : str, class, callable or torch.nn.Module
+        A name in `LOSSES`, a loss, or its class.
+    accepted : sequence of str, default=tuple(LOSSES)
+        The names of the losses of this package that may be given. Any other class, function or
+        module is taken as it is.
+    owner : str, default="This learner"
+        Who accepts the loss, for the message.
+
+    Returns
+    -------
+    class, callable or torch.nn.Module
+        The loss.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, if the loss is not accepted, or if it is no loss.
+
+    Examples
+    --------
+    >>> from skdml.deep.losses import get_loss
+    >>> get_loss("triplet").__name__
+    'TripletLoss'
+    """
+    given = loss
+    if isinstance(given, str):
+        loss = LOSSES.get(given)
+        if loss is None:
+            raise ValueError(f"loss={given!r} is unknown; choose one of {sorted(accepted)}.")
+    kind = loss if inspect.isclass(loss) else type(loss)
+    if kind in LOSSES.values() and kind not in [LOSSES[name] for name in accepted]:
+        raise ValueError(
+            f"{owner} does not accept loss={given!r}; choose one of {sorted(accepted)}. "
+            "DeepEmbedder accepts any loss."
+        )
+    if not callable(loss):
+        raise ValueError(
+            f"loss={given!r} is no loss. Pass one of {sorted(accepted)}, a torch.nn.Module, or its "
+            "class."
+        )
+    return loss
 
 
 def learns_from(loss: Any, **params: Any) -> str:

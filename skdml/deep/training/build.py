@@ -1,9 +1,8 @@
 """From the parameters of a learner to its skorch net: network, loss, miner and callbacks."""
 
 import copy
-import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,28 +10,21 @@ from skorch.callbacks import PassthroughScoring
 
 from skdml.deep.data.datasets import batches_of_points
 from skdml.deep.losses import (
-    LOSSES,
     ContrastiveLoss,
     LiftedStructureLoss,
     MarginLoss,
     MultiSimilarityLoss,
     TripletLoss,
     VICRegLoss,
+    get_loss,
 )
 from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.networks.initial import MAX_START_POINTS
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
-from skdml.deep.parameters import (
-    Settings,
-    accepted_names,
-    check_complete,
-    own_params,
-    required_names,
-)
+from skdml.deep.parameters import Part, Settings, accepted_names, own_params
 from skdml.deep.training.alarms import CollapseAlarm, IdleAlarm
 from skdml.deep.training.checkpoint import SaveCheckpoint
-from skdml.deep.training.log import EpochLog
 from skdml.deep.training.memory import check_accepts_references
 from skdml.deep.training.net import EmbeddingNet, Width
 
@@ -50,22 +42,6 @@ MARGINS = {
     MultiSimilarityLoss: ("base",),
     TripletLoss: ("margin",),
 }
-
-
-class Part(NamedTuple):
-    """A network or a loss, and the parameters that it is built with."""
-
-    target: Any  # a class, a function, or an instance that is built already
-    given: dict[str, Any]
-
-    @property
-    def is_built(self) -> bool:
-        """Whether it is an instance."""
-        return isinstance(self.target, torch.nn.Module)
-
-    def own(self) -> Any:
-        """Return what skorch may train: a copy of an instance, which is a parameter of the user."""
-        return copy.deepcopy(self.target) if self.is_built else self.target
 
 
 def build_net(training: "Training") -> EmbeddingNet:
@@ -87,23 +63,23 @@ def build_net(training: "Training") -> EmbeddingNet:
     ValueError
         If a parameter is unknown, missing or out of range.
     """
-    settings = training.settings
-    callbacks, given = list_callbacks(training), skorch_params(settings, training.trained_part)
-    network, loss = choose_network(training), choose_loss(training)
-    parts = {"module": settings.module, training.trained_part: network.target}
-    parts |= {"criterion": loss.target, "loss": loss.target, "optimizer": settings.optimizer}
-    settings.check_net_params(**parts)
-    if training.previous is not None:  # it is built already
-        network = Part(training.previous, {})
-        given = {name: value for name, value in given.items() if not name.startswith("module__")}
-    given = with_prefix("module__", network.given) | with_prefix("criterion__", loss.given) | given
-    check_complete(training.trained_part, network.target, names_after("module__", given))
-    check_complete("loss", loss.target, names_after("criterion__", given))
+    settings, trained = training.settings, training.trained_part
+    callbacks = list_callbacks(training)
+    network = network_of(settings, trained, training.input_shape)
+    loss = loss_of(training)
+    parts = {"module": settings.module, trained: network.target, "optimizer": settings.optimizer}
+    settings.check_net_params(criterion=loss.target, loss=loss.target, **parts)
+    if training.previous is None:
+        network = network.with_params(settings.params_of(trained))
+    else:
+        network = Part(trained, training.previous)
+    mines = "miner" in loss.given
+    loss = loss.with_params(settings.params_of("loss") | settings.params_of("criterion"))
     net = EmbeddingNet(
-        network.own(),
-        loss.own(),
+        network.copy_if_built(),
+        loss.copy_if_built(),
         normalize=settings.normalize,
-        miner=None if "miner" in loss.given else miner_for_net(settings),
+        miner=None if mines else miner_for_net(settings),
         supervision=training.data.kind,
         optimizer=settings.optimizer,
         lr=settings.lr,
@@ -111,48 +87,31 @@ def build_net(training: "Training") -> EmbeddingNet:
         memory_size=settings.memory_size,
         chunk_size=settings.chunk_size,
         amp=settings.amp,
-        compile=settings.compile,
+        compile_training=settings.compile,
         max_epochs=settings.max_epochs,
         callbacks=callbacks,
         train_split=None,
         device=training.device,
         verbose=settings.verbose,
-        **given,
+        **network.prefixed("module"),
+        **loss.prefixed("criterion"),
+        **skorch_params(settings),
     ).initialize()
+    net.check_callbacks(settings)
+    net.check_call()
     prepare_net(net, training, new=not network.is_built)
     return net
 
 
-def with_prefix(prefix: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters with a prefix before their names."""
-    return {prefix + name: value for name, value in params.items()}
-
-
-def names_after(prefix: str, params: dict[str, Any]) -> set[str]:
-    """Return the names of the parameters with a prefix, without the prefix."""
-    return {name.removeprefix(prefix) for name in params if name.startswith(prefix)}
-
-
-def skorch_params(settings: Settings, trained_part: str) -> dict[str, Any]:
-    """Return the parameters of the net's parts under the names that skorch gives them.
-
-    Parameters
-    ----------
-    settings : Settings
-        The parameters of the learner.
-    trained_part : {"module", "head"}
-        The part that is trained; skorch calls it the module.
-
-    Returns
-    -------
-    dict
-        Names and values.
-    """
-    names = {trained_part: "module", "loss": "criterion", "criterion": "criterion"}
-    names |= {name: name for name in ("optimizer", "iterator_train", "callbacks", "compile")}
-    given = {"callbacks__print_log": EpochLog()}
-    for prefix, name in names.items():
-        given |= with_prefix(f"{name}__", settings.params_of(prefix))
+def skorch_params(settings: Settings) -> dict[str, Any]:
+    """Return the parameters of the net that go to skorch as they are."""
+    given = {}
+    for prefix in ("optimizer", "iterator_train", "callbacks", "compile"):
+        params = settings.params_of(prefix)
+        given |= {f"{prefix}__{name}": value for name, value in params.items()}
+    # For small batches, drawing up the table that nobody reads would take as long as a batch.
+    if not settings.verbose and not any(name.startswith("callbacks__print_log") for name in given):
+        given["callbacks__print_log"] = None
     return given
 
 
@@ -169,11 +128,6 @@ def list_callbacks(training: "Training") -> list[Any]:
         save = SaveCheckpoint(training.checkpoint.path, training.seed)
         callbacks.append(("state", save))
     return callbacks
-
-
-def choose_network(training: "Training") -> Part:
-    """Return the network that is trained, with the shapes that it is built with."""
-    return network_of(training.settings, training.trained_part, training.input_shape)
 
 
 def network_of(settings: Settings, part: str, shape: tuple[int, ...]) -> Part:
@@ -212,7 +166,7 @@ def network_of(settings: Settings, part: str, shape: tuple[int, ...]) -> Part:
         else:
             network = ConvEmbedder
     if isinstance(network, torch.nn.Module):
-        return Part(network, {})
+        return Part(part, network)
     if not callable(network):
         raise ValueError(
             f"{part}={network!r} is no network. Pass a torch.nn.Module, its class, or a function "
@@ -220,8 +174,7 @@ def network_of(settings: Settings, part: str, shape: tuple[int, ...]) -> Part:
         )
     width = settings.n_components or min(widest, int(np.prod(shape)))
     shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
-    taken, _ = accepted_names(network)
-    return Part(network, {name: value for name, value in shapes.items() if name in taken})
+    return Part.of(part, network, shapes)
 
 
 def build_backbone(
@@ -245,17 +198,13 @@ def build_backbone(
     """
     settings.check_net_params(module=settings.module)
     module = network_of(settings, "module", feature_shape)
-    network = module.own()
-    if not module.is_built:
-        # The width of the embedding is that of the head.
-        given = {name: value for name, value in module.given.items() if name != "n_components"}
-        given |= settings.params_of("module")
-        check_complete("module", network, given)
-        network = network(**given)
+    module.given.pop("n_components", None)  # the width of the embedding is that of the head
+    module = module.with_params(settings.params_of("module"))
+    network = module.copy_if_built() if module.is_built else module.target(**module.given)
     return FrozenNetwork(network, device=device, feature_shape=feature_shape)
 
 
-def choose_loss(training: "Training") -> Part:
+def loss_of(training: "Training") -> Part:
     """Return the loss, with the parameters of the learner that it takes.
 
     Parameters
@@ -274,7 +223,7 @@ def choose_loss(training: "Training") -> Part:
         If the loss is unknown, or does not take a parameter that was set.
     """
     settings = training.settings
-    loss = find_loss(settings)
+    loss = get_loss(settings.loss, settings.known_losses, settings.learner_name)
     if isinstance(loss, torch.nn.Module):
         if settings.margin is not None:
             raise ValueError(
@@ -282,64 +231,26 @@ def choose_loss(training: "Training") -> Part:
                 "instance, which has its own margin. Set the margin on the instance, or pass its "
                 "class."
             )
-        changed = bool(settings.params_of("loss"))
-        return Part(type(loss), own_params(loss)) if changed else Part(loss, {})
-    taken, _ = accepted_names(loss)
+        if settings.params_of("loss"):
+            return Part("loss", type(loss), own_params(loss))
+        return Part("loss", loss)
     # The loss builds a miner from its name, because it knows the distance.
     miner = built_miner(settings) if settings.params_of("miner") else settings.miner
-    given = {"distance": settings.distance, "miner": miner}
+    offered = {"distance": settings.distance, "miner": miner}
     if settings.margin is not None:
-        if "margin" not in taken:
-            raise ValueError(
-                f"margin={settings.margin} was given, but the loss {settings.loss!r} has no margin."
-                " Its parameters are set by loss__*."
-            )
-        given["margin"] = settings.margin
+        offered["margin"] = settings.margin
     if loss is VICRegLoss:  # in units of networks whose points lie 1 apart at the start
-        given["std"] = None
-    given = {name: value for name, value in given.items() if name in taken}
+        offered["std"] = None
     width = Width(training.input_shape)
     sizes = {"n_classes": training.n_classes, "n_components": width}
     sizes |= {"num_classes": training.n_classes, "embedding_size": width}  # of other packages
-    required = required_names(loss)
-    return Part(loss, given | {name: size for name, size in sizes.items() if name in required})
-
-
-def find_loss(settings: Settings) -> Any:
-    """Return the loss of a learner as a class, a function or an instance.
-
-    Parameters
-    ----------
-    settings : Settings
-        The parameters of the learner. A loss of this package has to be one of the losses that the
-        learner accepts; any other class, function or module is taken as it is.
-
-    Returns
-    -------
-    class, callable or torch.nn.Module
-        The loss.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, if the learner does not accept the loss, or if it is no loss.
-    """
-    given, accepted = settings.loss, settings.known_losses
-    loss = LOSSES.get(given) if isinstance(given, str) else given
-    kind = loss if inspect.isclass(loss) else type(loss)
-    if kind in LOSSES.values() and kind not in [LOSSES[name] for name in accepted]:
+    part = Part.of("loss", loss, offered, if_required=sizes)
+    if settings.margin is not None and "margin" not in part.given:
         raise ValueError(
-            f"{settings.learner_name} does not accept loss={given!r}; choose one of "
-            f"{sorted(accepted)}. DeepEmbedder accepts any loss."
+            f"margin={settings.margin} was given, but the loss {settings.loss!r} has no margin. "
+            "Its parameters are set by loss__*."
         )
-    if isinstance(given, str) and loss is None:
-        raise ValueError(f"loss={given!r} is unknown; choose one of {sorted(accepted)}.")
-    if not callable(loss):
-        raise ValueError(
-            f"loss={given!r} is no loss. Pass one of {sorted(accepted)}, a torch.nn.Module, or its "
-            "class."
-        )
-    return loss
+    return part
 
 
 def built_miner(settings: Settings) -> Callable[..., Any]:
@@ -372,7 +283,6 @@ def prepare_net(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
         If points are not finite, or if network and loss do not fit the settings.
     """
     settings, data = training.settings, training.data
-    net.check_callbacks(settings)
     rows = np.sort(
         np.random.default_rng(training.seed).permutation(training.rows)[:MAX_START_POINTS]
     )
@@ -394,7 +304,6 @@ def prepare_net(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
             f"n_components={settings.n_components}, but the module{previous} returns embeddings of "
             f"width {width}."
         )
-    net.check_call()
     if settings.normalize:
         check_margin_in_range(net.criterion_, width)
     if settings.memory_size:

@@ -98,7 +98,7 @@ class Training:
         self.trained_part = "module" if backbone is None else "head"
         self.input_shape = feature_shape if backbone is None else (backbone.n_outputs,)
         self.stopping: RetrievalStopping | None = None
-        self.rows = np.arange(len(data))
+        self.rows = np.arange(len(data.targets))
         self.n_classes = None if data.kind == "targets" else int(data.targets.max()) + 1
         self.net: EmbeddingNet | None = None
         self.interruption: DivergenceError | InterruptedTraining | None = None
@@ -162,8 +162,9 @@ class Training:
         if self.net is None:
             self.start()
             torch.manual_seed(self.seed)
-        with contextlib.suppress(InterruptedTraining):
-            self.net.run(self._augmented(), self._batches(), 1)
+        self.run(len(self.net.history) + 1)
+        if isinstance(self.interruption, DivergenceError):
+            raise self.interruption
 
     def run(self, n_epochs: int) -> None:
         """Train until the net has had this many epochs, or until something stops it.
@@ -182,24 +183,34 @@ class Training:
         KeyboardInterrupt
             If Ctrl-C came before the first epoch. In a refit it is an interruption.
         """
+        data, settings = self.data, self.settings
+        if settings.augment is not None:
+            n_views = 2 if data.kind == "views" else 1
+            data = AugmentedDataset(data, settings.augment, n_views=n_views)
         try:
             if self.net is None:
                 self.start()
-            n_left = n_epochs - len(self.net.history)
-            self.net.run(self._augmented(), self._batches(), n_left)
+            n_before = len(self.net.history)
+            sampler = make_batch_sampler(
+                self.data,
+                self.rows,
+                settings.batch_size,
+                n_per_class=settings.n_per_class,
+                balanced=settings.balance_classes,
+                group_batches=settings.group_batches,
+                seed=self.seed,
+            )
+            sampler.epoch = n_before
+            self.net.run(data, sampler, n_epochs - n_before)
         except (DivergenceError, InterruptedTraining) as interruption:
             self.interruption = interruption
         except KeyboardInterrupt as error:
             if self.first is None:
                 raise
             self.interruption = InterruptedTraining(error)
-        if self.first is None and self.diverged and not self.net.history:
+        diverged = isinstance(self.interruption, DivergenceError)
+        if self.first is None and diverged and not self.net.history:
             raise self.interruption
-
-    @property
-    def diverged(self) -> bool:
-        """Whether training ended because loss or weights were no longer finite."""
-        return isinstance(self.interruption, DivergenceError)
 
     @property
     def may_refit(self) -> bool:
@@ -251,28 +262,6 @@ class Training:
             self.stopping.score = score
         self.callbacks = [(name, net.callback(type(one))) for name, one in self.callbacks]
         return net
-
-    def _augmented(self) -> Any:
-        """Return the data as the network sees it while it trains."""
-        augment = self.settings.augment
-        if augment is None:
-            return self.data
-        return AugmentedDataset(self.data, augment, n_views=2 if self.data.kind == "views" else 1)
-
-    def _batches(self) -> Any:
-        """Return the batches of the epochs to come."""
-        settings = self.settings
-        sampler = make_batch_sampler(
-            self.data,
-            self.rows,
-            settings.batch_size,
-            n_per_class=settings.n_per_class,
-            balanced=settings.balance_classes,
-            group_batches=settings.group_batches,
-            seed=self.seed,
-        )
-        sampler.epoch = len(self.net.history)
-        return sampler
 
 
 @contextlib.contextmanager
@@ -389,6 +378,6 @@ def report_interruption(training: Training, epoch: int) -> None:
     if training.interruption is None:
         return
     kept = f"is fitted with its weights after epoch {epoch} (0 is the start)."
-    if training.diverged:
+    if isinstance(training.interruption, DivergenceError):
         raise DivergenceError(f"{training.interruption} The learner {kept}")
     warnings.warn(f"Training was interrupted. The learner {kept}", stacklevel=3)

@@ -47,6 +47,9 @@ class EmbeddingNet(NeuralNet):
         How many points pass through the network at once in training; None is the whole batch.
     amp : bool, default=False
         Whether the network computes in half precision while it trains.
+    compile_training : bool, default=False
+        Whether `torch.compile` runs the network while it trains. skorch's own `compile` would
+        compile the network for good.
     **kwargs : dict
         As in `skorch.NeuralNet`.
     """
@@ -63,6 +66,7 @@ class EmbeddingNet(NeuralNet):
         memory_size=0,
         chunk_size=None,
         amp=False,
+        compile_training=False,
         **kwargs,
     ):
         super().__init__(module, criterion, **kwargs)
@@ -73,6 +77,7 @@ class EmbeddingNet(NeuralNet):
         self.memory_size = memory_size
         self.chunk_size = chunk_size
         self.amp = amp
+        self.compile_training = compile_training
 
     def initialize(self):
         """Build all parts, with an empty memory; see `skorch.NeuralNet`."""
@@ -88,10 +93,6 @@ class EmbeddingNet(NeuralNet):
     def empty_memory(self):
         """Forget the embeddings of earlier batches."""
         self.memory_ = CrossBatchMemory(self.memory_size) if self.memory_size else None
-
-    def torch_compile(self, module, name):
-        """Leave a part as it is: `run` compiles the network for as long as it trains."""
-        return module
 
     def get_params_for(self, prefix):
         """Return the parameters of a part, with `Width` replaced; see `skorch.NeuralNet`."""
@@ -176,7 +177,7 @@ class EmbeddingNet(NeuralNet):
         """
         good, ended, cut = [], None, False
         self.sampler_ = RecordingBatchSampler(sampler)
-        if self.compile:
+        if self.compile_training:
             self.network_ = torch.compile(self.module_, **self.get_params_for("compile")).__call__
         stopping = self.callback(RetrievalStopping)
         try:
@@ -366,12 +367,12 @@ class EmbeddingNet(NeuralNet):
         """Return the width of the embedding of points of a shape."""
         return self.map().width(feature_shape)
 
-    def history_table(self):
+    def history_table(self, score_name=None):
         """Return what was recorded for each epoch, a dict of arrays of shape (n_epochs,)."""
         names = {"train_loss": "loss", "active_share": "active_share", "spread": "spread"}
         names |= {"dur": "seconds"}
-        if stopping := self.callback(RetrievalStopping):
-            names |= {key: key for key in (stopping.name, f"{stopping.name}_gain")}
+        if score_name is not None:
+            names |= {key: key for key in (score_name, f"{score_name}_gain")}
         return {
             name: np.array([epoch.get(key, np.nan) for epoch in self.history])
             for key, name in names.items()
