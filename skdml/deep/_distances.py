@@ -1,6 +1,8 @@
 """Distances between the rows of tensors, as all deep losses and miners compute them."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -309,3 +311,58 @@ def paired_distance(x: Tensor, y: Tensor, distance: str = "euclidean") -> Tensor
             d = d if zero is None else d + zero.to(d.dtype) / 2
         d = d.clamp(max=2)
         return d if distance == "cosine" else _Angle.apply(d)
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A value that was computed elsewhere, with a known gradient with respect to x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        # Spare a product of matrices where possible. On other devices item() would wait for them.
+        if grad.device.type == "cpu" and grad.item() == 1:
+            return gradient, None, None
+        return gradient * grad, None, None
+
+
+def attach_gradient(value: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+    """Return the value with `gradient` as its gradient with respect to x."""
+    return _KnownGradient.apply(x, gradient, value)
+
+
+@dataclass
+class BatchDistances:
+    """Distances from embeddings to references, or among embeddings, computed when needed."""
+
+    embeddings: Tensor
+    ref_emb: Tensor | None
+    distance: str
+
+    @property
+    def columns(self) -> Tensor:
+        """The embeddings that distances are measured to."""
+        return self.embeddings if self.ref_emb is None else self.ref_emb
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of `matrix`."""
+        return len(self.embeddings), len(self.columns)
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """All distances, of shape (n, m)."""
+        return pairwise_distance(self.embeddings, self.ref_emb, self.distance)
+
+    def of_pairs(self, i: Tensor, j: Tensor) -> Tensor:
+        """Distances of listed pairs of rows and columns."""
+        # For few pairs, the gradient is much cheaper without the whole matrix.
+        if 2 * len(i) * self.embeddings.shape[1] <= math.prod(self.shape):
+            x, y = self.embeddings.index_select(0, i), self.columns.index_select(0, j)
+            return paired_distance(x, y, self.distance)
+        return self.matrix[i, j]

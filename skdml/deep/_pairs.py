@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,3 +139,65 @@ def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     step = max(1, math.ceil(n_rows / max(1, round(n_rows * n_columns / _BLOCK_SIZE))))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
+
+
+def check_reference(ref_emb: Any, ref_labels: Any) -> None:
+    """Raise a ValueError if only one of the references and their labels is given."""
+    if (ref_emb is None) != (ref_labels is None):
+        given = "ref_emb" if ref_labels is None else "ref_labels"
+        raise ValueError(f"ref_emb and ref_labels must be given together; got only {given}")
+
+
+def check_batch(
+    embeddings: Any, labels: Any, ref_emb: Any, ref_labels: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Check the tensors of a batch, and return both labels on the device of their embeddings."""
+    check_reference(ref_emb, ref_labels)
+    labels = _check_labels("labels", labels, "embeddings", embeddings)
+    if ref_emb is None:
+        return labels, None
+    ref_labels = _check_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
+    if ref_emb.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"ref_emb must be as wide as embeddings, {embeddings.shape[1]}; got {ref_emb.shape[1]}"
+        )
+    return labels, ref_labels
+
+
+def _check_labels(name: str, labels: Any, embeddings_name: str, embeddings: Any) -> Tensor:
+    """Check embeddings and their labels, and return the labels on the embeddings' device."""
+    x, y = embeddings, labels
+    if not isinstance(x, Tensor) or x.dim() != 2 or not x.is_floating_point():
+        raise ValueError(
+            f"{embeddings_name} must be a 2-D floating point tensor; got {describe(x)}"
+        )
+    if not isinstance(y, Tensor) or y.dim() != 1 or len(y) != len(x):
+        raise ValueError(
+            f"{name} must be a 1-D tensor of length {len(x)}, that of {embeddings_name}; "
+            f"got {describe(y)}"
+        )
+    if y.is_floating_point() or y.is_complex():
+        raise ValueError(f"{name} must be integers; got {describe(y)}")
+    return y.to(x.device)
+
+
+def check_indices(indices: Any, device: torch.device) -> tuple[Tensor, ...]:
+    """Check the indices of triplets or pairs, and return them on a device."""
+    if not isinstance(indices, (tuple, list)) or not all(map(torch.is_tensor, indices)):
+        raise ValueError(
+            f"indices_tuple must be a tuple of tensors of indices; got {describe(indices)}"
+        )
+    lengths = [len(i) for i in indices]
+    pairs = lengths[:1] * 2 + lengths[2:3] * 2
+    if len(lengths) not in (3, 4) or lengths not in (lengths[:1] * 3, pairs):
+        raise ValueError(
+            "indices_tuple must be triplets (a, p, n) or pairs (a1, p, a2, n) of equally long "
+            f"indices; got lengths {lengths}"
+        )
+    return tuple(i.to(device) for i in indices)
+
+
+def describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)} of {value.dtype}"
+    return f"{type(value).__name__}"

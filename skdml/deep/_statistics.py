@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 
 
 def rank_within_class(codes: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -32,39 +31,3 @@ def rank_within_class(codes: NDArray[np.integer]) -> NDArray[np.integer]:
     rank = np.empty(len(codes), int)
     rank[order] = np.arange(len(codes)) - (np.cumsum(counts) - counts)[codes[order]]
     return rank
-
-
-def lower_bound(gains: NDArray[np.floating], confidence: float = 0.9) -> float:
-    r"""Lower confidence bound of the mean gain over the groups.
-
-    .. math:: \min_v \bar g_v - t_{n - 1} \, \max_v s_v / \sqrt n
-
-    Here v runs over the views, and n is the number of groups. The bound combines the smallest mean
-    and the largest standard deviation of all views. A few groups can agree by chance in one view;
-    they rarely agree by chance in every view.
-
-    Parameters
-    ----------
-    gains : ndarray of shape (n_views, n_groups)
-        The gain of each group in each view. The groups are the same in all views.
-    confidence : float, default=0.9
-        The one-sided confidence level of Student's t, in (0, 1).
-
-    Returns
-    -------
-    float
-        The bound. With a single group it is the smallest gain over the views.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skdml.deep._statistics import lower_bound
-    >>> round(lower_bound(np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])), 2)
-    0.09
-    """
-    n_groups = gains.shape[1]
-    bound = gains.mean(axis=1).min()
-    if n_groups > 1:
-        error = gains.std(axis=1, ddof=1).max() / np.sqrt(n_groups)
-        bound -= student_t.ppf(confidence, n_groups - 1) * error
-    return float(bound)

@@ -488,9 +488,9 @@ default="euclidean"
         needs_labels = get_tags(self).target_tags.required
         kind = settings.supervision
         if kind == "labels":
-            given = settings.params_of("criterion") | settings.params_of("loss")
             loss = get_loss(settings.loss, settings.known_losses, settings.learner_name)
-            kind = learns_from(loss, **given)
+            graded = settings.net_params.get("criterion__graded", True)
+            kind = learns_from(loss, graded=settings.net_params.get("loss__graded", graded))
         if kind == "views" and settings.augment is None:
             raise ValueError(
                 f"loss={settings.loss!r} compares two views of each point, but nothing makes them. "

@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -186,63 +186,34 @@ class Part(NamedTuple):
         The parameter of the learner that holds it.
     target : class, callable or torch.nn.Module
         The class, the function, or the instance.
-    given : dict, default={}
-        The parameters that it is built with.
+    offered : dict
+        Parameters that a class or function is given if it takes them.
+    if_required : dict
+        Parameters that it is given if they have no default.
     """
 
     name: str
     target: Any
-    given: dict[str, Any] = {}  # noqa: RUF012  # a field of a tuple; it is replaced, not changed
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        target: Any,
-        offered: dict[str, Any],
-        if_required: dict[str, Any] | None = None,
-    ) -> Self:
-        """Return a part that is given those parameters that it takes.
-
-        Parameters
-        ----------
-        name : str
-            The parameter of the learner that holds it.
-        target : class or callable
-            The class or function.
-        offered : dict
-            Parameters that it is given if it takes them.
-        if_required : dict, default=None
-            Parameters that it is given if they have no default.
-
-        Returns
-        -------
-        Part
-            The part.
-        """
-        taken, _ = accepted_names(target)
-        required = required_names(target) if if_required else []
-        given = {key: value for key, value in offered.items() if key in taken}
-        given |= {key: value for key, value in (if_required or {}).items() if key in required}
-        return cls(name, target, given)
+    offered: Mapping[str, Any] = MappingProxyType({})
+    if_required: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def is_built(self) -> bool:
         """Whether it is an instance."""
         return isinstance(self.target, torch.nn.Module)
 
-    def with_params(self, params: dict[str, Any]) -> Self:
-        """Return the part with parameters of the user, which count more than others.
+    def params(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters that it is built with; none for an instance.
 
         Parameters
         ----------
-        params : dict
-            Names and values.
+        own : dict
+            Parameters that the user set for it. They replace those that are offered.
 
         Returns
         -------
-        Part
-            The part.
+        dict
+            Names and values.
 
         Raises
         ------
@@ -253,30 +224,30 @@ class Part(NamedTuple):
         --------
         >>> import torch
         >>> from skdml.deep.parameters import Part
-        >>> Part("module", torch.nn.Linear).with_params({"in_features": 3})
+        >>> Part("module", torch.nn.Linear, {"out_features": 2}).params({})
         Traceback (most recent call last):
             ...
-        ValueError: module=Linear is built with ['out_features']. Give module__out_features.
+        ValueError: module=Linear is built with ['in_features']. Give module__in_features.
         """
         if self.is_built:
-            return self
-        name, target, given = self.name, self.target, self.given | params
-        if missing := [one for one in required_names(target) if one not in given]:
+            return {}
+        name, target = self.name, self.target
+        taken, required = accepted_names(target)[0], required_names(target)
+        given = {key: value for key, value in self.offered.items() if key in taken}
+        given |= {key: value for key, value in self.if_required.items() if key in required}
+        given |= own
+        if missing := [one for one in required if one not in given]:
             message = f"{name}={getattr(target, '__name__', target)} is built with {missing}. Give "
             message += ", ".join(f"{name}__{one}" for one in missing)
             if not inspect.isclass(target):
                 message += f"; if this function does not return the {name} but is the {name} "
                 message += "itself, pass a torch.nn.Module that calls it"
             raise ValueError(f"{message}.")
-        return self._replace(given=given)
+        return given
 
     def copy_if_built(self) -> Any:
         """Return what may be trained: the class, or a copy of the user's instance."""
         return copy.deepcopy(self.target) if self.is_built else self.target
-
-    def prefixed(self, prefix: str) -> dict[str, Any]:
-        """Return the parameters under the names that skorch gives them."""
-        return {f"{prefix}__{name}": value for name, value in self.given.items()}
 
 
 def accepted_names(target: Callable[..., Any]) -> tuple[list[str], bool]:

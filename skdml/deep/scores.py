@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
+from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -123,12 +124,12 @@ class RetrievalScore:
         distance: str,
         scoring: str | Callable[..., float],
     ) -> None:
+        self.name = score_name(scoring, str(scoring))
         self.queries, self.labels = data.points(queries), codes[queries]
         self.gallery, self.gallery_labels = data.points(gallery), codes[gallery]
         self.unseen_classes = unseen_classes
         self.distance = distance
         self.scoring = scoring
-        self.name = score_name(scoring, str(scoring))
 
     def __call__(self, embed: Embed) -> NDArray[np.floating]:
         """Score an embedding: ndarray of shape (n_views, n_classes) or (1, n_rows)."""
@@ -335,3 +336,39 @@ class ViewScore:
         """Embed one augmented view of each point."""
         batches = batches_of_points(points, MAX_BATCH_VIEWS)
         return np.concatenate([embed(augmented_view(b, self.augment).numpy()) for b in batches])
+
+
+def lower_bound(gains: NDArray[np.floating], confidence: float = 0.9) -> float:
+    r"""Lower confidence bound of the mean gain over the groups.
+
+    .. math:: \min_v \bar g_v - t_{n - 1} \, \max_v s_v / \sqrt n
+
+    Here v runs over the views, and n is the number of groups. The bound combines the smallest mean
+    and the largest standard deviation of all views. A few groups can agree by chance in one view;
+    they rarely agree by chance in every view.
+
+    Parameters
+    ----------
+    gains : ndarray of shape (n_views, n_groups)
+        The gain of each group in each view. The groups are the same in all views.
+    confidence : float, default=0.9
+        The one-sided confidence level of Student's t, in (0, 1).
+
+    Returns
+    -------
+    float
+        The bound. With a single group it is the smallest gain over the views.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdml.deep.scores import lower_bound
+    >>> round(lower_bound(np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])), 2)
+    0.09
+    """
+    n_groups = gains.shape[1]
+    bound = gains.mean(axis=1).min()
+    if n_groups > 1:
+        error = gains.std(axis=1, ddof=1).max() / np.sqrt(n_groups)
+        bound -= student_t.ppf(confidence, n_groups - 1) * error
+    return float(bound)

@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 
 from skdml.base import check_tuples
 from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor, as_writable
-from skdml.deep.data.samplers import check_class_labels
 from skdml.deep.losses import LOSSES, learns_from
 
 if TYPE_CHECKING:
@@ -112,14 +111,16 @@ class _Reader:
             check_n_dims(X, self.learner.feature_shape_, self.name)
         if self.kind == "views":
             X = validate_data(self.learner, X, reset=self.reset, **_POINT_CHECKS)
-            targets = np.arange(len(X))
         else:
             if self.kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
                 _check_classes(y, self.name)  # clearer than scikit-learn's message on 2-D labels
             graded = {"multi_output": True, "y_numeric": True} if self.kind == "targets" else {}
             X, y = validate_data(self.learner, X, y, reset=self.reset, **_POINT_CHECKS, **graded)
-            targets = _encode_targets(y, self.kind, self.name)
         self._set_or_check_feature_shape(X.shape[1:])
+        if self.kind == "views":
+            targets = np.arange(len(X))
+        else:
+            targets = _encode_targets(y, self.kind, self.name)
         return ArrayDataset(as_writable(X), targets)
 
     def _read_dataset(self, dataset: Any, y: Any) -> LabelledDataset:
@@ -361,3 +362,49 @@ def _encode_pairs(y: Any, n_pairs: int) -> NDArray[np.int64]:
             f"{values.pop()}."
         )
     return (y == 1).astype(np.int64)
+
+
+def label_defect(codes: NDArray[np.integer]) -> str | None:
+    """Describe why no distance can be learned from class labels, or return None if one can.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        The class of each sample.
+
+    Returns
+    -------
+    str or None
+        The error message.
+    """
+    counts = np.bincount(codes)
+    n_classes = np.count_nonzero(counts)
+    if n_classes < 2:
+        return (
+            f"Learning a distance needs at least two classes; all {len(codes)} labels are of one "
+            "class. Add samples of another class."
+        )
+    if counts.max() < 2:
+        return (
+            f"Each of the {n_classes} classes has a single sample, so there is no pair of the same "
+            "class. Give at least one class two samples, or check whether y holds continuous "
+            "targets instead of classes."
+        )
+    return None
+
+
+def check_class_labels(codes: NDArray[np.integer]) -> None:
+    """Raise unless there are two classes, and two samples of at least one class.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        The class of each sample.
+
+    Raises
+    ------
+    ValueError
+        If there is only one class, or every class has a single sample.
+    """
+    if defect := label_defect(codes):
+        raise ValueError(defect)

@@ -6,11 +6,15 @@ class, and samples of at least two classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from skdml.deep.data.reading import check_class_labels, label_defect
 
 if TYPE_CHECKING:
     from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
@@ -355,47 +359,33 @@ def _is_comparable(
     return len(rows) >= min_size
 
 
-def label_defect(codes: NDArray[np.integer]) -> str | None:
-    """Describe why no distance can be learned from class labels, or return None if one can.
+@dataclass
+class RecordingBatchSampler:
+    """Passes on the batches of a sampler and records their rows until they are trained on.
+
+    A torch loader returns the points of a batch but not their row numbers, which the memory needs.
 
     Parameters
     ----------
-    codes : ndarray of int, shape (n,)
-        The class of each sample.
+    sampler : iterable
+        Batches, as arrays of row numbers.
 
-    Returns
-    -------
-    str or None
-        The error message.
-    """
-    counts = np.bincount(codes)
-    n_classes = np.count_nonzero(counts)
-    if n_classes < 2:
-        return (
-            f"Learning a distance needs at least two classes; all {len(codes)} labels are of one "
-            "class. Add samples of another class."
-        )
-    if counts.max() < 2:
-        return (
-            f"Each of the {n_classes} classes has a single sample, so there is no pair of the same "
-            "class. Give at least one class two samples, or check whether y holds continuous "
-            "targets instead of classes."
-        )
-    return None
-
-
-def check_class_labels(codes: NDArray[np.integer]) -> None:
-    """Raise unless there are two classes, and two samples of at least one class.
-
-    Parameters
+    Attributes
     ----------
-    codes : ndarray of int, shape (n,)
-        The class of each sample.
-
-    Raises
-    ------
-    ValueError
-        If there is only one class, or every class has a single sample.
+    pending : deque of ndarray
+        The rows of the batches that were drawn and not trained on yet, in order.
     """
-    if defect := label_defect(codes):
-        raise ValueError(defect)
+
+    sampler: Iterable[NDArray]
+    pending: deque[NDArray] = field(default_factory=deque, init=False)
+
+    def __iter__(self) -> Iterator[NDArray]:
+        """Yield the batches of the next epoch."""
+        self.pending.clear()
+        for rows in self.sampler:
+            self.pending.append(rows)
+            yield rows
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.sampler)  # type: ignore[arg-type]  # every batch sampler has a length

@@ -1,36 +1,11 @@
 """Gradients that are computed together with the loss, without a recorded graph."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from skdml.deep._pairs import row_blocks
-
-
-class _KnownGradient(torch.autograd.Function):
-    """A value that was computed elsewhere, with a known gradient with respect to x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        # Spare a product of matrices where possible. On other devices item() would wait for them.
-        if grad.device.type == "cpu" and grad.item() == 1:
-            return gradient, None, None
-        return gradient * grad, None, None
-
-
-def attach_gradient(value: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
-    """Return the value with `gradient` as its gradient with respect to x."""
-    return _KnownGradient.apply(x, gradient, value)
 
 
 def _as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -5,10 +5,16 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import pairwise_distance
-from skdml.deep._pairs import Positives, as_number, pairs_from_indices, pairs_from_labels
-from skdml.deep.losses._checks import check_batch, check_indices
-from skdml.deep.losses._gradient import attach_gradient, sum_over_rows
+from skdml.deep._distances import attach_gradient, pairwise_distance
+from skdml.deep._pairs import (
+    Positives,
+    as_number,
+    check_batch,
+    check_indices,
+    pairs_from_indices,
+    pairs_from_labels,
+)
+from skdml.deep.losses._gradient import sum_over_rows
 from skdml.distances import check_distance
 
 

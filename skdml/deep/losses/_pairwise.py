@@ -1,19 +1,15 @@
 """The base of the losses over pairs or triplets that a miner may choose."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import paired_distance, pairwise_distance
-from skdml.deep._pairs import Positives, label_masks, pairs_from_labels
-from skdml.deep.losses._checks import check_batch, check_choice, check_indices
-from skdml.deep.losses._gradient import attach_gradient
+from skdml.deep._distances import BatchDistances, attach_gradient
+from skdml.deep._pairs import Positives, check_batch, check_indices, label_masks, pairs_from_labels
+from skdml.deep.losses._checks import check_choice
 from skdml.deep.miners import AllTripletsMiner, Miner, get_miner
 from skdml.distances import check_distance
 
@@ -21,38 +17,6 @@ REDUCTIONS = ("active", "mean", "sum")
 
 Indices = tuple[Tensor, ...]
 Pairs = tuple[Positives, Tensor]
-
-
-@dataclass
-class _BatchDistances:
-    """Distances from embeddings to references, or among embeddings, computed when needed."""
-
-    embeddings: Tensor
-    ref_emb: Tensor | None
-    distance: str
-
-    @property
-    def columns(self) -> Tensor:
-        """The embeddings that distances are measured to."""
-        return self.embeddings if self.ref_emb is None else self.ref_emb
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of `matrix`."""
-        return len(self.embeddings), len(self.columns)
-
-    @cached_property
-    def matrix(self) -> Tensor:
-        """All distances, of shape (n, m)."""
-        return pairwise_distance(self.embeddings, self.ref_emb, self.distance)
-
-    def of_pairs(self, i: Tensor, j: Tensor) -> Tensor:
-        """Distances of listed pairs of rows and columns."""
-        # For few pairs, the gradient is much cheaper without the whole matrix.
-        if 2 * len(i) * self.embeddings.shape[1] <= math.prod(self.shape):
-            x, y = self.embeddings.index_select(0, i), self.columns.index_select(0, j)
-            return paired_distance(x, y, self.distance)
-        return self.matrix[i, j]
 
 
 class PairwiseLoss(torch.nn.Module, ABC):
@@ -81,8 +45,8 @@ class PairwiseLoss(torch.nn.Module, ABC):
     def __init__(self, distance: str, miner: Any, reduction: str) -> None:
         super().__init__()
         self.distance = check_distance(distance)
-        self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.miner: Any = get_miner(miner, distance)
+        self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.active_share = torch.tensor(0.0)
 
     @abstractmethod
@@ -156,7 +120,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
             If shapes or types do not fit, or only one of ref_emb and ref_labels is given.
         """
         labels, ref_labels = check_batch(embeddings, labels, ref_emb, ref_labels)
-        distances = _BatchDistances(embeddings, ref_emb, self.distance)
+        distances = BatchDistances(embeddings, ref_emb, self.distance)
         indices = pairs = None
         if indices_tuple is None and isinstance(self.miner, AllTripletsMiner):
             pairs = pairs_from_labels(labels, ref_labels)
@@ -177,7 +141,7 @@ class PairwiseLoss(torch.nn.Module, ABC):
         return value
 
     def _mine(
-        self, distances: _BatchDistances, labels: Tensor, ref_labels: Tensor | None
+        self, distances: BatchDistances, labels: Tensor, ref_labels: Tensor | None
     ) -> Indices:
         """Return the tuples that the miner chooses, by the distances of the loss if they serve."""
         references = () if distances.ref_emb is None else (distances.ref_emb, ref_labels)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from skdml.deep._distances import directions, full_precision
-from skdml.deep.losses._checks import check_batch, check_count, check_label_range
+from skdml.deep._pairs import check_batch
+from skdml.deep.losses._checks import check_count, check_label_range
 
 
 def cosines(x: Tensor, proxies: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import directions, full_precision
+from skdml.deep._distances import attach_gradient, directions, full_precision
 from skdml.deep._pairs import Positives, as_number, row_blocks
 from skdml.deep.losses._checks import check_positive
-from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._matrix import MatrixLoss, any_in_row
 
 _MAX_ALPHA = 60  # degrees; beyond it the exponentials would leave the range of single precision

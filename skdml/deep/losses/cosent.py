@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdml.deep._distances import pairwise_distance
-from skdml.deep.losses._checks import check_flag, check_positive, check_reference
-from skdml.deep.losses._gradient import attach_gradient, sum_over_rows
+from skdml.deep._distances import attach_gradient, pairwise_distance
+from skdml.deep._pairs import check_reference
+from skdml.deep.losses._checks import check_flag, check_positive
+from skdml.deep.losses._gradient import sum_over_rows
 from skdml.deep.losses._limits import MAX_LOGIT
 from skdml.distances import check_distance
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._distances import attach_gradient
 from skdml.deep._pairs import Positives, row_blocks
 from skdml.deep.losses._checks import MAX_DISTANCE, check_choice, check_count
-from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._histogram import (
     WORK_PER_DISTANCE,
     histogram_gradient,

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import pairwise_distance
+from skdml.deep._distances import attach_gradient, pairwise_distance
 from skdml.deep.losses._checks import check_flag, check_positive, check_views
-from skdml.deep.losses._gradient import attach_gradient, sum_over_rows
+from skdml.deep.losses._gradient import sum_over_rows
 from skdml.deep.losses.nca import nca
 from skdml.distances import check_distance
 

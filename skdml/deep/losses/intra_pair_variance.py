@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._distances import attach_gradient
 from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import check_positive
-from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._limits import MAX_SQUARABLE
 from skdml.deep.losses._matrix import MatrixLoss
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from skdml.deep._distances import attach_gradient
 from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import check_count, check_label_range, check_margin
-from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._matrix import MatrixLoss
 
 # The boundary of the paper, 1.2, is a Euclidean distance of points of length 1. The same boundary

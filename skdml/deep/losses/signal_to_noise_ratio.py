@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from skdml.deep._distances import full_precision, pairwise_distance
+from skdml.deep._distances import attach_gradient, full_precision, pairwise_distance
 from skdml.deep._pairs import Positives
-from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._matrix import MatrixLoss
 from skdml.deep.losses.contrastive import ContrastiveLoss
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skdml.deep._distances import CANCELLATION_SHARE, directions, full_precision
+from skdml.deep._distances import CANCELLATION_SHARE, attach_gradient, directions, full_precision
 from skdml.deep._pairs import row_blocks
 from skdml.deep.losses._checks import check_count, check_positive
-from skdml.deep.losses._gradient import attach_gradient
 from skdml.deep.losses._limits import MAX_EXPONENT
 from skdml.deep.losses._proxy import ProxyLoss, cosines
 

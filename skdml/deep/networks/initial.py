@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from skdml.deep._statistics import lower_bound, rank_within_class
+from skdml.deep._statistics import rank_within_class
 from skdml.deep.data.datasets import ArrayDataset
-from skdml.deep.scores import RetrievalScore
+from skdml.deep.scores import RetrievalScore, lower_bound
 
 # The amount added to all variances within classes, as shares of the largest. An infinite shrinkage
 # gives the Euclidean distance, and 0 would give the Mahalanobis distance of the scatter.

@@ -100,13 +100,13 @@ class EuclidPlusBranch(nn.Module):
         # scales without rounding.
         self.scale.copy_(2.0 ** torch.frexp((F - self.location).abs().max()).exponent)
         F = (F - self.location) / self.scale
+        self.branch[0].initialize_from(X[:MAX_START_POINTS])  # type: ignore[operator]
         W, columns = self._choose_linear_map(F, y, groups)
         self.weight.zero_()
         self.weight[: len(W), columns] = W
         distances = torch.pdist(self.linear_path(X[: MAX_START_POINTS // 2]))
         if len(distances) and distances.mean() > 0:
             self.scale.mul_(distances.mean())
-        self.branch[0].initialize_from(X[:MAX_START_POINTS])  # type: ignore[operator]
 
     def _choose_linear_map(
         self,

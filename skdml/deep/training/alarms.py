@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from skorch.callbacks import Callback
@@ -21,6 +22,7 @@ class IdleBatchesWarning(UserWarning):
     """Many batches hold no pair or triplet to learn from."""
 
 
+@dataclass(eq=False)
 class CollapseAlarm(Callback):
     """Warn once if the embedding collapses, or if the loss stays at its margin.
 
@@ -40,16 +42,12 @@ class CollapseAlarm(Callback):
         The number of consecutive epochs at the margin before the warning.
     """
 
-    def __init__(self, spread: float = 0.01, tolerance: float = 0.01, n_epochs: int = 3) -> None:
-        self.spread = spread
-        self.tolerance = tolerance
-        self.n_epochs = n_epochs
-
-    def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
-        """Reset what was recorded in an earlier training."""
-        self.warned_ = False
-        self.first_spread_: float | None = None
-        self.n_at_margin_ = 0
+    spread: float = 0.01
+    tolerance: float = 0.01
+    n_epochs: int = 3
+    warned_: bool = field(default=False, init=False)
+    first_spread_: float | None = field(default=None, init=False)
+    n_at_margin_: int = field(default=0, init=False)
 
     def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Check the spread and the loss of the epoch."""
@@ -86,6 +84,7 @@ class CollapseAlarm(Callback):
         )
 
 
+@dataclass(eq=False)
 class IdleAlarm(Callback):
     """Warn once if too many batches of an epoch have nothing to compare.
 
@@ -99,12 +98,8 @@ class IdleAlarm(Callback):
         The largest share of such batches without a warning.
     """
 
-    def __init__(self, share: float = 0.05) -> None:
-        self.share = share
-
-    def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
-        """Reset what was recorded in an earlier training."""
-        self.warned_ = False
+    share: float = 0.05
+    warned_: bool = field(default=False, init=False)
 
     def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Count the batches of the epoch without a pair or triplet."""

@@ -1,6 +1,7 @@
 """From the parameters of a learner to its skorch net: network, loss, miner and callbacks."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,16 @@ MARGINS = {
 }
 
 
+# Parameters of a learner that the net has under the same name.
+SHARED = ("normalize", "optimizer", "lr", "proxy_lr", "memory_size", "chunk_size", "amp")
+SHARED += ("max_epochs", "verbose")
+
+
 def build_net(training: "Training") -> EmbeddingNet:
     """Return an initialised net for a training.
+
+    A new network with a method ``initialize_from`` is shown training points, by which it chooses
+    its initial weights.
 
     Parameters
     ----------
@@ -61,45 +70,81 @@ def build_net(training: "Training") -> EmbeddingNet:
     Raises
     ------
     ValueError
+        If a parameter is unknown, missing or out of range, or if points are not finite.
+    """
+    net = assemble_net(training)
+    data, rows = training.data, np.random.default_rng(training.seed).permutation(training.rows)
+    rows = np.sort(rows[:MAX_START_POINTS])
+    points = next(batches_of_points(data.points(rows), MAX_START_POINTS)).to(net.device)
+    if not torch.isfinite(points).all():
+        raise ValueError(
+            "Points have to be finite, but the Dataset returns NaN or infinity. Leave such points "
+            "out, or fill in the missing values."
+        )
+    is_new = not isinstance(net.module, torch.nn.Module)
+    if is_new and hasattr(net.module_, "initialize_from"):
+        taken, _ = accepted_names(net.module_.initialize_from)
+        known = {"y": data.targets if data.kind == "labels" else None, "groups": data.groups}
+        known = {k: v[rows] for k, v in known.items() if k in taken and v is not None}
+        net.module_.initialize_from(points, **known)
+    return net
+
+
+def assemble_net(training: "Training") -> EmbeddingNet:
+    """Return a net of the parts that the settings name, and check that they fit together.
+
+    Parameters
+    ----------
+    training : Training
+        What to train.
+
+    Returns
+    -------
+    EmbeddingNet
+        The net, initialised, before it has seen points.
+
+    Raises
+    ------
+    ValueError
         If a parameter is unknown, missing or out of range.
     """
     settings, trained = training.settings, training.trained_part
-    callbacks = list_callbacks(training)
+    callbacks, given = list_callbacks(training), skorch_params(settings)
     network = network_of(settings, trained, training.input_shape)
     loss = loss_of(training)
     parts = {"module": settings.module, trained: network.target, "optimizer": settings.optimizer}
     settings.check_net_params(criterion=loss.target, loss=loss.target, **parts)
-    if training.previous is None:
-        network = network.with_params(settings.params_of(trained))
-    else:
+    if training.previous is not None:
         network = Part(trained, training.previous)
-    mines = "miner" in loss.given
-    loss = loss.with_params(settings.params_of("loss") | settings.params_of("criterion"))
+    module_params = network.params(settings.params_of(trained))
+    loss_params = loss.params(settings.params_of("loss") | settings.params_of("criterion"))
     net = EmbeddingNet(
         network.copy_if_built(),
         loss.copy_if_built(),
-        normalize=settings.normalize,
-        miner=None if mines else miner_for_net(settings),
+        **{name: getattr(settings, name) for name in SHARED},
+        **{f"module__{name}": value for name, value in module_params.items()},
+        **{f"criterion__{name}": value for name, value in loss_params.items()},
+        **given,
+        miner=None if "miner" in loss_params else miner_for_net(settings),
         supervision=training.data.kind,
-        optimizer=settings.optimizer,
-        lr=settings.lr,
-        proxy_lr=settings.proxy_lr,
-        memory_size=settings.memory_size,
-        chunk_size=settings.chunk_size,
-        amp=settings.amp,
         compile_training=settings.compile,
-        max_epochs=settings.max_epochs,
         callbacks=callbacks,
         train_split=None,
         device=training.device,
-        verbose=settings.verbose,
-        **network.prefixed("module"),
-        **loss.prefixed("criterion"),
-        **skorch_params(settings),
     ).initialize()
     net.check_callbacks(settings)
     net.check_call()
-    prepare_net(net, training, new=not network.is_built)
+    width = net.width(training.input_shape)
+    if settings.n_components not in (None, width):
+        previous = " of the last fit (warm_start=True)" if training.previous is not None else ""
+        raise ValueError(
+            f"n_components={settings.n_components}, but the module{previous} returns embeddings of "
+            f"width {width}."
+        )
+    if settings.normalize:
+        check_margin_in_range(net.criterion_, width)
+    if settings.memory_size:
+        check_memory(net, training, width)
     return net
 
 
@@ -118,12 +163,12 @@ def skorch_params(settings: Settings) -> dict[str, Any]:
 def list_callbacks(training: "Training") -> list[Any]:
     """Return the callbacks of a net: ours, and copies of the user's, which training changes."""
     # Ours come first, so that the user's callbacks may watch what they record.
-    callbacks = [*training.callbacks]
+    callbacks: list[Any] = []
     for name in ("active_share", "spread"):
         averaged = PassthroughScoring(name, lower_is_better=None, on_train=True)
         callbacks.append((name, averaged))
+    callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm()), *training.callbacks]
     callbacks += copy.deepcopy([*(training.settings.callbacks or ())])
-    callbacks += [("collapse", CollapseAlarm()), ("idle", IdleAlarm())]
     if training.checkpoint is not None:  # last, because it saves all others
         save = SaveCheckpoint(training.checkpoint.path, training.seed)
         callbacks.append(("state", save))
@@ -174,7 +219,7 @@ def network_of(settings: Settings, part: str, shape: tuple[int, ...]) -> Part:
         )
     width = settings.n_components or min(widest, int(np.prod(shape)))
     shapes = {"n_features": shape[0], "input_shape": shape, "n_components": width}
-    return Part.of(part, network, shapes)
+    return Part(part, network, shapes)
 
 
 def build_backbone(
@@ -198,9 +243,10 @@ def build_backbone(
     """
     settings.check_net_params(module=settings.module)
     module = network_of(settings, "module", feature_shape)
-    module.given.pop("n_components", None)  # the width of the embedding is that of the head
-    module = module.with_params(settings.params_of("module"))
-    network = module.copy_if_built() if module.is_built else module.target(**module.given)
+    # The width of the embedding is that of the head.
+    shapes = {name: value for name, value in module.offered.items() if name != "n_components"}
+    params = module._replace(offered=shapes).params(settings.params_of("module"))
+    network = module.copy_if_built() if module.is_built else module.target(**params)
     return FrozenNetwork(network, device=device, feature_shape=feature_shape)
 
 
@@ -239,18 +285,17 @@ def loss_of(training: "Training") -> Part:
     offered = {"distance": settings.distance, "miner": miner}
     if settings.margin is not None:
         offered["margin"] = settings.margin
+        if "margin" not in inspect.signature(loss).parameters:
+            raise ValueError(
+                f"margin={settings.margin} was given, but the loss {settings.loss!r} has no margin."
+                " Its parameters are set by loss__*."
+            )
     if loss is VICRegLoss:  # in units of networks whose points lie 1 apart at the start
         offered["std"] = None
     width = Width(training.input_shape)
     sizes = {"n_classes": training.n_classes, "n_components": width}
     sizes |= {"num_classes": training.n_classes, "embedding_size": width}  # of other packages
-    part = Part.of("loss", loss, offered, if_required=sizes)
-    if settings.margin is not None and "margin" not in part.given:
-        raise ValueError(
-            f"margin={settings.margin} was given, but the loss {settings.loss!r} has no margin. "
-            "Its parameters are set by loss__*."
-        )
-    return part
+    return Part("loss", loss, offered, if_required=sizes)
 
 
 def built_miner(settings: Settings) -> Callable[..., Any]:
@@ -262,52 +307,6 @@ def miner_for_net(settings: Settings) -> Callable[..., Any] | None:
     """Return the miner that the net runs for a loss that does not mine; None means no mining."""
     miner = built_miner(settings)
     return None if isinstance(miner, AllTripletsMiner) else miner
-
-
-def prepare_net(net: EmbeddingNet, training: "Training", *, new: bool) -> None:
-    """Show training points to a network, and check that network and loss fit the settings.
-
-    Parameters
-    ----------
-    net : EmbeddingNet
-        The net.
-    training : Training
-        Its training.
-    new : bool
-        Whether the network was built here. A new network with a method ``initialize_from`` chooses
-        its initial weights by these points.
-
-    Raises
-    ------
-    ValueError
-        If points are not finite, or if network and loss do not fit the settings.
-    """
-    settings, data = training.settings, training.data
-    rows = np.sort(
-        np.random.default_rng(training.seed).permutation(training.rows)[:MAX_START_POINTS]
-    )
-    points = next(batches_of_points(data.points(rows), MAX_START_POINTS)).to(net.device)
-    if not torch.isfinite(points).all():
-        raise ValueError(
-            "Points have to be finite, but the Dataset returns NaN or infinity. Leave such points "
-            "out, or fill in the missing values."
-        )
-    if new and hasattr(net.module_, "initialize_from"):
-        taken, _ = accepted_names(net.module_.initialize_from)
-        known = {"y": data.targets if data.kind == "labels" else None, "groups": data.groups}
-        known = {k: v[rows] for k, v in known.items() if k in taken and v is not None}
-        net.module_.initialize_from(points, **known)
-    width = net.width(training.input_shape)
-    if settings.n_components not in (None, width):
-        previous = " of the last fit (warm_start=True)" if training.previous is not None else ""
-        raise ValueError(
-            f"n_components={settings.n_components}, but the module{previous} returns embeddings of "
-            f"width {width}."
-        )
-    if settings.normalize:
-        check_margin_in_range(net.criterion_, width)
-    if settings.memory_size:
-        check_memory(net, training, width)
 
 
 def check_memory(net: EmbeddingNet, training: "Training", width: int) -> None:

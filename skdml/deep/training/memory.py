@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -103,38 +101,6 @@ class CrossBatchMemory:
         # A pickle must also load on a machine without the GPU; `add` moves the memory back.
         state = self.__dict__.copy()
         return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
-
-
-class RecordingBatchSampler:
-    """Passes on the batches of a sampler and records their rows until they are trained on.
-
-    A torch loader returns the points of a batch but not their row numbers, which the memory needs.
-
-    Parameters
-    ----------
-    sampler : iterable
-        Batches, as arrays of row numbers.
-
-    Attributes
-    ----------
-    pending : deque of ndarray
-        The rows of the batches that were drawn and not trained on yet, in order.
-    """
-
-    def __init__(self, sampler: Iterable[NDArray]) -> None:
-        self.sampler = sampler
-        self.pending: deque[NDArray] = deque()
-
-    def __iter__(self) -> Iterator[NDArray]:
-        """Yield the batches of the next epoch."""
-        self.pending.clear()
-        for rows in self.sampler:
-            self.pending.append(rows)
-            yield rows
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self.sampler)  # type: ignore[arg-type]  # every batch sampler has a length
 
 
 def check_accepts_references(

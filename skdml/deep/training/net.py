@@ -13,11 +13,12 @@ from skorch.exceptions import DeviceWarning
 from torch.utils.data import DataLoader
 
 from skdml.deep.data.reading import TUPLE_SIZES
+from skdml.deep.data.samplers import RecordingBatchSampler
 from skdml.deep.losses import learns_from
 from skdml.deep.networks.map import NetworkMap, embed_batch
 from skdml.deep.scores import SCORINGS
 from skdml.deep.training.chunks import backward_in_chunks
-from skdml.deep.training.memory import CrossBatchMemory, RecordingBatchSampler
+from skdml.deep.training.memory import CrossBatchMemory
 from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, cpu_state_dict
 
 

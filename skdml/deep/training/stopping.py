@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,8 +14,7 @@ from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from torch import nn
 
-from skdml.deep._statistics import lower_bound
-from skdml.deep.scores import Score
+from skdml.deep.scores import Score, lower_bound
 
 if TYPE_CHECKING:
     from skdml.deep.training.net import EmbeddingNet
@@ -32,6 +32,7 @@ DEFAULT_PATIENCE = 10  # in scores
 Weights: TypeAlias = dict[str, Any]
 
 
+@dataclass(eq=False)
 class RetrievalStopping(Callback):
     """Early stopping: score held-out data, stop without a gain, and restore the best weights.
 
@@ -74,10 +75,13 @@ class RetrievalStopping(Callback):
     halfway.
     """
 
-    def __init__(self, score: Score, patience: int | None) -> None:
-        self.score = score
-        self.patience = patience
-        self.name = score.name
+    score: Score
+    patience: int | None
+
+    @property
+    def name(self) -> str:
+        """The name of the score in the history."""
+        return self.score.name
 
     def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Score the initial weights."""
@@ -95,7 +99,7 @@ class RetrievalStopping(Callback):
 
     def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Score the candidates of this epoch, keep them if best, and decide whether to stop."""
-        epoch = len(net.history)
+        epoch, patience = len(net.history), self._patience_in_epochs(net)
         if epoch % self._stride(net) and epoch < net.max_epochs and not self._is_watched(net):
             self._record(net, np.nan, np.nan, better=False)
             return
@@ -113,7 +117,7 @@ class RetrievalStopping(Callback):
             self._keep(net, score, gain, epoch, share)
         net.module_.load_state_dict(trained)
         self.scoring_ = False
-        self.stopped_ = not better and epoch - self.best_epoch_ >= self._patience_in_epochs(net)
+        self.stopped_ = not better and epoch - self.best_epoch_ >= patience
 
     def on_train_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Restore the best weights."""
