@@ -201,3 +201,25 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"shape {tuple(value.shape)} of {value.dtype}"
     return f"{type(value).__name__}"
+
+
+def reduce_sum(total: Tensor, n_active: Tensor, n_used: Tensor, reduction: str) -> Tensor:
+    """Return a sum over tuples, or its mean over the active or over all tuples.
+
+    Parameters
+    ----------
+    total : Tensor of shape ()
+        The sum.
+    n_active, n_used : Tensor of shape ()
+        Number of tuples with a loss > 0, and number of tuples.
+    reduction : {"active", "mean", "sum"}
+        What is returned.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The sum or the mean.
+    """
+    if reduction == "sum":
+        return total
+    return total / (n_active if reduction == "active" else n_used).clamp(min=1)

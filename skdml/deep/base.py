@@ -14,13 +14,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.utils.data import Dataset
 
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep._checks import check_settings
 from skdml.deep.data.datasets import as_point_tensor
 from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data
 from skdml.deep.losses import LOSSES, get_loss, learns_from
 from skdml.deep.networks.map import NetworkMap
-from skdml.deep.parameters import NetParametersMixin, Settings
-from skdml.deep.training.checkpoint import SaveCheckpoint
+from skdml.deep.parameters import NetParametersMixin
+from skdml.deep.settings import Settings, check_settings
 from skdml.deep.training.fitting import Training, begin_training, report_interruption
 from skdml.deep.training.net import EmbeddingNet
 from skdml.distances import LearnedDistance
@@ -388,11 +387,11 @@ default="euclidean"
                 if training.may_refit:
                     training = training.prepare_refit()
                     training.run(self.best_epoch_)
-                    if training.has_reached(self.best_epoch_):
-                        training.restore_best()
+                    if training.is_complete:
+                        training.net.module_.load_state_dict(training.best.weights_)
                         self._keep_net(training)
-            training.remove_checkpoint()
-        report_interruption(training, self.best_epoch_)
+        if training.interruption is not None:
+            report_interruption(training, self.best_epoch_)
         return self
 
     def partial_fit(
@@ -489,8 +488,9 @@ default="euclidean"
         kind = settings.supervision
         if kind == "labels":
             loss = get_loss(settings.loss, settings.known_losses, settings.learner_name)
-            graded = settings.net_params.get("criterion__graded", True)
-            kind = learns_from(loss, graded=settings.net_params.get("loss__graded", graded))
+            own = settings.net_params.params
+            graded = own.get("loss__graded", own.get("criterion__graded", True))
+            kind = learns_from(loss, graded=graded)
         if kind == "views" and settings.augment is None:
             raise ValueError(
                 f"loss={settings.loss!r} compares two views of each point, but nothing makes them. "
@@ -508,24 +508,18 @@ default="euclidean"
     def _keep(self, training: Training) -> None:
         """Set the fitted attributes from a training."""
         self._keep_net(training)
-        net, stopping = training.net, training.stopping
-        self.history_ = net.history_table(score_name=stopping.name if stopping else None)
-        self.best_epoch_ = stopping.best_epoch_ if stopping else len(net.history)
+        stopping = training.stopping
+        self.history_ = training.history_table()
+        self.best_epoch_ = stopping.best_epoch_ if stopping else len(training.net.history)
         self.best_share_ = stopping.best_share_ if stopping else 1.0
         self.start_score_ = stopping.start_score_ if stopping else np.nan
         self.best_score_ = stopping.best_score_ if stopping else np.nan
 
     def _keep_net(self, training: Training) -> None:
         """Keep the net of a training, without what only training needs."""
-        net = training.net
-        if training.first is not None:
-            net.history = training.first.net.history  # which has the scores
-        self.n_components_ = net.width(training.input_shape)
-        net.drop_callbacks(*[type(one) for _, one in training.callbacks], SaveCheckpoint)
-        net.memory_ = None
-        net.module_.eval()  # transform in several threads then need not switch the mode
+        self.net_ = training.release_net()
+        self.n_components_ = self.net_.width(training.input_shape)
         self.backbone_ = training.backbone
-        self.net_ = net
 
     def _map_of(self, net: EmbeddingNet) -> NetworkMap:
         """Return the network of a net, after the backbone, as a map of points."""

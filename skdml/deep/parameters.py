@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -20,9 +20,6 @@ OURS = {
     "iterator_train": {"dataset", "batch_size", "shuffle", "sampler", "drop_last", "in_order"},
     "compile": {"model"},
 }
-
-# What settings hold besides the parameters.
-EXTRA = ("learner_name", "known_losses", "known_supervisions", "net_params")
 
 
 class NetParametersMixin:
@@ -71,38 +68,24 @@ class NetParametersMixin:
         return self
 
 
-class Settings(SimpleNamespace):
-    """The parameters of a learner as one fit uses them; a default None is what it means.
+class NetParams(NamedTuple):
+    """``module__*`` and the like of one learner.
 
-    Each parameter of the constructor is an attribute, and so are:
-
-    Attributes
+    Parameters
     ----------
+    params : dict
+        Names and values.
     learner_name : str
-        The class of the learner.
-    known_losses : tuple of str
-        The names of the losses of this package that the learner accepts.
-    known_supervisions : tuple of str
-        The values that `supervision` may have.
-    net_params : dict
-        ``module__*`` and the like.
+        The class of the learner, for messages.
+    constructor_names : tuple of str
+        The names of its other parameters, for messages.
     """
 
-    @classmethod
-    def of(cls, learner: Any) -> Self:
-        """Return the settings of a learner."""
-        params = learner.get_params(deep=False)
-        own = {name: value for name, value in params.items() if name not in learner._net_params}
-        meant = {name: value for name, value in learner._defaults.items() if own[name] is None}
-        return cls(
-            **own | meant,
-            learner_name=type(learner).__name__,
-            known_losses=learner._losses,
-            known_supervisions=learner._supervisions,
-            net_params=learner._net_params,
-        )
+    params: dict[str, Any]
+    learner_name: str
+    constructor_names: tuple[str, ...]
 
-    def params_of(self, prefix: str) -> dict[str, Any]:
+    def of(self, prefix: str) -> dict[str, Any]:
         """Return the parameters with a prefix, without the prefix, as copies.
 
         Parameters
@@ -115,10 +98,10 @@ class Settings(SimpleNamespace):
         dict
             Names and values.
         """
-        named = ((name.partition("__"), value) for name, value in self.net_params.items())
+        named = ((name.partition("__"), value) for name, value in self.params.items())
         return {rest: copy.deepcopy(v) for (first, _, rest), v in named if rest and first == prefix}
 
-    def check_net_params(self, **targets: Any) -> None:
+    def check(self, **targets: Any) -> None:
         """Raise if a parameter is taken by nothing; the error names those that exist.
 
         Parameters
@@ -133,13 +116,13 @@ class Settings(SimpleNamespace):
             If there is an unknown parameter, or one for an instance that is built already.
         """
         targets |= {"iterator_train": DataLoader, "compile": torch.compile}
-        for name in self.net_params:
+        for name in self.params:
             prefix, _, rest = name.partition("__")
             if prefix not in PREFIXES or not rest:
-                own = sorted(set(vars(self)) - set(EXTRA))
                 raise ValueError(
-                    f"{self.learner_name} has no parameter {name!r}. Its parameters are {own}, and "
-                    f"those that begin with {[f'{prefix}__' for prefix in PREFIXES]}."
+                    f"{self.learner_name} has no parameter {name!r}. Its parameters are "
+                    f"{sorted(self.constructor_names)}, and those that begin with "
+                    f"{[f'{prefix}__' for prefix in PREFIXES]}."
                 )
             target = targets.get(prefix)
             if isinstance(target, torch.nn.Module):
@@ -152,9 +135,26 @@ class Settings(SimpleNamespace):
                 valid, takes_any = accepted_names(target)
                 if not takes_any:
                     valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
-                    self.check_known(name, valid)
+                    self.check_one(name, valid)
 
-    def check_known(self, name: str, valid: Iterable[str]) -> None:
+    def check_callbacks(self, callback_names: Iterable[str]) -> None:
+        """Raise if a parameter is for a callback that does not exist.
+
+        Parameters
+        ----------
+        callback_names : iterable of str
+            The names of the callbacks.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is for another callback.
+        """
+        for name in self.params:
+            if name.startswith("callbacks__"):
+                self.check_one(name, callback_names)
+
+    def check_one(self, name: str, valid: Iterable[str]) -> None:
         """Raise if a parameter is not one of those of its prefix.
 
         Parameters
@@ -162,7 +162,7 @@ class Settings(SimpleNamespace):
         name : str
             The parameter, with its prefix.
         valid : iterable of str
-            The names that follow the prefix.
+            The names that may follow the prefix.
 
         Raises
         ------

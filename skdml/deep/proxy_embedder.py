@@ -13,12 +13,11 @@ from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from skdml.base import unchanged_on_error
-from skdml.deep._checks import check_settings
 from skdml.deep._statistics import rank_within_class
 from skdml.deep.base import DeepEmbedder
 from skdml.deep.losses import LOSSES, get_loss
 from skdml.deep.networks.map import NetworkMap
-from skdml.deep.parameters import Settings
+from skdml.deep.settings import Settings, check_settings
 from skdml.deep.training.fitting import Training, begin_training, report_interruption
 from skdml.deep.training.net import EmbeddingNet
 from skdml.distances import LearnedDistance
@@ -137,11 +136,11 @@ feature_shape_, n_features_in_, feature_names_in_
                     training = training.prepare_refit()
                     training.callbacks.insert(0, ("proxies", StartProxies(training)))
                     training.run(settings.max_epochs)  # the classifier trains to the end
-                    if training.has_reached(self.best_epoch_):
+                    if training.is_complete:
                         self._keep_net(training)
-                        self.distance_network_ = self._map_with(training.best_weights)
-            training.remove_checkpoint()
-        report_interruption(training, self.best_epoch_)
+                        self.distance_network_ = self._map_with(training.best.weights_)
+        if training.interruption is not None:
+            report_interruption(training, self.best_epoch_)
         return self
 
     def partial_fit(

@@ -9,6 +9,7 @@ key in the training history.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -20,8 +21,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from skdml.deep.data.augmentation import augmented_view
-from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, batches_of_points
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
 from skdml.deep.losses.cosent import target_distance
+from skdml.deep.networks.map import batches_of_points
 from skdml.distances import paired_base_distance, pairwise_base_distance
 from skdml.metrics import map_at_r, mean_reciprocal_rank, recall_at_k
 
@@ -86,6 +88,7 @@ def as_score_array(value: Any) -> NDArray[np.float64]:
     return np.full((1, 1), float(value))
 
 
+@dataclass
 class RetrievalScore:
     """Retrieval of held-out points, class by class.
 
@@ -99,37 +102,28 @@ class RetrievalScore:
 
     Parameters
     ----------
-    data : ArrayDataset or LabelledDataset
-        The training data.
-    codes : ndarray of int, shape (n,)
-        The class of each row.
-    queries, gallery : ndarray of int
-        Held-out rows, and training rows to search among.
+    queries, gallery : ndarray of shape (n, ...) or torch Dataset
+        Held-out points, and training points to search among.
+    labels, gallery_labels : ndarray of int, shape (n,)
+        Their classes.
     unseen_classes : bool
         Whether the queries are of classes that are not used for training.
     distance : str
         The base distance.
     scoring : str or callable
         The retrieval measure.
+    name : str
+        The key in the training history.
     """
 
-    def __init__(
-        self,
-        data: ArrayDataset | LabelledDataset,
-        codes: NDArray[np.integer],
-        queries: NDArray[np.integer],
-        gallery: NDArray[np.integer],
-        *,
-        unseen_classes: bool,
-        distance: str,
-        scoring: str | Callable[..., float],
-    ) -> None:
-        self.name = score_name(scoring, str(scoring))
-        self.queries, self.labels = data.points(queries), codes[queries]
-        self.gallery, self.gallery_labels = data.points(gallery), codes[gallery]
-        self.unseen_classes = unseen_classes
-        self.distance = distance
-        self.scoring = scoring
+    queries: Any
+    labels: NDArray[np.integer]
+    gallery: Any
+    gallery_labels: NDArray[np.integer]
+    unseen_classes: bool
+    distance: str
+    scoring: str | Callable[..., float]
+    name: str
 
     def __call__(self, embed: Embed) -> NDArray[np.floating]:
         """Score an embedding: ndarray of shape (n_views, n_classes) or (1, n_rows)."""

@@ -4,7 +4,7 @@ A match of a query is a reference point of its class. Ranks begin at 1 and follo
 distance. Reference points at equal distances are ranked by their index.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -30,6 +30,10 @@ _LARGEST_INT32 = np.iinfo(np.int32).max
 
 # From this number of ties in a row, sorting the row is faster than counting for each tie.
 _MANY_TIES = 40
+
+
+# Gets the ranks of the matches of some queries, and their numbers of matches.
+Measure = Callable[..., NDArray[np.floating]]
 
 
 class RankedQueries:
@@ -119,6 +123,19 @@ class RankedQueries:
     def check_k(self, k: int) -> None:
         """Raise unless k is from 1 to the number of candidates."""
         check_scalar(k, "k", Integral, min_val=1, max_val=self.n_candidates)
+
+    def score(
+        self,
+        measures: dict[str, Measure],
+        depth: int | str | None = None,
+        n_first: int | None = None,
+    ) -> dict[str, NDArray[np.floating]]:
+        """Compute measures for each query that has a match; see `ranks` for the arguments."""
+        blocks: dict[str, list[NDArray[np.floating]]] = {name: [] for name in measures}
+        for ranks, R in self.ranks(depth, n_first):
+            for name, measure in measures.items():
+                blocks[name].append(measure(ranks, R))
+        return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
     def ranks(
         self, depth: int | str | None = None, n_first: int | None = None

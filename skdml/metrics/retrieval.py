@@ -7,18 +7,16 @@ Queries without a match are left out.
 Distances are computed in blocks within scikit-learn's ``working_memory``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdml.metrics._ranking import RankedQueries
+from skdml.metrics._ranking import Measure, RankedQueries
 
 AVERAGES = ("query", "class", "per_class", None)
-
-_Measure = Callable[..., NDArray[np.floating]]
 
 
 def recall_at_k(
@@ -84,10 +82,8 @@ def recall_at_k(
     >>> recall_at_k([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"])
     0.75
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "recall_at_k", average, k=k)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("recall_at_k", average, *given, k=k)
 
 
 def precision_at_k(
@@ -153,10 +149,8 @@ def precision_at_k(
     >>> precision_at_k([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"])
     0.75
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "precision_at_k", average, k=k)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("precision_at_k", average, *given, k=k)
 
 
 def r_precision(
@@ -217,10 +211,8 @@ def r_precision(
     >>> r_precision([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"])
     0.75
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "r_precision", average)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("r_precision", average, *given)
 
 
 def map_at_r(
@@ -282,10 +274,8 @@ def map_at_r(
     >>> map_at_r([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"])
     0.75
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "map_at_r", average)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("map_at_r", average, *given)
 
 
 def mean_average_precision(
@@ -347,10 +337,8 @@ def mean_average_precision(
     >>> mean_average_precision([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"])
     0.8333333333333334
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "mean_average_precision", average)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("mean_average_precision", average, *given)
 
 
 def mean_reciprocal_rank(
@@ -411,10 +399,8 @@ def mean_reciprocal_rank(
     >>> mean_reciprocal_rank([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"])
     0.8333333333333334
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "mean_reciprocal_rank", average)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("mean_reciprocal_rank", average, *given)
 
 
 def ndcg_at_k(
@@ -480,10 +466,8 @@ def ndcg_at_k(
     >>> ndcg_at_k([[0.0], [0.1], [0.3], [0.9]], ["a", "a", "b", "b"], k=3)
     0.875
     """
-    queries = RankedQueries(
-        embeddings, labels, reference, reference_labels, metric, reference_includes_queries
-    )
-    return _measure(queries, "ndcg_at_k", average, k=k)
+    given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
+    return _measure("ndcg_at_k", average, *given, k=k)
 
 
 def retrieval_report(
@@ -542,13 +526,13 @@ def retrieval_report(
     queries = RankedQueries(
         embeddings, labels, reference, reference_labels, metric, reference_includes_queries
     )
-    measures: dict[str, _Measure] = {}
+    measures: dict[str, Measure] = {}
     for value in k if isinstance(k, Iterable) else (k,):
         queries.check_k(value)
         for name in _AT_K:
             measures[f"{name.removesuffix('k')}{value}"] = partial(MEASURES[name], k=value)
     measures |= {name: measure for name, measure in MEASURES.items() if name not in _AT_K}
-    scores = _score(queries, measures)
+    scores = queries.score(measures)
     report = {name: _average(queries, values, average) for name, values in scores.items()}
     n_without = int((queries.n_matches == 0).sum())
     return report | {"n_queries": len(queries.n_matches), "n_without_match": n_without}
@@ -594,7 +578,7 @@ def _reciprocal_rank(ranks: NDArray[Any], R: NDArray[Any]) -> NDArray[np.floatin
     return 1 / ranks[:, 0]
 
 
-MEASURES: dict[str, _Measure] = {
+MEASURES: dict[str, Measure] = {
     "recall_at_k": _recall,
     "precision_at_k": _precision,
     "ndcg_at_k": _ndcg,
@@ -610,32 +594,16 @@ _NEAREST_MATCH_ONLY = ("recall_at_k", "mean_reciprocal_rank")
 _AT_R = ("r_precision", "map_at_r")
 
 
-def _measure(
-    queries: RankedQueries, name: str, average: str | None, k: int | None = None
-) -> float | Any:
+def _measure(name: str, average: str | None, *given: Any, k: int | None = None) -> float | Any:
     """Compute one measure, with only as many ranks as it needs."""
-    measure = MEASURES[name]
+    queries, measure = RankedQueries(*given), MEASURES[name]
     depth: int | str | None = "R" if name in _AT_R else k
     n_first = 1 if name in _NEAREST_MATCH_ONLY else k
     if k is not None:
         queries.check_k(k)
         measure = partial(measure, k=k)
-    scores = _score(queries, {name: measure}, depth, n_first)
+    scores = queries.score({name: measure}, depth, n_first)
     return _average(queries, scores[name], average)
-
-
-def _score(
-    queries: RankedQueries,
-    measures: dict[str, _Measure],
-    depth: int | str | None = None,
-    n_first: int | None = None,
-) -> dict[str, NDArray[np.floating]]:
-    """Compute measures for each query that has a match."""
-    blocks: dict[str, list[NDArray[np.floating]]] = {name: [] for name in measures}
-    for ranks, R in queries.ranks(depth, n_first):
-        for name, measure in measures.items():
-            blocks[name].append(measure(ranks, R))
-    return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
 
 def _average(

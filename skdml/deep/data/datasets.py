@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 
 
 class ArrayDataset(Dataset):
@@ -164,51 +163,3 @@ def as_point_tensor(item: Any) -> Tensor:
 def as_writable(X: NDArray) -> NDArray:
     """Return X, or a copy if X is read-only, because torch warns about read-only memory."""
     return X if X.flags.writeable else X.copy()
-
-
-def batches_of_points(
-    data: NDArray[np.floating] | Dataset, max_points: int, max_numbers: float = np.inf
-) -> Iterator[Tensor]:
-    """Yield points batch by batch, in order.
-
-    Parameters
-    ----------
-    data : ndarray of float32, shape (n, ...), or torch Dataset
-        The points.
-    max_points : int
-        The maximal number of points in a batch.
-    max_numbers : float, default=np.inf
-        The maximal number of values in a batch. A batch holds at least one point, even if the
-        point has more values.
-
-    Yields
-    ------
-    Tensor of float32, shape (n_batch, ...)
-        A batch.
-
-    Raises
-    ------
-    ValueError
-        If the points of a Dataset differ in shape.
-    """
-
-    def batch_size(numbers_per_point: int) -> int:
-        return max(1, int(min(max_points, max_numbers / max(1, numbers_per_point))))
-
-    if isinstance(data, np.ndarray):
-        yield from torch.from_numpy(as_writable(data)).split(batch_size(math.prod(data.shape[1:])))
-        return
-    batch: list[Tensor] = []
-    # A loader without its own generator would draw from torch's global generator.
-    for point in DataLoader(PointDataset(data), batch_size=None, generator=torch.Generator()):
-        if batch and point.shape != batch[0].shape:
-            raise ValueError(
-                "All points of a Dataset must have the same shape; got "
-                f"{tuple(batch[0].shape)} and {tuple(point.shape)}."
-            )
-        batch.append(point)
-        if len(batch) == batch_size(point.numel()):
-            yield torch.stack(batch)
-            batch = []
-    if batch:
-        yield torch.stack(batch)

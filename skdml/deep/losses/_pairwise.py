@@ -78,12 +78,6 @@ class PairwiseLoss(torch.nn.Module, ABC):
         Returns (indices, None) for listed tuples, or (None, pairs) for all tuples of some pairs.
         """
 
-    def reduce(self, total: Tensor, n_active: Tensor, n_used: Tensor) -> Tensor:
-        """Apply the reduction to a sum over tuples."""
-        if self.reduction == "sum":
-            return total
-        return total / (n_active if self.reduction == "active" else n_used).clamp(min=1)
-
     def forward(
         self,
         embeddings: Tensor,

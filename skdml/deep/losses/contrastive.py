@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from skdml.deep._pairs import Positives, as_number, row_blocks
+from skdml.deep._pairs import Positives, as_number, reduce_sum, row_blocks
 from skdml.deep.losses._checks import check_choice, check_margin
 from skdml.deep.losses._pairwise import Indices, PairwiseLoss
 
@@ -121,8 +121,10 @@ class ContrastiveLoss(PairwiseLoss):
             torch.mul(excess, -self.power, out=gradient[rows])
         n_active, n_used = row_active.long().sum(), neg_mask.count_nonzero()
         one = distance.new_ones(())
-        neg_factor = self.reduce(one, n_active, n_used)
-        pos_factor = self.reduce(one, pos_distance.count_nonzero(), positives.count.sum())
+        neg_factor = reduce_sum(one, n_active, n_used, self.reduction)
+        pos_factor = reduce_sum(
+            one, pos_distance.count_nonzero(), positives.count.sum(), self.reduction
+        )
         if self.power == 1:
             pos_gradient, pos_sum = pos, pos_distance.sum()
         else:
@@ -140,5 +142,9 @@ class ContrastiveLoss(PairwiseLoss):
         excess = (self.margin - distance_of(b, n)).clamp(min=0)
         n_active, n_used = (excess > 0).sum(), torch.tensor(len(b), device=b.device)
         n_pos_active, n_pos = (pos_distance > 0).sum(), torch.tensor(len(a), device=a.device)
-        value = self.reduce((pos_distance**self.power).sum(), n_pos_active, n_pos)
-        return value + self.reduce((excess**self.power).sum(), n_active, n_used), n_active, n_used
+        value = reduce_sum((pos_distance**self.power).sum(), n_pos_active, n_pos, self.reduction)
+        return (
+            value + reduce_sum((excess**self.power).sum(), n_active, n_used, self.reduction),
+            n_active,
+            n_used,
+        )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdml.deep._pairs import Positives, as_number, pairs_from_indices, row_blocks
+from skdml.deep._pairs import Positives, as_number, pairs_from_indices, reduce_sum, row_blocks
 from skdml.deep.losses._checks import check_flag, check_margin
 from skdml.deep.losses._pairwise import Indices, Pairs, PairwiseLoss
 
@@ -285,7 +285,7 @@ class TripletLoss(PairwiseLoss):
         total, gradient, n_active, n_used = sum_over_triplets(
             distance, positives, neg_mask, self.margin, self.soft
         )
-        factor = self.reduce(distance.new_ones(()), n_active, n_used)
+        factor = reduce_sum(distance.new_ones(()), n_active, n_used, self.reduction)
         return total * factor, gradient.mul_(factor), n_active, n_used
 
     def compute_listed(
@@ -303,4 +303,4 @@ class TripletLoss(PairwiseLoss):
         gap = d_ap - d_an + self.margin
         loss = F.softplus(gap) if self.soft else gap.clamp(min=0)
         n_active, n_used = (loss > 0).sum(), torch.tensor(len(a), device=a.device)
-        return self.reduce(loss.sum(), n_active, n_used), n_active, n_used
+        return reduce_sum(loss.sum(), n_active, n_used, self.reduction), n_active, n_used

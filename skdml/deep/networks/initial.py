@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdml.deep._statistics import rank_within_class
-from skdml.deep.data.datasets import ArrayDataset
 from skdml.deep.scores import RetrievalScore, lower_bound
 
 # The amount added to all variances within classes, as shares of the largest. An infinite shrinkage
@@ -159,14 +158,16 @@ def _score_shrinkages(
     """Return the retrieval scores of one fold for no whitening and for each shrinkage."""
     shares, axes = within_class_scatter(X[train], codes[train])
     # In the basis of the eigenvectors each map only scales the coordinates.
+    Z = X @ axes
     score = RetrievalScore(
-        ArrayDataset(X @ axes, codes),
-        codes,
-        queries,
-        train,
+        Z[queries],
+        codes[queries],
+        Z[train],
+        codes[train],
         unseen_classes=unseen_classes,
         distance="euclidean",
         scoring="map_at_r",
+        name="map_at_r",
     )
     scales = {shrinkage: 1 / np.sqrt(shares + shrinkage) for shrinkage in SHRINKAGES}
     return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit_length
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from skdml.deep.data.datasets import batches_of_points
+from skdml.deep.data.datasets import PointDataset, as_writable
 
 # The largest batch without gradients, in points and in numbers (for large points).
 MAX_BATCH_POINTS = 2048
@@ -195,3 +197,51 @@ def embed_batch(
     if half is not None:
         Z = Z.float()
     return to_unit_length(Z, dim=1) if normalize else Z
+
+
+def batches_of_points(
+    data: NDArray[np.floating] | Dataset, max_points: int, max_numbers: float = np.inf
+) -> Iterator[Tensor]:
+    """Yield points batch by batch, in order.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (n, ...), or torch Dataset
+        The points.
+    max_points : int
+        The maximal number of points in a batch.
+    max_numbers : float, default=np.inf
+        The maximal number of values in a batch. A batch holds at least one point, even if the
+        point has more values.
+
+    Yields
+    ------
+    Tensor of float32, shape (n_batch, ...)
+        A batch.
+
+    Raises
+    ------
+    ValueError
+        If the points of a Dataset differ in shape.
+    """
+
+    def batch_size(numbers_per_point: int) -> int:
+        return max(1, int(min(max_points, max_numbers / max(1, numbers_per_point))))
+
+    if isinstance(data, np.ndarray):
+        yield from torch.from_numpy(as_writable(data)).split(batch_size(math.prod(data.shape[1:])))
+        return
+    batch: list[Tensor] = []
+    # A loader without its own generator would draw from torch's global generator.
+    for point in DataLoader(PointDataset(data), batch_size=None, generator=torch.Generator()):
+        if batch and point.shape != batch[0].shape:
+            raise ValueError(
+                "All points of a Dataset must have the same shape; got "
+                f"{tuple(batch[0].shape)} and {tuple(point.shape)}."
+            )
+        batch.append(point)
+        if len(batch) == batch_size(point.numel()):
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from skorch.callbacks import PassthroughScoring
 
-from skdml.deep.data.datasets import batches_of_points
 from skdml.deep.losses import (
     ContrastiveLoss,
     LiftedStructureLoss,
@@ -22,8 +21,10 @@ from skdml.deep.losses import (
 from skdml.deep.miners import AllTripletsMiner, get_miner
 from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.networks.initial import MAX_START_POINTS
+from skdml.deep.networks.map import batches_of_points
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
-from skdml.deep.parameters import Part, Settings, accepted_names, own_params
+from skdml.deep.parameters import Part, accepted_names, own_params
+from skdml.deep.settings import Settings
 from skdml.deep.training.alarms import CollapseAlarm, IdleAlarm
 from skdml.deep.training.checkpoint import SaveCheckpoint
 from skdml.deep.training.memory import check_accepts_references
@@ -109,15 +110,16 @@ def assemble_net(training: "Training") -> EmbeddingNet:
         If a parameter is unknown, missing or out of range.
     """
     settings, trained = training.settings, training.trained_part
-    callbacks, given = list_callbacks(training), skorch_params(settings)
+    callbacks = list_callbacks(training)
     network = network_of(settings, trained, training.input_shape)
     loss = loss_of(training)
+    given = skorch_params(settings)
     parts = {"module": settings.module, trained: network.target, "optimizer": settings.optimizer}
-    settings.check_net_params(criterion=loss.target, loss=loss.target, **parts)
+    settings.net_params.check(criterion=loss.target, loss=loss.target, **parts)
     if training.previous is not None:
         network = Part(trained, training.previous)
-    module_params = network.params(settings.params_of(trained))
-    loss_params = loss.params(settings.params_of("loss") | settings.params_of("criterion"))
+    module_params = network.params(settings.net_params.of(trained))
+    loss_params = loss.params(settings.net_params.of("loss") | settings.net_params.of("criterion"))
     net = EmbeddingNet(
         network.copy_if_built(),
         loss.copy_if_built(),
@@ -132,7 +134,8 @@ def assemble_net(training: "Training") -> EmbeddingNet:
         train_split=None,
         device=training.device,
     ).initialize()
-    net.check_callbacks(settings)
+    settings.net_params.check_callbacks(net.callback_names())
+    net.check_monitors()
     net.check_call()
     width = net.width(training.input_shape)
     if settings.n_components not in (None, width):
@@ -152,7 +155,7 @@ def skorch_params(settings: Settings) -> dict[str, Any]:
     """Return the parameters of the net that go to skorch as they are."""
     given = {}
     for prefix in ("optimizer", "iterator_train", "callbacks", "compile"):
-        params = settings.params_of(prefix)
+        params = settings.net_params.of(prefix)
         given |= {f"{prefix}__{name}": value for name, value in params.items()}
     # For small batches, drawing up the table that nobody reads would take as long as a batch.
     if not settings.verbose and not any(name.startswith("callbacks__print_log") for name in given):
@@ -241,11 +244,11 @@ def build_backbone(
     FrozenNetwork
         The frozen module.
     """
-    settings.check_net_params(module=settings.module)
+    settings.net_params.check(module=settings.module)
     module = network_of(settings, "module", feature_shape)
     # The width of the embedding is that of the head.
     shapes = {name: value for name, value in module.offered.items() if name != "n_components"}
-    params = module._replace(offered=shapes).params(settings.params_of("module"))
+    params = module._replace(offered=shapes).params(settings.net_params.of("module"))
     network = module.copy_if_built() if module.is_built else module.target(**params)
     return FrozenNetwork(network, device=device, feature_shape=feature_shape)
 
@@ -277,11 +280,12 @@ def loss_of(training: "Training") -> Part:
                 "instance, which has its own margin. Set the margin on the instance, or pass its "
                 "class."
             )
-        if settings.params_of("loss"):
+        if any(name.startswith("loss__") for name in settings.net_params.params):
             return Part("loss", type(loss), own_params(loss))
         return Part("loss", loss)
     # The loss builds a miner from its name, because it knows the distance.
-    miner = built_miner(settings) if settings.params_of("miner") else settings.miner
+    is_set = any(name.startswith("miner__") for name in settings.net_params.params)
+    miner = built_miner(settings) if is_set else settings.miner
     offered = {"distance": settings.distance, "miner": miner}
     if settings.margin is not None:
         offered["margin"] = settings.margin
@@ -300,7 +304,7 @@ def loss_of(training: "Training") -> Part:
 
 def built_miner(settings: Settings) -> Callable[..., Any]:
     """Return the miner of a learner, built with its ``miner__*`` parameters."""
-    return get_miner(settings.miner, settings.distance, **settings.params_of("miner"))
+    return get_miner(settings.miner, settings.distance, **settings.net_params.of("miner"))
 
 
 def miner_for_net(settings: Settings) -> Callable[..., Any] | None:

@@ -11,7 +11,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 
-from skdml.deep.parameters import Settings
+from skdml.deep.settings import Settings
 
 # Parameters that change nothing of what is learned.
 IRRELEVANT = ("checkpoint", "verbose", "device")

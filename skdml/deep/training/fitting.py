@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from skdml.deep.data.augmentation import AugmentedDataset
 from skdml.deep.data.samplers import make_batch_sampler
 from skdml.deep.networks.frozen import FrozenNetwork
-from skdml.deep.parameters import Settings
+from skdml.deep.settings import Settings
 from skdml.deep.training.build import build_backbone, build_net
 from skdml.deep.training.checkpoint import (
     Checkpoint,
@@ -62,12 +63,18 @@ class Training:
         The rows to train on; all until `hold_out` is called.
     stopping : RetrievalStopping or None
         The callback that scores what was held out; None if nothing was.
+    best : WeightsAtEpoch or None
+        The callback that keeps the weights of the best epoch in a refit.
     n_classes : int or None
         Number of classes; None where targets are graded.
     net : EmbeddingNet or None
         The net; None until `start`.
     interruption : DivergenceError, InterruptedTraining or None
         What ended `run` too early.
+    is_complete : bool
+        Whether `run` came to its end, or in a refit past the best epoch.
+    refit : Training or None
+        The refit that followed.
     """
 
     def __init__(
@@ -98,16 +105,13 @@ class Training:
         self.trained_part = "module" if backbone is None else "head"
         self.input_shape = feature_shape if backbone is None else (backbone.n_outputs,)
         self.stopping: RetrievalStopping | None = None
+        self.best: WeightsAtEpoch | None = None
+        self.refit: Training | None = None
+        self.is_complete = False
         self.rows = np.arange(len(data.targets))
         self.n_classes = None if data.kind == "targets" else int(data.targets.max()) + 1
         self.net: EmbeddingNet | None = None
         self.interruption: DivergenceError | InterruptedTraining | None = None
-
-    @property
-    def best_weights(self) -> dict[str, torch.Tensor]:
-        """The weights of a refit after the best epoch."""
-        (snapshot,) = (cb for _, cb in self.callbacks if isinstance(cb, WeightsAtEpoch))
-        return snapshot.weights_
 
     def hold_out(self, *, whole_classes: bool = True) -> None:
         """Hold out some of the data to stop by, if the learner stops early.
@@ -130,7 +134,7 @@ class Training:
             augment=settings.augment,
         )
         if score is not None:
-            self.stopping = RetrievalStopping(score, settings.patience)
+            self.stopping = RetrievalStopping(score, settings.patience, score.name)
             self.callbacks.append(("stopping", self.stopping))
 
     def start(self) -> None:
@@ -208,9 +212,12 @@ class Training:
             if self.first is None:
                 raise
             self.interruption = InterruptedTraining(error)
-        diverged = isinstance(self.interruption, DivergenceError)
-        if self.first is None and diverged and not self.net.history:
+        n_done = len(self.net.history) if self.net is not None else 0
+        if self.first is None and isinstance(self.interruption, DivergenceError) and not n_done:
             raise self.interruption
+        self.is_complete = self.interruption is None or (
+            self.best is not None and n_done > self.best.epoch
+        )
 
     @property
     def may_refit(self) -> bool:
@@ -220,9 +227,8 @@ class Training:
     def prepare_refit(self) -> "Training":
         """Return the training on all data that repeats this one, up to its best epoch."""
         stopping = self.stopping
-        known = ReplayedScores(self.net.history, stopping.name)
-        snapshot = WeightsAtEpoch(stopping.best_epoch_, stopping.best_share_)
-        return Training(
+        scores = ReplayedScores(self.net.history, stopping.name)
+        self.refit = Training(
             self.settings,
             self.data,
             feature_shape=self.feature_shape,
@@ -231,25 +237,39 @@ class Training:
             previous=self.previous,
             backbone=self.backbone,
             checkpoint=self.checkpoint and Checkpoint(self.checkpoint.refit_path),
-            callbacks=[("scores", known), ("stopping", snapshot)],
+            callbacks=[("scores", scores)],
             first=self,
         )
+        self.refit.best = WeightsAtEpoch(stopping.best_epoch_, stopping.best_share_)
+        self.refit.callbacks.append(("stopping", self.refit.best))
+        return self.refit
 
-    def has_reached(self, epoch: int) -> bool:
-        """Whether training got past an epoch, or ended as it should."""
-        if self.interruption is None:
-            return True
-        return self.net is not None and len(self.net.history) > epoch
+    def release_net(self) -> EmbeddingNet:
+        """Return the net, without what only training needs."""
+        net = self.net
+        if self.first is not None:
+            net.history = self.first.net.history  # which has the scores
+        done = (*[type(one) for _, one in self.callbacks], SaveCheckpoint)
+        net.callbacks_ = [(name, one) for name, one in net.callbacks_ if not isinstance(one, done)]
+        net.callbacks = [  # entries are callbacks, or (name, callback)
+            entry
+            for entry in net.callbacks
+            if not isinstance(entry[1] if isinstance(entry, tuple) else entry, done)
+        ]
+        net.memory_ = None
+        net.module_.eval()  # transform in several threads then need not switch the mode
+        return net
 
-    def restore_best(self) -> None:
-        """Give the network of a refit the weights of the best epoch."""
-        self.net.module_.load_state_dict(self.best_weights)
-
-    def remove_checkpoint(self) -> None:
-        """Remove the checkpoints of this fit, unless it was interrupted and may go on."""
-        checkpoint = (self.first or self).checkpoint
-        if checkpoint is not None and self.interruption is None:
-            checkpoint.remove()
+    def history_table(self) -> dict[str, NDArray[np.floating]]:
+        """Return what was recorded in each epoch, as arrays of shape (n_epochs,)."""
+        names = {"train_loss": "loss", "active_share": "active_share", "spread": "spread"}
+        names |= {"dur": "seconds"}
+        if self.stopping is not None:
+            names |= {key: key for key in (self.stopping.name, f"{self.stopping.name}_gain")}
+        return {
+            name: np.array([epoch.get(key, np.nan) for epoch in self.net.history])
+            for key, name in names.items()
+        }
 
     def _resume(self, state: dict[str, Any]) -> EmbeddingNet:
         """Return the net of a training that was killed, ready for its next epoch."""
@@ -260,6 +280,8 @@ class Training:
         if self.stopping is not None:
             score, self.stopping = self.stopping.score, net.callback(RetrievalStopping)
             self.stopping.score = score
+        if self.best is not None:
+            self.best = net.callback(WeightsAtEpoch)
         self.callbacks = [(name, net.callback(type(one))) for name, one in self.callbacks]
         return net
 
@@ -323,6 +345,9 @@ def begin_training(
         if net is not None:
             training.start_from(net)
         yield training
+    last = training.refit or training
+    if checkpoint is not None and last.interruption is None:
+        checkpoint.remove()
 
 
 def resolve_device(device: str) -> str:
@@ -375,8 +400,6 @@ def report_interruption(training: Training, epoch: int) -> None:
     UserWarning
         If Ctrl-C ended training.
     """
-    if training.interruption is None:
-        return
     kept = f"is fitted with its weights after epoch {epoch} (0 is the start)."
     if isinstance(training.interruption, DivergenceError):
         raise DivergenceError(f"{training.interruption} The learner {kept}")

@@ -107,8 +107,10 @@ def _hold_out_labels(
     )
     if len(held) == 0:
         return train, None
-    score = RetrievalScore(data, codes, held, gallery, unseen_classes=unseen_classes, **options)
-    return train, score
+    scoring = options["scoring"]
+    name = getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+    points = (data.points(held), codes[held], data.points(gallery), codes[gallery])
+    return train, RetrievalScore(*points, unseen_classes=unseen_classes, name=name, **options)
 
 
 def _hold_out_rows(

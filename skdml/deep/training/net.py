@@ -317,24 +317,9 @@ class EmbeddingNet(NeuralNet):
         """Return the callback of a class, or None."""
         return next((cb for _, cb in self.callbacks_ if isinstance(cb, kind)), None)
 
-    def check_callbacks(self, settings):
-        """Raise if a parameter is for a callback that does not exist, or a callback cannot watch.
-
-        Parameters
-        ----------
-        settings : Settings
-            The parameters of the learner.
-
-        Raises
-        ------
-        ValueError
-            If a parameter or a monitored score is unknown.
-        """
-        names = [name for name, _ in self._uniquely_named_callbacks()]  # those set to None as well
-        for name in settings.net_params:
-            if name.startswith("callbacks__"):
-                settings.check_known(name, names)
-        self.check_monitors()
+    def callback_names(self):
+        """Return the names of all callbacks, those that were set to None included."""
+        return [name for name, _ in self._uniquely_named_callbacks()]
 
     def check_monitors(self):
         """Raise if a callback watches a score that there is none of."""
@@ -351,15 +336,6 @@ class EmbeddingNet(NeuralNet):
                     f"There is {there}'train_loss', 'active_share' and 'spread'."
                 )
 
-    def drop_callbacks(self, *kinds):
-        """Remove callbacks that have done their work."""
-        self.callbacks_ = [(name, cb) for name, cb in self.callbacks_ if not isinstance(cb, kinds)]
-        self.callbacks = [  # entries are callbacks, or (name, callback)
-            entry
-            for entry in self.callbacks
-            if not isinstance(entry[1] if isinstance(entry, tuple) else entry, kinds)
-        ]
-
     def map(self):
         """Return the network as it is now as a `NetworkMap`."""
         return NetworkMap(self.module_, normalize=self.normalize, device=self.device)
@@ -367,17 +343,6 @@ class EmbeddingNet(NeuralNet):
     def width(self, feature_shape):
         """Return the width of the embedding of points of a shape."""
         return self.map().width(feature_shape)
-
-    def history_table(self, score_name=None):
-        """Return what was recorded for each epoch, a dict of arrays of shape (n_epochs,)."""
-        names = {"train_loss": "loss", "active_share": "active_share", "spread": "spread"}
-        names |= {"dur": "seconds"}
-        if score_name is not None:
-            names |= {key: key for key in (score_name, f"{score_name}_gain")}
-        return {
-            name: np.array([epoch.get(key, np.nan) for epoch in self.history])
-            for key, name in names.items()
-        }
 
     def get_iterator(self, dataset, training=False):
         """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""

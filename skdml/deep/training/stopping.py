@@ -77,11 +77,7 @@ class RetrievalStopping(Callback):
 
     score: Score
     patience: int | None
-
-    @property
-    def name(self) -> str:
-        """The name of the score in the history."""
-        return self.score.name
+    name: str
 
     def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Score the initial weights."""

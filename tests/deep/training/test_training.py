@@ -24,8 +24,9 @@ from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning, ResidualEmbedder
-from skdml.deep.data.datasets import ArrayDataset, batches_of_points
+from skdml.deep.data.datasets import ArrayDataset
 from skdml.deep.losses import TripletLoss
+from skdml.deep.networks.map import batches_of_points
 from skdml.deep.scores import lower_bound
 from skdml.deep.training.held_out import hold_out, split_rows
 from skdml.deep.training.net import fastest_step

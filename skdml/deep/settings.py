@@ -1,20 +1,59 @@
-"""Checks of the parameters of a deep learner, before anything is read or built."""
+"""The settings of one fit: the parameters of a deep learner, resolved and checked."""
 
+import inspect
 from numbers import Integral, Real
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.utils import check_scalar
 from skorch.callbacks import Callback
 
 from skdml.deep.data.samplers import GROUP_BATCHES
-from skdml.deep.parameters import Settings
+from skdml.deep.parameters import NetParams
 from skdml.deep.scores import SCORINGS
 from skdml.distances import check_distance
+
+if TYPE_CHECKING:
+    from skdml.deep.base import DeepEmbedder
 
 LEAST = {"batch_size": 2, "n_per_class": 2, "max_epochs": 1, "memory_size": 0}
 FLAGS = ("normalize", "balance_classes", "early_stopping", "refit", "amp", "compile", "warm_start")
 COUNTS_OR_NONE = ("n_components", "chunk_size", "patience")
+
+
+class Settings(SimpleNamespace):
+    """The parameters of a learner as one fit uses them; a default None is what it means.
+
+    Each parameter of the constructor is an attribute, and so are:
+
+    Attributes
+    ----------
+    net_params : NetParams
+        ``module__*`` and the like.
+    known_losses : tuple of str
+        The names of the losses of this package that the learner accepts.
+    known_supervisions : tuple of str
+        The values that `supervision` may have.
+    learner_name : str
+        The class of the learner.
+    """
+
+    @classmethod
+    def of(cls, learner: "DeepEmbedder") -> Self:
+        """Return the settings of a learner."""
+        signature = inspect.signature(type(learner)).parameters.values()
+        names = tuple(one.name for one in signature if one.kind is not one.VAR_KEYWORD)
+        params = {name: getattr(learner, name) for name in names}
+        params |= {name: v for name, v in learner._defaults.items() if params[name] is None}
+        learner_name = type(learner).__name__
+        return cls(
+            **params,
+            net_params=NetParams(learner._net_params, learner_name, names),
+            known_losses=learner._losses,
+            known_supervisions=learner._supervisions,
+            learner_name=learner_name,
+        )
 
 
 def check_settings(settings: Settings) -> None:
@@ -117,7 +156,7 @@ def check_freeze(settings: Settings) -> None:
             "through the module only once. Use only one of the two."
         )
     for_head = ["head"] if settings.head is not None else []
-    for_head += [name for name in settings.net_params if name.startswith("head__")]
+    for_head += [name for name in settings.net_params.params if name.startswith("head__")]
     if settings.freeze is None and for_head and not settings.warm_start:
         raise ValueError(
             f"{for_head} were given, but only freeze='module' has a head. Without it the module is "
