@@ -137,23 +137,6 @@ class NetParams(NamedTuple):
                     valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
                     self.check_one(name, valid)
 
-    def check_callbacks(self, callback_names: Iterable[str]) -> None:
-        """Raise if a parameter is for a callback that does not exist.
-
-        Parameters
-        ----------
-        callback_names : iterable of str
-            The names of the callbacks.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is for another callback.
-        """
-        for name in self.params:
-            if name.startswith("callbacks__"):
-                self.check_one(name, callback_names)
-
     def check_one(self, name: str, valid: Iterable[str]) -> None:
         """Raise if a parameter is not one of those of its prefix.
 

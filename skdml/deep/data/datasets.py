@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
 
+@dataclass(eq=False)
 class ArrayDataset(Dataset):
     """An array in memory with one target for each row. A batch is one slice.
 
@@ -25,14 +27,12 @@ class ArrayDataset(Dataset):
     tuples : bool, default=False
         Whether the rows are tuples. A batch is then the flat list of their points.
 
-    Attributes
-    ----------
-    kind : {"labels", "targets", "views", "pairs", "triplets"}
+    kind : {"labels", "targets", "views", "pairs", "triplets"}, default="labels"
         What the rows and targets are: points with class labels, points with graded targets, points
         without labels, or tuples.
-    groups : ndarray of int64, shape (n,), or None
+    groups : ndarray of int64, shape (n,), default=None
         The group of each row.
-    classes : ndarray of int64, shape (n,), or None
+    classes : ndarray of int64, shape (n,), default=None
         The class of each row of points without labels, if known. It is used to score held-out
         points, not to train.
 
@@ -46,14 +46,13 @@ class ArrayDataset(Dataset):
     (torch.Size([4, 3]), torch.Size([2]))
     """
 
+    X: NDArray[np.floating]
+    targets: NDArray
+    _: KW_ONLY
+    tuples: bool = False
     kind: str = "labels"
     groups: NDArray[np.int64] | None = None
     classes: NDArray[np.int64] | None = None
-
-    def __init__(self, X: NDArray[np.floating], targets: NDArray, *, tuples: bool = False) -> None:
-        self.X = X
-        self.targets = targets
-        self.tuples = tuples
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -81,10 +80,11 @@ class ArrayDataset(Dataset):
         return X.reshape(-1, *X.shape[2:]) if self.tuples else X
 
 
+@dataclass(eq=False)
 class LabelledDataset(Dataset):
     """A torch Dataset with separate targets. An item is read when it is needed.
 
-    Its attributes `kind`, `groups` and `classes` are those of `ArrayDataset`.
+    The parameters `kind`, `groups` and `classes` are those of `ArrayDataset`.
 
     Parameters
     ----------
@@ -94,14 +94,13 @@ class LabelledDataset(Dataset):
         The class code, or the graded target, of each item.
     """
 
+    dataset: Dataset
+    targets: NDArray
+    _: KW_ONLY
     kind: str = "labels"
     groups: NDArray[np.int64] | None = None
     classes: NDArray[np.int64] | None = None
-    collate = staticmethod(default_collate)
-
-    def __init__(self, dataset: Dataset, targets: NDArray) -> None:
-        self.dataset = dataset
-        self.targets = targets
+    collate: ClassVar = staticmethod(default_collate)
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -158,8 +157,3 @@ def as_point_tensor(item: Any) -> Tensor:
             "Each item of the Dataset must be a point (an array of numbers), or a tuple that "
             f"begins with a point; got {type(item).__name__}: {error}"
         ) from error
-
-
-def as_writable(X: NDArray) -> NDArray:
-    """Return X, or a copy if X is read-only, because torch warns about read-only memory."""
-    return X if X.flags.writeable else X.copy()

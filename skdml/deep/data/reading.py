@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from skdml.base import check_tuples
-from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor, as_writable
+from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor
 from skdml.deep.losses import LOSSES, learns_from
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class _Reader:
             targets = np.arange(len(X))
         else:
             targets = _encode_targets(y, self.kind, self.name)
-        return ArrayDataset(as_writable(X), targets)
+        return ArrayDataset(np.require(X, requirements="W"), targets)
 
     def _read_dataset(self, dataset: Any, y: Any) -> LabelledDataset:
         if y is None and self.kind != "views":
@@ -162,7 +162,8 @@ class _Reader:
         )
         self._set_or_check_feature_shape(points.shape[1:])
         targets = np.zeros(len(tuples), np.int64) if size == 3 else _encode_pairs(y, len(tuples))
-        return ArrayDataset(as_writable(points).reshape(tuples.shape), targets, tuples=True)
+        points = np.require(points, requirements="W")  # torch shares its memory
+        return ArrayDataset(points.reshape(tuples.shape), targets, tuples=True)
 
     def _set_or_check_feature_shape(self, shape: tuple[int, ...]) -> None:
         if self.reset:

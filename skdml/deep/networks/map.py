@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit_length
 from torch.utils.data import DataLoader, Dataset
 
-from skdml.deep.data.datasets import PointDataset, as_writable
+from skdml.deep.data.datasets import PointDataset
 
 # The largest batch without gradients, in points and in numbers (for large points).
 MAX_BATCH_POINTS = 2048
@@ -229,7 +229,8 @@ def batches_of_points(
         return max(1, int(min(max_points, max_numbers / max(1, numbers_per_point))))
 
     if isinstance(data, np.ndarray):
-        yield from torch.from_numpy(as_writable(data)).split(batch_size(math.prod(data.shape[1:])))
+        points = torch.from_numpy(np.require(data, requirements="W"))  # torch shares its memory
+        yield from points.split(batch_size(math.prod(data.shape[1:])))
         return
     batch: list[Tensor] = []
     # A loader without its own generator would draw from torch's global generator.

@@ -134,7 +134,7 @@ def assemble_net(training: "Training") -> EmbeddingNet:
         train_split=None,
         device=training.device,
     ).initialize()
-    settings.net_params.check_callbacks(net.callback_names())
+    net.check_callback_params(settings.net_params)
     net.check_monitors()
     net.check_call()
     width = net.width(training.input_shape)

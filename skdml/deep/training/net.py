@@ -317,9 +317,23 @@ class EmbeddingNet(NeuralNet):
         """Return the callback of a class, or None."""
         return next((cb for _, cb in self.callbacks_ if isinstance(cb, kind)), None)
 
-    def callback_names(self):
-        """Return the names of all callbacks, those that were set to None included."""
-        return [name for name, _ in self._uniquely_named_callbacks()]
+    def check_callback_params(self, net_params):
+        """Raise if a parameter is for a callback that does not exist.
+
+        Parameters
+        ----------
+        net_params : NetParams
+            The parameters of the user.
+
+        Raises
+        ------
+        ValueError
+            If there is no callback of this name.
+        """
+        names = [name for name, _ in self._uniquely_named_callbacks()]  # those set to None as well
+        for name in net_params.params:
+            if name.startswith("callbacks__"):
+                net_params.check_one(name, names)
 
     def check_monitors(self):
         """Raise if a callback watches a score that there is none of."""
