@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from sklearn.datasets import make_blobs
+from torch.utils.data import Dataset
 
 import skdml
 from skdml import LearnedDistance, MetricLearner
@@ -75,6 +76,43 @@ def central_differences(loss, L, step=1e-6):
         shift[entry] = step
         gradient[entry] = (loss(L + shift) - loss(L - shift)) / (2 * step)
     return gradient
+
+
+def fitted_attributes(learner):
+    """Return the names of the attributes that a fit has set."""
+    return [name for name in vars(learner) if name.endswith("_")]
+
+
+def global_random_states():
+    """Return the states of the global generators of numpy and torch."""
+    _, state, position, *_ = np.random.get_state()  # noqa: NPY002, it must not change
+    return state.tolist(), position, torch.get_rng_state().tolist()
+
+
+class Scale(torch.nn.Module):
+    """A network with one parameter that starts as the identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, points):
+        return self.factor * points
+
+
+class CountingDataset(Dataset):
+    """A Dataset of points that records which rows are read."""
+
+    def __init__(self, X):
+        self.X = torch.as_tensor(X, dtype=torch.float32)
+        self.reads = []
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, i):
+        self.reads.append(i)
+        return self.X[i], "ignored"
 
 
 # Miners of triplets that use only the order of distances.

@@ -120,7 +120,7 @@ class TestLearners:
         assert "LinearMetricLearner" not in found
         assert found["Mahalanobis within"].within_class
 
-    def test_choose(self):
+    def test_learners_are_chosen_by_name(self):
         assert list(_learners.choose(["b", "a"], {"a": 1, "b": 2, "c": 3})) == ["b", "a"]
         with pytest.raises(SystemExit, match=r"Unknown: d\. There are: a, b"):
             _learners.choose(["d", "a"], {"a": 1, "b": 2})
@@ -146,13 +146,14 @@ class TestAccuracy:
         ("B", "p"): [9, 10],
         ("B", "q"): [11, 12],
     }
-    FINE = (0.5, 0.7, 0.9, 0.9, 0.8, 0.8, 0.6, 0.8, 0.6, 0.6)
+    ACCURACIES = (0.5, 0.7, 0.9, 0.9, 0.8, 0.8, 0.6, 0.8, 0.6, 0.6)
 
     def tables(self):
         results = {
-            key: {"accuracy": value, "seconds": 2.0} for key, value in enumerate(self.FINE, start=1)
+            key: {"accuracy": value, "seconds": 2.0}
+            for key, value in enumerate(self.ACCURACIES, start=1)
         }
-        results[11] = {"error": "TimeoutError: over 3 s"}  # fold 12 was never tried
+        results[11] = {"error": "TimeoutError: over 3 s"}  # and fold 12 has no result
         return accuracy.collect_results(self.KEYS, results)
 
     def test_means_seconds_and_errors(self):
@@ -219,9 +220,9 @@ class TestAccuracy:
     def test_time_limit(self):
         with pytest.raises(TimeoutError, match=r"over 0\.01 s"), accuracy.time_limit(0.01):
             sum(1 for _ in range(10**9))
-        late = {"error": "TimeoutError: over 30 s"}
-        assert accuracy.timed_out(late, SimpleNamespace(timeout=30))
-        assert not accuracy.timed_out(late, SimpleNamespace(timeout=31))
+        result = {"error": "TimeoutError: over 30 s"}
+        assert accuracy.timed_out(result, SimpleNamespace(timeout=30))
+        assert not accuracy.timed_out(result, SimpleNamespace(timeout=31))
         assert not accuracy.timed_out(None, SimpleNamespace(timeout=30))
 
     def test_settings(self):
@@ -327,8 +328,9 @@ class TestPeers:
     def test_every_job_can_be_written_as_json(self):
         for name, estimator in _learners.learners().items():
             json.dumps(_peers.contender(name, estimator).params)
-        for rivals in _peers.PEERS_OF.values():
-            assert all(rival.environment in (_peers.OURS, *_peers.REQUIREMENTS) for rival in rivals)
+        environments = (_peers.OURS, *_peers.REQUIREMENTS)
+        for peers in _peers.PEERS_OF.values():
+            assert all(peer.environment in environments for peer in peers)
 
 
 class TestLinear:
@@ -372,7 +374,7 @@ class TestLinear:
         points = "(+5.00 points, standard error 0.50)"
         assert f"0.8000, ours 0.8500 {points} on 2 sets; failed: r" in peer
 
-    def test_real_targets(self):
+    def test_targets_of_mlkr_are_floats(self):
         fold = (1, np.array([0, 1]), 2, np.array([1]))
         assert linear.convert_targets("MLKR", fold)[1].dtype == np.float64
         assert linear.convert_targets("NCA", fold) is fold

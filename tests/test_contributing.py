@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its example of a new loss works as written, and the paths it names exist."""
+"""CONTRIBUTING.md: its example of a new loss works as written, and its paths exist."""
 
 import re
 import shutil
@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-CREATED = re.findall(r"Create `([^`]+)`", TEXT)  # the file of the loss, and that of its tests
-USE = """
+CREATED = re.findall(r"Create `([^`]+)`", TEXT)  # the file of the loss and the file of its tests
+TRAIN = """
 import numpy as np
 from skdml import DeepEmbedder
 from skdml.deep.losses import ExponentialLoss
@@ -35,7 +35,7 @@ def code_block(name):
 
 
 def insert_after(path, line, new):
-    """Insert lines after the only line of a file that reads so."""
+    """Insert lines after the first line of a file that equals `line`."""
     before, found, after = path.read_text().partition(f"\n{line}\n")
     assert found, f"{path.name} has no line {line!r}"
     path.write_text(f"{before}{found}{new}\n{after}")
@@ -43,7 +43,7 @@ def insert_after(path, line, new):
 
 @pytest.fixture(scope="module")
 def copy_with_loss(tmp_path_factory):
-    """A copy of the package and of the tests of losses, changed as the example says."""
+    """Copy the package and the common tests of losses, and add the loss of the example."""
     folder = tmp_path_factory.mktemp("copy")
     shutil.copytree(ROOT / "skdml", folder / "skdml", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests/deep/losses").mkdir(parents=True)
@@ -53,23 +53,24 @@ def copy_with_loss(tmp_path_factory):
     for name, block in zip(CREATED, ("loss", "test"), strict=True):
         (folder / name).write_text(code_block(block))
     losses = folder / "skdml/deep/losses/__init__.py"
-    insert_after(losses, "LOSSES = {", code_block("entry"))
+    insert_after(losses, "LOSSES: dict[str, type] = {", code_block("entry"))
     insert_after(losses, "__all__ = [", '"ExponentialLoss",')
     module = Path(CREATED[0]).stem
-    insert_after(losses, "", f"from skdml.deep.losses.{module} import ExponentialLoss")
-    (entry,) = re.findall(r"Add `([^`]+)` to `NAMES`", TEXT)
-    insert_after(folder / common, "NAMES = {", f"{entry},")
+    first_import = "from skdml.deep.losses.angular import AngularLoss"
+    insert_after(losses, first_import, f"from skdml.deep.losses.{module} import ExponentialLoss")
+    (entry,) = re.findall(r"Add `([^`]+)` to `PARAMETERS`", TEXT)
+    insert_after(folder / common, "PARAMETERS = {", f"{entry},")
     return folder
 
 
 def run(folder, *arguments):
-    """Run Python in a folder and return the end of what it printed, and whether it succeeded."""
+    """Run Python in a folder. Return the end of its output, and whether it succeeded."""
     done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
     return (done.stdout + done.stderr)[-3000:], done.returncode == 0
 
 
 def test_new_loss_passes_its_own_and_the_common_tests(copy_with_loss):
-    # The docstring comes last: pytest imports its module a second time if nothing else has.
+    # The module with the docstring comes last. If it came first, pytest would import it twice.
     files = ["tests/deep/losses/test_common.py", *reversed(CREATED)]
     printed, passed = run(copy_with_loss, "-m", "pytest", "-q", "-k", "xponential", *files)
     assert passed, printed
@@ -77,7 +78,7 @@ def test_new_loss_passes_its_own_and_the_common_tests(copy_with_loss):
 
 
 def test_learners_train_with_the_new_loss(copy_with_loss):
-    printed, succeeded = run(copy_with_loss, "-c", USE)
+    printed, succeeded = run(copy_with_loss, "-c", TRAIN)
     assert succeeded, printed
 
 

@@ -1,8 +1,9 @@
-"""What a user may get wrong: each is told what was seen and what to do, or it works."""
+"""Invalid input of the deep learners raises a helpful error; unusual valid input works."""
 
 import numpy as np
 import pytest
 import torch
+from helpers import fitted_attributes
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
@@ -29,10 +30,10 @@ def same_start():
         yield
 
 
-def refused(learner, message, X=X, y=Y, **fit_params):
+def assert_fit_raises(learner, message, X=X, y=Y, **fit_params):
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y, **fit_params)
-    assert not [name for name in vars(learner) if name.endswith("_")]
+    assert fitted_attributes(learner) == []
 
 
 # Parameters
@@ -52,15 +53,17 @@ def refused(learner, message, X=X, y=Y, **fit_params):
         (DeepProxyEmbedder, {"loss": "proxy_nca", "margin": 0.1}, "'proxy_nca' has no margin"),
     ],
 )
-def test_parameters_outside_the_family_of_a_learner_are_refused(Learner, params, message):
-    refused(Learner(**OPTIONS, **params), message)
-    refused(Learner(**OPTIONS).set_params(**params), message)
-    refused(clone(Learner(**OPTIONS, **params)), message)
+def test_losses_and_parameters_that_a_learner_does_not_accept_raise(Learner, params, message):
+    assert_fit_raises(Learner(**OPTIONS, **params), message)
+    assert_fit_raises(Learner(**OPTIONS).set_params(**params), message)
+    assert_fit_raises(clone(Learner(**OPTIONS, **params)), message)
 
 
 @pytest.mark.parametrize("name", ["lr", "proxy_lr", "validation_fraction"])
-def test_numbers_that_are_none_are_refused(name):
-    refused(DeepEmbedder(**OPTIONS, **{name: np.nan}), f"{name} has to be a finite number; got nan")
+def test_nan_parameters_raise(name):
+    assert_fit_raises(
+        DeepEmbedder(**OPTIONS, **{name: np.nan}), f"{name} has to be a finite number; got nan"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,15 +75,15 @@ def test_numbers_that_are_none_are_refused(name):
         ({"callbacks": [nn.Linear]}, "which is no callback"),
     ],
 )
-def test_other_parameters_are_refused(params, message):
-    refused(DeepEmbedder(**OPTIONS, **params), message)
+def test_invalid_devices_and_callbacks_raise(params, message):
+    assert_fit_raises(DeepEmbedder(**OPTIONS, **params), message)
 
 
-def test_width_of_the_last_fit_is_told():
+def test_n_components_must_equal_the_width_of_the_previous_network():
     learner = DeepEmbedder(**OPTIONS, warm_start=True).fit(X, Y)
     before = learner.transform(X)
-    told = r"n_components=3, but the module of the last fit \(warm_start=True\) .* 5"
-    with pytest.raises(ValueError, match=told):
+    message = r"n_components=3, but the module of the last fit \(warm_start=True\) .* 5"
+    with pytest.raises(ValueError, match=message):
         learner.set_params(n_components=3).fit(X, Y)
     assert_array_equal(learner.transform(X), before)
 
@@ -88,22 +91,22 @@ def test_width_of_the_last_fit_is_told():
 # Networks and losses
 
 
-class Distances(nn.Module):
-    """A loss of each sample, and not of the batch."""
+class LossOfEachPoint(nn.Module):
+    """A loss with a value for each point instead of the batch."""
 
     def forward(self, embeddings, labels):
         return embeddings.square().sum(dim=1)
 
 
-class Number(nn.Module):
-    """A loss that has left torch."""
+class FloatLoss(nn.Module):
+    """A loss that returns a float instead of a tensor."""
 
     def forward(self, embeddings, labels):
         return embeddings.square().mean().item()
 
 
-class Detached(nn.Module):
-    """A loss without a way back to the network."""
+class DetachedLoss(nn.Module):
+    """A loss without a gradient."""
 
     def forward(self, embeddings, labels):
         return embeddings.detach().square().mean()
@@ -112,9 +115,9 @@ class Detached(nn.Module):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (Distances, r"has to give one number .* it gave shape \(96,\)\. Take the mean"),
-        (Number, "a Tensor of shape .* it gave float"),
-        (Detached, r"The loss has no gradient: .* without detach\(\)"),
+        (LossOfEachPoint, r"has to give one number .* it gave shape \(96,\)\. Take the mean"),
+        (FloatLoss, "a Tensor of shape .* it gave float"),
+        (DetachedLoss, r"The loss has no gradient: .* without detach\(\)"),
         (
             nn.TripletMarginLoss,
             r"called loss\(embeddings, labels\) here, and TripletMarginLoss cannot be: .*negative",
@@ -125,13 +128,15 @@ class Detached(nn.Module):
         ),
     ],
 )
-def test_losses_that_are_none_are_refused(loss, message):
-    refused(DeepEmbedder(loss=loss, **OPTIONS), message)
+def test_invalid_losses_raise(loss, message):
+    assert_fit_raises(DeepEmbedder(loss=loss, **OPTIONS), message)
 
 
-def test_a_miner_needs_a_loss_that_takes_tuples():
-    told = r"called loss\(embeddings, labels, indices_tuple\) here, and CrossEntropyLoss cannot be"
-    refused(DeepEmbedder(loss=nn.CrossEntropyLoss, miner="hard", **OPTIONS), told)
+def test_a_miner_needs_a_loss_that_accepts_tuples():
+    message = (
+        r"called loss\(embeddings, labels, indices_tuple\) here, and CrossEntropyLoss cannot be"
+    )
+    assert_fit_raises(DeepEmbedder(loss=nn.CrossEntropyLoss, miner="hard", **OPTIONS), message)
 
 
 @pytest.mark.parametrize("freeze", [None, "module"])
@@ -149,31 +154,33 @@ def test_a_miner_needs_a_loss_that_takes_tuples():
         ),
     ],
 )
-def test_networks_that_take_no_such_points_are_refused(module, message, freeze):
-    refused(DeepEmbedder(module, freeze=freeze, **OPTIONS), message)
+def test_networks_that_do_not_accept_the_points_raise(module, message, freeze):
+    assert_fit_raises(DeepEmbedder(module, freeze=freeze, **OPTIONS), message)
 
 
-def test_where_nothing_can_be_trained_it_is_told():
-    still = nn.Linear(5, 3).requires_grad_(False)
-    for module in (still, nn.Identity()):
-        refused(DeepEmbedder(module, **OPTIONS), r"nothing to train: .* freeze='module' trains a")
-    assert DeepProxyEmbedder(still, **OPTIONS).fit(X, Y).transform(X).shape == (96, 3)
+def test_a_network_without_trainable_weights_raises():
+    frozen = nn.Linear(5, 3).requires_grad_(False)
+    for module in (frozen, nn.Identity()):
+        assert_fit_raises(
+            DeepEmbedder(module, **OPTIONS), r"nothing to train: .* freeze='module' trains a"
+        )
+    assert DeepProxyEmbedder(frozen, **OPTIONS).fit(X, Y).transform(X).shape == (96, 3)
 
 
 # Points, labels, groups
 
 
-def test_labels_of_several_kinds_are_told():
+def test_labels_of_mixed_types_raise():
     mixed = np.array([1, "a", None, 2.5], dtype=object)[Y]
     for Learner in LEARNERS:
-        refused(
+        assert_fit_raises(
             Learner(**OPTIONS),
             r"must be all numbers or all strings; got \['NoneType', 'float', 'int', 'str'\]",
             y=mixed,
         )
 
 
-def test_classes_stay_numbers_or_strings():
+def test_new_classes_must_have_the_type_of_known_classes():
     learner = DeepProxyEmbedder(**OPTIONS).partial_fit(X, Y)
     with pytest.raises(
         ValueError, match="known classes are of type int64, but those in y are of type <U1"
@@ -182,16 +189,16 @@ def test_classes_stay_numbers_or_strings():
     assert learner.partial_fit(X, Y + 1).classes_.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_groups_are_known():
+def test_nan_in_groups_raises():
     groups = np.where(Y == 0, np.nan, Y)
-    refused(DeepEmbedder(**OPTIONS), "groups contains NaN", groups=groups)
+    assert_fit_raises(DeepEmbedder(**OPTIONS), "groups contains NaN", groups=groups)
 
 
-def test_points_of_other_dimensions_are_told_by_their_shapes():
+def test_points_of_another_shape_raise():
     learner = DeepEmbedder(**OPTIONS).fit(IMAGES, np.arange(12) % 3)
-    told = r"fitted on points of shape \(1, 6, 6\); got points of shape \(36,\)"
+    message = r"fitted on points of shape \(1, 6, 6\); got points of shape \(36,\)"
     for call in (learner.transform, lambda flat: learner.partial_fit(flat, np.arange(12) % 3)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             call(IMAGES.reshape(12, -1))
     learner = DeepEmbedder(**OPTIONS).fit(X, Y)
     with pytest.raises(ValueError, match=r"fitted on points of shape \(5,\); .* \(2, 5\)"):
@@ -199,7 +206,7 @@ def test_points_of_other_dimensions_are_told_by_their_shapes():
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e19, 1e36])
-def test_features_of_any_size_are_learned_from(scale):
+def test_features_of_any_scale_give_the_same_embedding(scale):
     plain = DeepTripletEmbedder(**OPTIONS).fit(X, Y)
     scaled = DeepTripletEmbedder(**OPTIONS).fit(X * scale, Y)
     assert_allclose(scaled.transform(X * scale), plain.transform(X), atol=0.01)
@@ -207,7 +214,7 @@ def test_features_of_any_size_are_learned_from(scale):
 
 
 @pytest.mark.parametrize("Learner", LEARNERS)
-def test_points_that_are_all_equal_are_told(Learner):
+def test_equal_points_warn_of_collapse(Learner):
     with pytest.warns(CollapseWarning, match="all embeddings were equal in the first epoch"):
         learner = Learner(**OPTIONS).fit(np.ones_like(X), Y)
     assert np.isfinite(learner.transform(X)).all()
@@ -221,11 +228,11 @@ def test_read_only_and_strided_points():
         assert_array_equal(DeepEmbedder(**OPTIONS).fit(other, Y).transform(other), plain)
 
 
-# What a user's functions and data sets give
+# Functions and Datasets of users
 
 
 def first_triplet(embeddings, labels):
-    """Mine one triplet: a miner as the documentation has it, of two arguments."""
+    """Mine one triplet: a miner of two arguments, as the documentation describes it."""
     a, p = (labels == labels[0]).nonzero()[:2, 0]
     (n,) = (labels != labels[0]).nonzero()[0]
     return a[None], p[None], n[None]
@@ -240,36 +247,39 @@ def test_a_miner_of_two_arguments():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [(None, "NoneType"), ([0, 1, 2], "list"), (torch.arange(3), "shape")]
+    ("returned", "message"),
+    [(None, "NoneType"), ([0, 1, 2], "list"), (torch.arange(3), "shape")],
 )
-def test_a_miner_gives_indices(given, told):
-    learner = DeepTripletEmbedder(miner=lambda embeddings, labels: given, **OPTIONS)
-    refused(learner, f"must be a tuple of tensors of indices; got {told}")
+def test_a_miner_must_return_indices(returned, message):
+    learner = DeepTripletEmbedder(miner=lambda embeddings, labels: returned, **OPTIONS)
+    assert_fit_raises(learner, f"must be a tuple of tensors of indices; got {message}")
 
 
-@pytest.mark.parametrize("given", [None, "0.5", [0.5], np.arange(3.0)])
+@pytest.mark.parametrize("returned", [None, "0.5", [0.5], np.arange(3.0)])
 @pytest.mark.parametrize("n_classes", [2, 8])
-def test_a_scoring_gives_a_number(given, n_classes):
+def test_a_scoring_must_return_a_number(returned, n_classes):
     options = {**OPTIONS, "early_stopping": True}
-    learner = DeepEmbedder(scoring=lambda *points: given, **options)
-    refused(learner, "scoring must return one number", y=np.arange(96) % n_classes)
+    learner = DeepEmbedder(scoring=lambda *points: returned, **options)
+    assert_fit_raises(learner, "scoring must return one number", y=np.arange(96) % n_classes)
     for score in (np.float32(0.5), 1, np.array(0.5)):
         learner.set_params(scoring=lambda *points, score=score: score).fit(X, Y)
         assert learner.start_score_ == score
 
 
-class Infinite(nn.Linear):
+class InfiniteNetwork(nn.Linear):
     def forward(self, X):
         return super().forward(X) / 0.0
 
 
-def test_a_network_that_is_not_finite_from_the_start_is_told():
-    learner = DeepEmbedder(Infinite(5, 3), **{**OPTIONS, "early_stopping": True})
-    refused(learner, "returns embeddings that are not finite. This happened before training")
+def test_a_network_that_is_infinite_before_training_raises():
+    learner = DeepEmbedder(InfiniteNetwork(5, 3), **{**OPTIONS, "early_stopping": True})
+    assert_fit_raises(
+        learner, "returns embeddings that are not finite. This happened before training"
+    )
 
 
-class Items(Dataset):
-    """A Dataset of what a function makes of the number of an item."""
+class FunctionDataset(Dataset):
+    """A Dataset whose items are computed by a function of the row."""
 
     def __init__(self, item, size=96):
         self.item, self.size = item, size
@@ -290,13 +300,13 @@ class Items(Dataset):
         (lambda row: X[row] * (np.nan if row == 50 else 1), "Points have to be finite"),
     ],
 )
-def test_items_that_are_no_points_are_told(item, message):
-    refused(DeepEmbedder(**OPTIONS), message, X=Items(item))
+def test_items_that_are_not_points_raise(item, message):
+    assert_fit_raises(DeepEmbedder(**OPTIONS), message, X=FunctionDataset(item))
 
 
-def test_a_dataset_to_transform_is_finite_and_not_empty():
+def test_a_dataset_to_transform_must_be_finite_and_not_empty():
     learner = DeepEmbedder(**OPTIONS).fit(X, Y)
     with pytest.raises(ValueError, match="2 of 96 embeddings are not finite"):
-        learner.transform(Items(lambda row: X[row] * (np.nan if row in (5, 95) else 1)))
+        learner.transform(FunctionDataset(lambda row: X[row] * (np.nan if row in (5, 95) else 1)))
     with pytest.raises(ValueError, match="The Dataset is empty"):
-        learner.transform(Items(lambda row: X[row], size=0))
+        learner.transform(FunctionDataset(lambda row: X[row], size=0))

@@ -16,7 +16,8 @@ from skdml.deep.miners import MINERS, get_miner
 from skdml.deep.training.stopping import cpu_state_dict
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MOVES = {"to", "copy_", "__set__", "_has_compatible_shallow_copy_type"}  # they may mix devices
+# Operations that may use tensors of both devices.
+MOVES = {"to", "copy_", "__set__", "_has_compatible_shallow_copy_type"}
 
 X, Y = make_blobs(n_samples=96, centers=8, n_features=5, cluster_std=3, random_state=0)
 

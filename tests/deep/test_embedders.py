@@ -1,8 +1,9 @@
-"""The deep learners: their network, their training, and what they refuse."""
+"""The siamese and triplet learners: network, training, and errors."""
 
 import numpy as np
 import pytest
 import torch
+from helpers import fitted_attributes
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_blobs
@@ -16,34 +17,35 @@ from skdml.deep.data.samplers import PKBatchSampler
 X, y = load_iris(return_X_y=True)
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=3, random_state=0)
 
-
-both = pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
+siamese_and_triplet = pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
 
 
 class Killed(Exception):
-    pass
+    """An error that ends a fit."""
 
 
 class Kill(Callback):
-    """Stop training after an epoch, by an error or as Ctrl-C does amid the next one."""
+    """Raise an error at the start of an epoch, if `active`."""
 
-    armed = False
+    active = False
 
     def __init__(self, epoch=3):
         self.epoch = epoch
 
     def on_batch_begin(self, net, **kwargs):
-        if Kill.armed and len(net.history) > self.epoch:
+        if Kill.active and len(net.history) > self.epoch:
             raise Killed
 
 
 class Interrupt(Callback):
+    """Raise the error of Ctrl-C at the start of the third epoch."""
+
     def on_batch_begin(self, net, **kwargs):
         if len(net.history) == 3:
             raise KeyboardInterrupt
 
 
-def test_start_is_euclid_where_classes_share_nothing():
+def test_start_is_euclidean_if_labels_are_random():
     learner = DeepTripletEmbedder(max_epochs=1, lr=1e-30, early_stopping=False, random_state=0)
     Z = learner.fit(X, np.random.default_rng(0).permutation(y)).transform(X)
     ratio = torch.pdist(torch.from_numpy(Z)) / torch.pdist(torch.from_numpy(X).float())
@@ -68,12 +70,12 @@ def test_start_is_euclid_where_classes_share_nothing():
         ({"batch_size": 1}, "batch_size"),
     ],
 )
-@both
-def test_bad_parameters_are_refused_and_leave_nothing_behind(Learner, params, message):
+@siamese_and_triplet
+def test_bad_parameters_raise_and_set_no_attributes(Learner, params, message):
     learner = Learner(**params)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
-    assert not [name for name in vars(learner) if name.endswith("_")]
+    assert fitted_attributes(learner) == []
 
 
 @pytest.mark.filterwarnings("ignore:The number of unique classes")
@@ -89,8 +91,8 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(Learner, params, me
         (X.reshape(150, 2, 2), y, "pass a module"),
     ],
 )
-@both
-def test_bad_data_are_refused_and_an_earlier_fit_is_kept(Learner, bad, labels, message):
+@siamese_and_triplet
+def test_bad_data_raise_and_keep_an_earlier_fit(Learner, bad, labels, message):
     learner = Learner(max_epochs=1, random_state=0).fit(X, y)
     before = learner.transform(X)
     with pytest.raises(ValueError, match=message):
@@ -100,7 +102,7 @@ def test_bad_data_are_refused_and_an_earlier_fit_is_kept(Learner, bad, labels, m
         learner.transform(X[:, :3])
 
 
-def test_instance_is_copied_not_trained():
+def test_a_module_instance_is_copied_before_training():
     module = torch.nn.Linear(4, 2)
     before = module.weight.detach().clone()
     learner = DeepEmbedder(module, max_epochs=2, early_stopping=False).fit(X, y)
@@ -136,10 +138,10 @@ def test_pairs_and_triplets():
     i, j = rng.integers(150, size=(2, 200))
     pairs, same = X[np.stack([i, j], axis=1)], y[i] == y[j]
     options = {"supervision": "pairs", "max_epochs": 3, "random_state": 0}
-    one = DeepSiameseEmbedder(**options).fit(pairs, same.astype(int))
-    other = DeepSiameseEmbedder(**options).fit(pairs, np.where(same, 1, -1))
-    assert_array_equal(one.transform(X), other.transform(X))
-    assert one.n_features_in_ == 4
+    zero_one = DeepSiameseEmbedder(**options).fit(pairs, same.astype(int))
+    signs = DeepSiameseEmbedder(**options).fit(pairs, np.where(same, 1, -1))
+    assert_array_equal(zero_one.transform(X), signs.transform(X))
+    assert zero_one.n_features_in_ == 4
     triplets = X[
         np.stack(
             [rng.integers(50, size=90), rng.integers(50, size=90), rng.integers(50, 150, size=90)],
@@ -150,18 +152,18 @@ def test_pairs_and_triplets():
     assert embedder.transform(X).shape == (150, 4)
 
 
-def test_what_only_destroys_ends_at_the_start():
+def test_training_that_only_lowers_the_score_returns_the_start():
     options = {"random_state": 0, "max_epochs": 3}
-    wild = DeepTripletEmbedder(lr=10.0, **options).fit(MANY, MANY_Y)
-    still = DeepTripletEmbedder(lr=1e-30, early_stopping=False, **options).fit(MANY, MANY_Y)
-    assert wild.best_epoch_ == 0
-    assert wild.best_score_ == wild.start_score_
-    np.testing.assert_allclose(wild.transform(MANY), still.transform(MANY), rtol=1e-4, atol=1e-5)
-    assert {len(column) for column in wild.history_.values()} == {3}
+    learner = DeepTripletEmbedder(lr=10.0, **options).fit(MANY, MANY_Y)
+    start = DeepTripletEmbedder(lr=1e-30, early_stopping=False, **options).fit(MANY, MANY_Y)
+    assert learner.best_epoch_ == 0
+    assert learner.best_score_ == learner.start_score_
+    np.testing.assert_allclose(learner.transform(MANY), start.transform(MANY), rtol=1e-4, atol=1e-5)
+    assert {len(column) for column in learner.history_.values()} == {3}
 
 
 def test_collapse_warns():
-    class Nothing(torch.nn.Module):
+    class ZeroScale(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(()))
@@ -170,11 +172,11 @@ def test_collapse_warns():
             return self.weight * X
 
     with pytest.warns(CollapseWarning, match="collapsed"):
-        DeepTripletEmbedder(Nothing, lr=1e-30, max_epochs=4, early_stopping=False).fit(X, y)
+        DeepTripletEmbedder(ZeroScale, lr=1e-30, max_epochs=4, early_stopping=False).fit(X, y)
 
 
 @pytest.mark.parametrize("stopping", [True, False])
-def test_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, stopping):
+def test_killed_fit_resumes_and_gives_equal_results(tmp_path, stopping):
     options = {
         "max_epochs": 6,
         "random_state": 3,
@@ -183,13 +185,13 @@ def test_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, stopping):
         "callbacks": [("kill", Kill())],
         "lr": 1e-2,
     }
-    Kill.armed = False
+    Kill.active = False
     whole = DeepTripletEmbedder(**options).fit(MANY, MANY_Y)
     learner = DeepTripletEmbedder(checkpoint=tmp_path, **options)
-    Kill.armed = True
+    Kill.active = True
     with pytest.raises(Killed):
         learner.fit(MANY, MANY_Y)
-    Kill.armed = False
+    Kill.active = False
     assert len(list(tmp_path.iterdir())) == 1
     learner.fit(MANY, MANY_Y)
     assert_array_equal(learner.transform(MANY), whole.transform(MANY))
@@ -197,17 +199,17 @@ def test_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, stopping):
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_keeps_the_model_so_far():
+def test_ctrl_c_keeps_the_weights_of_the_last_epoch():
     options = {"early_stopping": False, "random_state": 0}
-    stopped = DeepTripletEmbedder(callbacks=[Interrupt()], **options)
+    interrupted = DeepTripletEmbedder(callbacks=[Interrupt()], **options)
     with pytest.warns(UserWarning, match="interrupted. .* weights after epoch 2 "):
-        stopped.fit(MANY, MANY_Y)
-    whole = DeepTripletEmbedder(max_epochs=2, **options).fit(MANY, MANY_Y)
-    assert len(stopped.history_["loss"]) == 2
-    assert_array_equal(stopped.transform(MANY), whole.transform(MANY))
+        interrupted.fit(MANY, MANY_Y)
+    two_epochs = DeepTripletEmbedder(max_epochs=2, **options).fit(MANY, MANY_Y)
+    assert len(interrupted.history_["loss"]) == 2
+    assert_array_equal(interrupted.transform(MANY), two_epochs.transform(MANY))
 
 
-def test_partial_fit_and_warm_start_go_on():
+def test_partial_fit_and_warm_start_continue():
     learner = DeepTripletEmbedder(random_state=0).partial_fit(MANY, MANY_Y)
     first = learner.transform(MANY)
     learner.partial_fit(MANY[:100], MANY_Y[:100] + 50)
@@ -223,14 +225,14 @@ def test_partial_fit_and_warm_start_go_on():
     )
 
 
-def test_verbose_prints_and_silence_does_not(capsys):
+def test_only_verbose_prints(capsys):
     DeepTripletEmbedder(max_epochs=1).fit(X, y)
     assert capsys.readouterr().out == ""
     DeepTripletEmbedder(max_epochs=1, verbose=1).fit(X, y)
     assert "train_loss" in capsys.readouterr().out
 
 
-def test_batches_show_every_sample_and_can_always_compare():
+def test_batches_hold_every_sample_and_both_kinds_of_pairs():
     rng = np.random.default_rng(0)
     for _ in range(30):
         counts = rng.integers(1, 12, size=rng.integers(2, 9))
@@ -246,14 +248,14 @@ def test_batches_show_every_sample_and_can_always_compare():
             assert n.max() >= 2
 
 
-@both
-def test_net_parameters_reach_the_net_and_survive_clone(Learner):
+@siamese_and_triplet
+def test_parameters_of_the_net_are_passed_on_and_cloned(Learner):
     params = {"module__n_hidden": 7, "optimizer__weight_decay": 0.5, "criterion__reduction": "mean"}
-    net = clone(Learner(max_epochs=1, **params))
-    assert net.get_params()["module__n_hidden"] == 7
+    learner = clone(Learner(max_epochs=1, **params))
+    assert learner.get_params()["module__n_hidden"] == 7
     with pytest.raises(ValueError, match="iterator_train__generator"):
-        clone(net).set_params(iterator_train__drop_last=True).fit(X, y)
-    net.fit(X, y)
-    assert net.net_.module_.branch[1].out_features == 7
-    assert net.net_.optimizer_.param_groups[0]["weight_decay"] == 0.5
-    assert net.net_.criterion_.reduction == "mean"
+        clone(learner).set_params(iterator_train__drop_last=True).fit(X, y)
+    learner.fit(X, y)
+    assert learner.net_.module_.branch[1].out_features == 7
+    assert learner.net_.optimizer_.param_groups[0]["weight_decay"] == 0.5
+    assert learner.net_.criterion_.reduction == "mean"

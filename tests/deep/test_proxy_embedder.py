@@ -1,4 +1,4 @@
-"""Losses by name, class and instance in a learner, and losses that learn: proxies."""
+"""Losses by name, class and instance; losses with proxies; and `DeepProxyEmbedder`."""
 
 import copy
 import pickle
@@ -7,6 +7,7 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
+from helpers import fitted_attributes
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_blobs
@@ -35,7 +36,7 @@ def proxies(learner):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_name_makes_a_learner(name):
+def test_every_named_loss_trains(name):
     distance = "cosine" if name in ("histogram", "smooth_ap", "fastap") else "euclidean"
     views = {"augment": torch.clone} if learns_from(name) == "views" else {}
     options = {"distance": distance, "max_epochs": 2, "random_state": 0, **views}
@@ -49,7 +50,7 @@ def test_every_loss_has_a_name():
     assert {loss.__name__ for loss in LOSSES.values()} == set(losses.__all__)
 
 
-def test_name_class_and_instance_are_the_same():
+def test_a_loss_by_name_class_or_instance_is_the_same():
     options = {"max_epochs": 2, "random_state": 0}
     by_name = DeepEmbedder(loss="triplet", loss__margin=0.7, **options).fit(X, y)
     for loss in (TripletLoss, TripletLoss(0.1), TripletLoss(0.7)):
@@ -65,7 +66,7 @@ WITH_MARGIN = [name for name in LOSSES if "margin" in signature(LOSSES[name]).pa
 
 
 @pytest.mark.parametrize("name", WITH_MARGIN)
-def test_an_instance_is_built_anew_with_its_own_parameters(name):
+def test_a_loss_instance_is_rebuilt_with_its_parameters(name):
     sizes = {"n_classes": 3, "n_components": 4}
     kind = LOSSES[name]
     loss = kind(**sizes) if hasattr(kind, "initialize_from") else kind()
@@ -78,7 +79,7 @@ def test_an_instance_is_built_anew_with_its_own_parameters(name):
     assert all(getattr(built, key) == getattr(loss, key) for key in kept)
 
 
-def test_margins_and_losses_are_searched():
+def test_grid_search_over_losses_and_margins_of_a_pipeline():
     model = make_pipeline(DeepEmbedder(max_epochs=1, random_state=0), KNeighborsClassifier(3))
     grid = [
         {"deepembedder__loss": ["arcface", CosFaceLoss], "deepembedder__loss__margin": [0.1, 0.2]},
@@ -103,52 +104,55 @@ def test_margins_and_losses_are_searched():
         ({"loss": "nca", "margin": 1}, "set by loss__"),
     ],
 )
-def test_what_no_loss_takes_is_refused(params, message):
+def test_invalid_parameters_of_a_loss_raise(params, message):
     learner = DeepEmbedder(max_epochs=1, random_state=0, **params)
     with pytest.raises(ValueError, match=message):
         learner.fit(X, y)
-    assert not [name for name in vars(learner) if name.endswith("_")]
+    assert fitted_attributes(learner) == []
 
 
-STILL = {"max_epochs": 1, "lr": 1e-30, "proxy_lr": 1e-30, "early_stopping": False}
+NO_TRAINING = {"max_epochs": 1, "lr": 1e-30, "proxy_lr": 1e-30, "early_stopping": False}
 
 
-def test_proxies_of_a_classifier_start_at_the_means_of_their_classes():
-    learner = DeepProxyEmbedder(loss="arcface", random_state=0, **STILL)
+def test_proxies_of_a_classifier_start_at_the_class_means():
+    learner = DeepProxyEmbedder(loss="arcface", random_state=0, **NO_TRAINING)
     repeated = [np.tile(array, (2, 1) if array.ndim == 2 else 2) for array in (X[::5], y[::5])]
-    learner.fit(*repeated)  # 20 of a class: all of them are taken
+    learner.fit(*repeated)  # 20 points of each class; all of them enter the mean
     Z = learner.transform(X[::5]).astype(float)
     Z /= np.linalg.norm(Z, axis=1, keepdims=True)
     expected = [Z[y[::5] == c].mean(axis=0) for c in range(3)]
     np.testing.assert_allclose(proxies(learner), expected, atol=1e-5)
 
 
-class Own(ArcFaceLoss):
-    """Notes where its proxies start."""
+class StoredStart(ArcFaceLoss):
+    """An ArcFace loss that stores the start of its proxies."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_buffer("start", self.proxies.detach().clone())
 
 
-def test_proxies_of_a_mere_distance_start_where_the_loss_has_them():
-    first, second = (DeepEmbedder(loss=Own, random_state=s, **STILL).fit(X, y) for s in (0, 1))
+def test_proxies_of_a_distance_start_as_the_loss_draws_them():
+    first, second = (
+        DeepEmbedder(loss=StoredStart, random_state=seed, **NO_TRAINING).fit(X, y)
+        for seed in (0, 1)
+    )
     assert_array_equal(proxies(first), first.net_.criterion_.start.numpy())
     assert not np.array_equal(proxies(first), proxies(second))
-    one, other = (learner.partial_fit(X, y) for learner in (clone(first), clone(second)))
-    assert_array_equal(proxies(one), one.net_.criterion_.start.numpy())
-    assert not np.array_equal(proxies(one), proxies(other))
+    first, second = (learner.partial_fit(X, y) for learner in (clone(first), clone(second)))
+    assert_array_equal(proxies(first), first.net_.criterion_.start.numpy())
+    assert not np.array_equal(proxies(first), proxies(second))
 
 
-def test_a_ready_loss_keeps_its_proxies_and_is_not_trained():
+def test_a_loss_instance_keeps_its_proxies_and_is_not_trained():
     loss = ArcFaceLoss(3, 4)
     before = loss.proxies.detach().clone()
-    still = DeepEmbedder(loss=loss, **STILL).fit(X, y)
-    assert_array_equal(proxies(still), before)
-    classifier = DeepProxyEmbedder(loss=loss, normalize=False, **STILL).fit(X, y)
+    distance = DeepEmbedder(loss=loss, **NO_TRAINING).fit(X, y)
+    assert_array_equal(proxies(distance), before)
+    classifier = DeepProxyEmbedder(loss=loss, normalize=False, **NO_TRAINING).fit(X, y)
     assert_array_equal(proxies(classifier), before)
-    moved = DeepEmbedder(loss=loss, max_epochs=1, early_stopping=False).fit(X, y)
-    assert not np.array_equal(proxies(moved), before)
+    trained = DeepEmbedder(loss=loss, max_epochs=1, early_stopping=False).fit(X, y)
+    assert not np.array_equal(proxies(trained), before)
     assert torch.equal(loss.proxies, before)
 
 
@@ -163,12 +167,12 @@ def test_proxies_have_their_own_learning_rate():
     assert rates == [3e-4, 0.1]
 
 
-class Spoil(Callback):
-    """Ruin network and proxies after the first epoch, which is then the best."""
+class SpoilWeights(Callback):
+    """Record the proxies after the first epoch, and spoil all weights after later epochs."""
 
     def on_epoch_end(self, net, **kwargs):
         if len(net.history) == 1:
-            self.kept = copy.deepcopy(net.criterion_.proxies.detach())
+            self.proxies = copy.deepcopy(net.criterion_.proxies.detach())
         else:
             with torch.no_grad():
                 for part in net.trained_parts():
@@ -176,64 +180,67 @@ class Spoil(Callback):
                         parameter.normal_()
 
 
-def better_at_first():
-    scores = iter([0.0, 1.0, *[0.5] * 7])  # two after each epoch: as trained, and midway
+def highest_after_first_epoch():
+    # One score for the start. After each epoch, one for the weights and one for those midway.
+    scores = iter([0.0, 1.0, *[0.5] * 7])
     return lambda *args: next(scores)
 
 
 def test_the_best_proxies_are_restored_with_the_best_weights():
-    options = {"scoring": better_at_first(), "patience": 3, "refit": False, "random_state": 0}
-    learner = DeepEmbedder(loss="arcface", callbacks=[("spoil", Spoil())], **options).fit(X, y)
+    options = {"patience": 3, "refit": False, "random_state": 0, "callbacks": [SpoilWeights()]}
+    learner = DeepEmbedder(loss="arcface", scoring=highest_after_first_epoch(), **options).fit(X, y)
     assert learner.best_epoch_ == 1
-    assert_array_equal(proxies(learner), learner.net_.callback(Spoil).kept)
+    assert_array_equal(proxies(learner), learner.net_.callback(SpoilWeights).proxies)
 
 
-def test_proxies_are_saved_copied_and_forgotten_by_a_clone():
+def test_proxies_are_pickled_and_copied_but_not_cloned():
     learner = DeepEmbedder(loss="soft_triple", max_epochs=2, random_state=0).fit(X, y)
-    for again in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
-        assert_array_equal(proxies(again), proxies(learner))
-        assert again.net_.criterion_.proxies is not learner.net_.criterion_.proxies
+    for copied in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert_array_equal(proxies(copied), proxies(learner))
+        assert copied.net_.criterion_.proxies is not learner.net_.criterion_.proxies
     assert not hasattr(clone(learner), "net_")
     assert_array_equal(proxies(clone(learner).fit(X, y)), proxies(learner))
 
 
 class Killed(Exception):
-    pass
+    """An error that ends a fit."""
 
 
 class Kill(Callback):
-    armed = True
+    """Raise an error in the third epoch, if `active`."""
+
+    active = True
 
     def on_batch_begin(self, net, **kwargs):
-        if Kill.armed and len(net.history) > 2:
+        if Kill.active and len(net.history) > 2:
             raise Killed
 
 
-def test_a_killed_training_goes_on_with_its_proxies(tmp_path):
+def test_a_killed_fit_resumes_with_its_proxies(tmp_path):
     options = {"loss": "proxy_anchor", "max_epochs": 4, "random_state": 0, "callbacks": [Kill()]}
-    Kill.armed = True
+    Kill.active = True
     learner = DeepEmbedder(checkpoint=tmp_path, **options)
     with pytest.raises(Killed):
         learner.fit(X, y)
-    Kill.armed = False
+    Kill.active = False
     whole = DeepEmbedder(**options).fit(X, y)
     learner.fit(X, y)
     assert_array_equal(proxies(learner), proxies(whole))
     assert_array_equal(learner.transform(X), whole.transform(X))
 
 
-def test_proxies_that_diverge_are_told():
-    class Ruin(Callback):
+def test_infinite_proxies_raise():
+    class SetNaN(Callback):
         def on_epoch_end(self, net, **kwargs):
             net.criterion_.proxies.data.fill_(torch.nan)
 
     options = {"max_epochs": 1, "early_stopping": False}
     with pytest.raises(RuntimeError, match=r"in epoch 1, .* weights are no longer finite"):
-        DeepEmbedder(loss="arcface", callbacks=[Ruin()], **options).fit(X, y)
+        DeepEmbedder(loss="arcface", callbacks=[SetNaN()], **options).fit(X, y)
 
 
-def test_a_loss_of_another_package_is_told_what_it_asks_for():
-    class Foreign(torch.nn.Module):
+def test_a_loss_of_another_package_receives_its_sizes():
+    class ForeignLoss(torch.nn.Module):
         def __init__(self, num_classes, embedding_size, margin=1, **kwargs):
             super().__init__()
             self.W = torch.nn.Parameter(torch.zeros(embedding_size, num_classes))
@@ -244,7 +251,7 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
             return torch.nn.functional.cross_entropy(embeddings @ self.W, labels)
 
     options = {"max_epochs": 1, "early_stopping": False}
-    learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=Foreign, loss__margin=3, **options)
+    learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=ForeignLoss, loss__margin=3, **options)
     learner.fit(X, y)
     assert learner.net_.criterion_.W.shape == (6, 3)
     assert learner.net_.criterion_.margin == 3
@@ -252,17 +259,17 @@ def test_a_loss_of_another_package_is_told_what_it_asks_for():
     with pytest.raises(ValueError, match="numbers the classes of each call anew"):
         learner.partial_fit(X[50:], y[50:])
 
-    class Passing(Foreign):
+    class ForeignSubclass(ForeignLoss):
         def __init__(self, *args, margin=2, **kwargs):
             super().__init__(*args, margin=margin, **kwargs)
 
-    learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=Passing, **options).fit(X, y)
+    learner = DeepEmbedder(torch.nn.Linear(4, 6), loss=ForeignSubclass, **options).fit(X, y)
     assert learner.net_.criterion_.W.shape == (6, 3)
     with pytest.raises(ValueError, match="does not keep all the parameters"):
-        DeepEmbedder(loss=Foreign(3, 4), loss__margin=3).fit(X, y)
+        DeepEmbedder(loss=ForeignLoss(3, 4), loss__margin=3).fit(X, y)
 
 
-def test_classes_that_come_and_go_are_not_mistaken_for_each_other():
+def test_partial_fit_with_other_classes_raises():
     learner = DeepEmbedder(loss="arcface", random_state=0).partial_fit(X, y)
     before = learner.transform(X)
     with pytest.raises(
@@ -272,7 +279,7 @@ def test_classes_that_come_and_go_are_not_mistaken_for_each_other():
     assert_array_equal(learner.transform(X), before)
 
 
-# Proxies that classify
+# DeepProxyEmbedder
 
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=1, random_state=0)
 PROXY_NAMES = [name for name in LOSSES if hasattr(LOSSES[name], "logits")]
@@ -297,12 +304,12 @@ def test_every_proxy_loss_classifies(name):
     np.testing.assert_allclose(P, logits.softmax(1).numpy(), atol=1e-4)
 
 
-def test_iris_is_told_apart_by_the_defaults():
+def test_iris_with_default_parameters():
     learner = DeepProxyEmbedder(random_state=0).fit(X[::2], y[::2])
     assert learner.score(X[1::2], y[1::2]) > 0.93
 
 
-def test_names_of_classes_are_kept_and_their_order_is_sorted():
+def test_class_names_are_kept_and_sorted():
     names = np.array(["violet", "aster", "rose"])
     learner = DeepProxyEmbedder(max_epochs=5, random_state=0).fit(X, names[y])
     assert learner.classes_.tolist() == ["aster", "rose", "violet"]
@@ -312,7 +319,7 @@ def test_names_of_classes_are_kept_and_their_order_is_sorted():
     assert learner.score(X[:100], y[:100]) > 0.95
 
 
-def test_without_a_refit_rows_are_held_out_not_classes():
+def test_rows_are_held_out_without_a_refit():
     learner = DeepProxyEmbedder(refit=False, max_epochs=3, random_state=0)
     learner.fit(MANY, MANY_Y)
     assert learner.score(MANY, MANY_Y) > 0.95
@@ -320,16 +327,16 @@ def test_without_a_refit_rows_are_held_out_not_classes():
     assert learner.distance_network_ is None
 
 
-def test_new_classes_get_proxies_and_the_old_ones_keep_theirs():
-    few = MANY_Y < 5
+def test_new_classes_add_proxies_and_keep_the_old_ones():
+    known = MANY_Y < 5
     learner = DeepProxyEmbedder(random_state=0)
     for _ in range(5):
-        learner.partial_fit(MANY[few], MANY_Y[few] + 10)
-    assert learner.score(MANY[few], MANY_Y[few] + 10) > 0.95
+        learner.partial_fit(MANY[known], MANY_Y[known] + 10)
+    assert learner.score(MANY[known], MANY_Y[known] + 10) > 0.95
     old, steps = proxies(learner), optimizer_state(learner)["step"]
-    late = ~few | (MANY_Y == 3)
-    labels = np.where(MANY_Y == 7, 1, MANY_Y + 10)  # 1 sorts before the others and comes after
-    learner.partial_fit(MANY[late], labels[late])
+    later = ~known | (MANY_Y == 3)
+    labels = np.where(MANY_Y == 7, 1, MANY_Y + 10)  # the new class 1 comes after the known classes
+    learner.partial_fit(MANY[later], labels[later])
     assert learner.classes_.tolist() == [10, 11, 12, 13, 14, 1, 15, 16]
     assert learner.predict_proba(MANY).shape == (240, 8)
     assert learner.score(MANY, labels) > 0.9
@@ -337,7 +344,7 @@ def test_new_classes_get_proxies_and_the_old_ones_keep_theirs():
     assert optimizer_state(learner)["step"] > steps > 0
 
 
-def test_what_the_optimizer_knows_of_the_old_proxies_is_kept():
+def test_new_proxies_keep_the_optimizer_state_of_the_old_ones():
     learner = DeepProxyEmbedder(random_state=0).partial_fit(X, y)
     net = learner.net_
     before = {key: value.clone() for key, value in optimizer_state(learner).items()}
@@ -352,7 +359,7 @@ def test_what_the_optimizer_knows_of_the_old_proxies_is_kept():
     assert any(p is net.criterion_.proxies for p in net.optimizer_.param_groups[1]["params"])
 
 
-def test_classes_may_be_announced():
+def test_classes_can_be_given_in_advance():
     learner = DeepProxyEmbedder(random_state=0)
     learner.partial_fit(X[:100], y[:100], classes=[0, 1, 2])
     assert learner.classes_.tolist() == [0, 1, 2]
@@ -362,13 +369,13 @@ def test_classes_may_be_announced():
     assert learner.classes_.tolist() == [0, 1, 2]
 
 
-def test_a_loss_without_proxies_is_refused():
+def test_a_loss_without_proxies_raises():
     for loss in ("triplet", TripletLoss, TripletLoss()):
         with pytest.raises(ValueError, match=r"does not accept loss=.*'arcface'"):
             DeepProxyEmbedder(loss=loss).fit(X, y)
 
 
-def test_search_over_losses_and_margins():
+def test_grid_search_over_losses_and_margins_of_a_classifier():
     learner = DeepProxyEmbedder(max_epochs=2, random_state=0)
     grid = {"loss": ["arcface", "cosface", ProxyAnchorLoss], "loss__margin": [0.1, 0.3]}
     search = GridSearchCV(learner, grid, cv=2, error_score="raise").fit(X, y)
@@ -377,9 +384,9 @@ def test_search_over_losses_and_margins():
     assert_array_equal(search.predict(X), search.best_estimator_.predict(X))
 
 
-def test_a_classifier_survives_copies_with_its_predictions():
+def test_copies_of_a_classifier_predict_the_same():
     learner = DeepProxyEmbedder(max_epochs=2, random_state=0).fit(X, y)
     P = learner.predict_proba(X)
-    for again in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
-        assert_array_equal(again.predict_proba(X), P)
+    for copied in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert_array_equal(copied.predict_proba(X), P)
     assert_array_equal(clone(learner).fit(X, y).predict_proba(X), P)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import Scale, fitted_attributes, global_random_states
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
@@ -25,11 +26,6 @@ X, y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_
 QUICK = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "early_stopping": False}
 
 
-def global_states():
-    _, state, position, *_ = np.random.get_state()  # noqa: NPY002, it must not change
-    return state.tolist(), position, torch.get_rng_state().tolist()
-
-
 # Views of points without labels
 
 
@@ -48,7 +44,7 @@ VIEWS = ["triplet", "contrastive", "nt_xent", "supcon", "info_nce", "vicreg"]
 @pytest.mark.parametrize("loss", VIEWS)
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_two_views_replace_labels(loss, early_stopping):
-    before = global_states()
+    before = global_random_states()
     options = {**QUICK, "early_stopping": early_stopping, "lr": 1e-2}
     learner = DeepEmbedder(loss=loss, augment=jitter, **options)
     Z = learner.fit(X).transform(X)
@@ -57,7 +53,7 @@ def test_two_views_replace_labels(loss, early_stopping):
     assert ("reciprocal_rank" in learner.history_) == early_stopping
     assert_array_equal(clone(learner).fit(X).transform(X), Z)
     assert_array_equal(learner.transform(X), Z)
-    assert global_states() == before
+    assert global_random_states() == before
 
 
 class RecordingLoss(torch.nn.Module):
@@ -72,17 +68,6 @@ class RecordingLoss(torch.nn.Module):
 
 class ViewLoss(RecordingLoss):
     learns_from = "views"
-
-
-class Scale(torch.nn.Module):
-    """A network with one parameter that starts as the identity."""
-
-    def __init__(self):
-        super().__init__()
-        self.factor = torch.nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, points):
-        return self.factor * points
 
 
 ONE_EPOCH = {"early_stopping": False, "max_epochs": 1, "batch_size": 50, "lr": 1e-30}
@@ -306,7 +291,7 @@ def rotated(points):
 def test_invalid_views_raise(learner, labels, message):
     with pytest.raises(ValueError, match=message):
         learner.fit(X, labels)
-    assert not [name for name in vars(learner) if name.endswith("_")]
+    assert fitted_attributes(learner) == []
 
 
 def test_vicreg_uses_the_scale_of_the_default_networks():
@@ -321,7 +306,7 @@ def test_checkpoint_with_a_lambda_raises(tmp_path):
         ValueError, match=r"cannot be pickled: .*lambda.* at the top level of a module"
     ):
         learner.fit(X)
-    assert not [name for name in vars(learner) if name.endswith("_")]
+    assert fitted_attributes(learner) == []
 
 
 def test_tags_say_whether_y_is_required():
@@ -455,7 +440,7 @@ def test_jaccard_distance_of_sets():
 def test_invalid_targets_raise(learner, targets, message):
     with pytest.raises(ValueError, match=message):
         learner.fit(X, targets)
-    assert not [name for name in vars(learner) if name.endswith("_")]
+    assert fitted_attributes(learner) == []
 
 
 CHECKED = [

@@ -56,8 +56,8 @@ def test_pipeline_accepts_columns_of_texts(column):
     expected = DeepProxyEmbedder(random_state=0, max_epochs=5).fit(encode(texts), labels)
     assert_array_equal(model.transform(TEXTS), expected.transform(encode(TEXTS)))
     assert list(model.predict(["pear or plum", "saw or wrench"])) == ["fruit", "tool"]
-    again = pickle.loads(pickle.dumps(model))
-    assert_array_equal(again.transform(TEXTS), model.transform(TEXTS))
+    unpickled = pickle.loads(pickle.dumps(model))
+    assert_array_equal(unpickled.transform(TEXTS), model.transform(TEXTS))
 
 
 def test_text_column_beside_numeric_columns():

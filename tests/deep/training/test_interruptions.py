@@ -1,4 +1,4 @@
-"""Training that goes wrong: what is told, and what is left."""
+"""Training that fails: divergence, too little memory, idle batches, collapse, bad margins."""
 
 import inspect
 import math
@@ -7,7 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from helpers import Scale, fitted_attributes
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV
@@ -15,7 +16,7 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep import IdleBatchesWarning
+from skdml.deep import CollapseWarning, IdleBatchesWarning
 from skdml.deep.losses import (
     LOSSES,
     ContrastiveLoss,
@@ -29,8 +30,11 @@ from skdml.deep.losses import (
 from skdml.deep.miners import SemiHardMiner
 
 X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_state=0)
-# Six batches an epoch.
+# An epoch has six batches.
 OPTIONS = {"batch_size": 16, "lr": 0.01, "random_state": 0, "early_stopping": False}
+MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
+
+siamese_and_triplet = pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
 
 
 @pytest.fixture(autouse=True)
@@ -41,116 +45,117 @@ def same_start():
         yield
 
 
-class Breaks(TripletLoss):
-    """The triplet loss, which is not finite in one call of training."""
+class DivergingLoss(TripletLoss):
+    """The triplet loss, except in one call, in which it is not finite."""
 
     calls = 0
-    breaks_at = None
+    diverging_call = None
     value = torch.nan
 
     def forward(self, embeddings, *args):
         loss = super().forward(embeddings, *args)
-        Breaks.calls += 1
-        return loss * Breaks.value if Breaks.calls == Breaks.breaks_at else loss
+        DivergingLoss.calls += 1
+        diverges = DivergingLoss.calls == DivergingLoss.diverging_call
+        return loss * DivergingLoss.value if diverges else loss
 
 
 @pytest.fixture
-def breaks():
-    def at(call, value=torch.nan):
-        Breaks.calls, Breaks.breaks_at, Breaks.value = 0, call, value
+def diverge_in():
+    """Return a function that sets the call in which the loss is not finite."""
 
-    at(None)
-    yield at
-    at(None)
+    def set_call(call, value=torch.nan):
+        DivergingLoss.calls, DivergingLoss.diverging_call = 0, call
+        DivergingLoss.value = value
+
+    set_call(None)
+    yield set_call
+    set_call(None)
 
 
-def fitted_names(learner):
-    return [name for name in vars(learner) if name.endswith("_")]
-
-
-# The loss is not finite
+# Divergence
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_divergence_keeps_the_last_epoch_that_went_well(breaks, value):
-    breaks(15, value)  # the third batch of the third epoch
-    learner = DeepEmbedder(loss=Breaks, max_epochs=5, **OPTIONS)
-    told = (
+def test_divergence_keeps_the_last_successful_epoch(diverge_in, value):
+    diverge_in(15, value)  # the third batch of the third epoch
+    learner = DeepEmbedder(loss=DivergingLoss, max_epochs=5, **OPTIONS)
+    message = (
         rf"diverged in epoch 3, at a learning rate of 0\.01: the loss is {value}\. Try lr=0\.001,"
         r" .*GradientNormClipping.* is fitted with its weights after epoch 2"
     )
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=message):
         learner.fit(X, Y)
-    breaks(None)
-    two = DeepEmbedder(loss=Breaks, max_epochs=2, **OPTIONS).fit(X, Y)
-    assert_array_equal(learner.transform(X), two.transform(X))
-    assert_array_equal(learner.history_["loss"], two.history_["loss"])
+    diverge_in(None)
+    two_epochs = DeepEmbedder(loss=DivergingLoss, max_epochs=2, **OPTIONS).fit(X, Y)
+    assert_array_equal(learner.transform(X), two_epochs.transform(X))
+    assert_array_equal(learner.history_["loss"], two_epochs.history_["loss"])
     assert learner.best_epoch_ == 2
     assert np.isfinite(learner.partial_fit(X, Y).transform(X)).all()
     assert np.isfinite(pickle.loads(pickle.dumps(learner)).transform(X)).all()
 
 
-def test_weights_without_a_finite_loss_are_not_good(breaks):
-    breaks(13)  # the first batch of the third epoch: what the second ended with may be at fault
-    learner = DeepEmbedder(loss=Breaks, max_epochs=5, **OPTIONS)
+def test_weights_need_a_finite_loss_to_be_kept(diverge_in):
+    # The first batch of the third epoch. The weights after the second epoch may be the cause.
+    diverge_in(13)
+    learner = DeepEmbedder(loss=DivergingLoss, max_epochs=5, **OPTIONS)
     with pytest.raises(RuntimeError, match=r"in epoch 3, .* after epoch 1 "):
         learner.fit(X, Y)
-    breaks(None)
-    one = DeepEmbedder(loss=Breaks, max_epochs=1, **OPTIONS).fit(X, Y)
-    assert_array_equal(learner.transform(X), one.transform(X))
+    diverge_in(None)
+    one_epoch = DeepEmbedder(loss=DivergingLoss, max_epochs=1, **OPTIONS).fit(X, Y)
+    assert_array_equal(learner.transform(X), one_epoch.transform(X))
     assert len(learner.history_["loss"]) == 1
 
 
 @pytest.mark.parametrize("call", [1, 5, 7])
-def test_divergence_before_an_epoch_went_well_changes_nothing(breaks, call):
-    learner = DeepEmbedder(loss=Breaks, max_epochs=5, **OPTIONS)
-    breaks(call)
+def test_divergence_before_a_successful_epoch_changes_nothing(diverge_in, call):
+    learner = DeepEmbedder(loss=DivergingLoss, max_epochs=5, **OPTIONS)
+    diverge_in(call)
     with pytest.raises(RuntimeError, match="Training diverged in epoch"):
         learner.fit(X, Y)
-    assert fitted_names(learner) == []
-    breaks(None)
+    assert fitted_attributes(learner) == []
+    diverge_in(None)
     before = learner.set_params(max_epochs=2).fit(X, Y).transform(X)
     for train in (learner.fit, learner.partial_fit):
-        breaks(call if train == learner.fit else 2)
+        diverge_in(call if train == learner.fit else 2)
         with pytest.raises(RuntimeError, match="Training diverged in epoch"):
             train(X, Y)
         assert_array_equal(learner.transform(X), before)
         assert len(learner.history_["loss"]) == 2
 
 
-def test_divergence_with_early_stopping_keeps_the_best_weights(breaks):
-    options = {**OPTIONS, "early_stopping": True, "refit": False, "loss": Breaks}
+def test_divergence_with_early_stopping_keeps_the_best_weights(diverge_in):
+    options = {**OPTIONS, "early_stopping": True, "refit": False, "loss": DivergingLoss}
     options["patience"] = 99
     full = DeepEmbedder(**options, max_epochs=6).fit(X, Y)
-    n_batches = Breaks.calls // 6
-    breaks(5 * n_batches + 1)
+    n_batches = DivergingLoss.calls // 6
+    diverge_in(5 * n_batches + 1)
     learner = DeepEmbedder(**options, max_epochs=6)
     with pytest.raises(RuntimeError, match=r"in epoch 6, .* after epoch \d \(0 is the start\)"):
         learner.fit(X, Y)
     assert_array_equal(learner.history_["map_at_r"], full.history_["map_at_r"][:5])
-    breaks(None)
-    five = DeepEmbedder(**options, max_epochs=5).fit(X, Y)
-    assert learner.best_epoch_ == five.best_epoch_
-    assert_array_equal(learner.transform(X), five.transform(X))
+    diverge_in(None)
+    five_epochs = DeepEmbedder(**options, max_epochs=5).fit(X, Y)
+    assert learner.best_epoch_ == five_epochs.best_epoch_
+    assert_array_equal(learner.transform(X), five_epochs.transform(X))
 
 
-def test_the_learning_rate_told_is_that_of_the_scheduler(breaks):
+def test_error_names_the_learning_rate_of_the_scheduler(diverge_in):
     halve = LRScheduler(policy="StepLR", step_size=1, gamma=0.5)
-    breaks(15)
+    diverge_in(15)
     with pytest.raises(RuntimeError, match=r"in epoch 3, at a learning rate of 0\.0025"):
-        DeepEmbedder(loss=Breaks, max_epochs=5, callbacks=[halve], **OPTIONS).fit(X, Y)
+        DeepEmbedder(loss=DivergingLoss, max_epochs=5, callbacks=[halve], **OPTIONS).fit(X, Y)
 
 
-def test_steps_that_are_far_too_long():
+def test_far_too_large_a_learning_rate_raises():
     for early_stopping in (True, False):
         options = {**OPTIONS, "lr": 1e30, "early_stopping": early_stopping}
         learner = DeepTripletEmbedder(**options)
         with pytest.raises(RuntimeError, match=r"a learning rate of 1e\+30: the loss is nan"):
             learner.fit(X, Y)
-        assert fitted_names(learner) == []
+        assert fitted_attributes(learner) == []
 
 
-class Spoil(nn.Module):
+class InfiniteGradient(nn.Module):
     """A linear map whose gradient is infinite in one step, while its loss is finite."""
 
     def __init__(self):
@@ -168,25 +173,25 @@ class Spoil(nn.Module):
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_weights_that_are_not_finite_are_neither_kept_nor_saved(tmp_path, checkpoint):
-    path, start = tmp_path if checkpoint else None, Spoil()
+def test_infinite_weights_are_neither_kept_nor_saved(tmp_path, checkpoint):
+    path, start = tmp_path if checkpoint else None, InfiniteGradient()
     learner = DeepTripletEmbedder(start, max_epochs=2, checkpoint=path, **OPTIONS)
     with pytest.raises(
         RuntimeError, match=r"in epoch 2, .* weights are no longer finite.* epoch 1 "
     ):
         learner.fit(X, Y)
-    one = DeepTripletEmbedder(start, max_epochs=1, **OPTIONS).fit(X, Y)
-    assert_array_equal(learner.transform(X), one.transform(X))
+    one_epoch = DeepTripletEmbedder(start, max_epochs=1, **OPTIONS).fit(X, Y)
+    assert_array_equal(learner.transform(X), one_epoch.transform(X))
     moments = [v for state in learner.net_.optimizer_.state.values() for v in state.values()]
     assert all(torch.isfinite(value).all() for value in moments)
-    if checkpoint:  # the last good epoch stays on disk
+    if checkpoint:  # the file holds the last successful epoch
         (file,) = tmp_path.iterdir()
         saved = pickle.loads(file.read_bytes())["net"]
         assert len(saved.history) == 1
-        assert torch.equal(saved.module_.layer.weight, one.net_.module_.layer.weight)
+        assert torch.equal(saved.module_.layer.weight, one_epoch.net_.module_.layer.weight)
 
 
-def test_a_search_goes_on_past_what_diverges():
+def test_grid_search_continues_after_divergence():
     model = DeepTripletEmbedder(**OPTIONS, max_epochs=2)
     grid = {"lr": [1e-3, 1e30]}
     search = GridSearchCV(model, grid, cv=2, scoring=lambda model, X, y: 1.0)
@@ -198,39 +203,39 @@ def test_a_search_goes_on_past_what_diverges():
     assert search.best_params_ == {"lr": 1e-3}
 
 
-# The memory of the GPU
+# GPU memory
 
 
-class TooBig(nn.Module):
-    """A network that has no room for a batch, as a small GPU has none."""
+class LimitedNetwork(nn.Module):
+    """A network that raises the error of a full GPU if a batch is too large."""
 
-    def __init__(self, room=99):
+    def __init__(self, max_points=99):
         super().__init__()
         self.layer = nn.Linear(5, 3)
-        self.room = room
+        self.max_points = max_points
 
     def forward(self, X):
-        if self.training and len(X) > self.room:
+        if self.training and len(X) > self.max_points:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
         return self.layer(X)
 
 
-def test_too_large_a_batch_is_told_how_to_fit():
-    learner = DeepTripletEmbedder(TooBig(10), max_epochs=1, **OPTIONS)
-    told = (
+def test_error_of_a_full_gpu_says_what_to_do():
+    learner = DeepTripletEmbedder(LimitedNetwork(10), max_epochs=1, **OPTIONS)
+    message = (
         r"batch of 16 points .*chunk_size, now None.* smaller batch_size.* Tried to allocate 9 GiB"
     )
-    with pytest.raises(torch.cuda.OutOfMemoryError, match=told):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=message):
         learner.fit(X, Y)
-    assert fitted_names(learner) == []
+    assert fitted_attributes(learner) == []
     learner.set_params(chunk_size=10).fit(X, Y)
 
 
-# Batches that teach nothing
+# Idle batches
 
 
-class Rarely(SemiHardMiner):
-    """A miner that chooses nothing in some of its calls."""
+class IdleMiner(SemiHardMiner):
+    """A semi-hard miner that chooses nothing in its calls number `every`, 2 `every` and so on."""
 
     calls = 0
 
@@ -239,31 +244,33 @@ class Rarely(SemiHardMiner):
         self.every = every
 
     def __call__(self, *args):
-        Rarely.calls += 1
+        IdleMiner.calls += 1
         chosen = super().__call__(*args)
-        return chosen if Rarely.calls % self.every else tuple(i[:0] for i in chosen)
+        return chosen if IdleMiner.calls % self.every else tuple(i[:0] for i in chosen)
 
 
-class ByTuples(nn.Module):
+class TupleLoss(nn.Module):
+    """A triplet loss that needs a separate miner."""
+
     def forward(self, embeddings, labels, indices_tuple):
         return TripletLoss(margin=9.0)(embeddings, labels, indices_tuple)
 
 
-def test_batches_without_a_tuple_are_told_once():
-    Rarely.calls = 0
-    learner = DeepEmbedder(loss=ByTuples, miner=Rarely(every=4), max_epochs=3, **OPTIONS)
-    told = r"\d of the 6 batches of epoch \d had nothing to learn from"
-    with pytest.warns(IdleBatchesWarning, match=told) as caught:
+def test_batches_without_tuples_warn_once():
+    IdleMiner.calls = 0
+    learner = DeepEmbedder(loss=TupleLoss, miner=IdleMiner(every=4), max_epochs=3, **OPTIONS)
+    message = r"\d of the 6 batches of epoch \d had nothing to learn from"
+    with pytest.warns(IdleBatchesWarning, match=message) as caught:
         learner.fit(X, Y)
     assert len(caught) == 1
-    Rarely.calls = 0
-    learner.set_params(miner=Rarely(every=99), max_epochs=1).fit(X, Y)
+    IdleMiner.calls = 0
+    learner.set_params(miner=IdleMiner(every=99), max_epochs=1).fit(X, Y)
 
 
-def test_batches_of_strangers_are_told(monkeypatch):
-    singles = [np.array([np.flatnonzero(c == Y)[i] for c in range(6)]) for i in range(16)]
+def test_batches_without_same_class_pairs_warn(monkeypatch):
+    one_per_class = [np.array([np.flatnonzero(c == Y)[i] for c in range(6)]) for i in range(16)]
     monkeypatch.setattr(
-        "skdml.deep.data.samplers.PKBatchSampler.__iter__", lambda self: iter(singles)
+        "skdml.deep.data.samplers.PKBatchSampler.__iter__", lambda self: iter(one_per_class)
     )
     learner = DeepTripletEmbedder(max_epochs=2, **OPTIONS)
     with pytest.warns(IdleBatchesWarning, match="16 of the 16 batches of epoch 1"):
@@ -271,23 +278,13 @@ def test_batches_of_strangers_are_told(monkeypatch):
     assert (learner.history_["loss"] == 0).all()
 
 
-class Scaled(nn.Module):
-    """Multiplies entry by entry: equal points stay equal to the last bit on every processor."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.weight * x
-
-
-def test_a_loss_of_zero_may_be_success():
-    far = X + 1000.0 * Y[:, None]  # all margins are kept from the start
+def test_a_loss_of_zero_does_not_warn():
+    far = X + 1000.0 * Y[:, None]  # no pair of different classes is within the margin
     learner = DeepTripletEmbedder(max_epochs=2, margin=0.01, **OPTIONS).fit(far, Y)
     assert (learner.history_["loss"] == 0).all()
     pairs = np.stack([X[:40], X[:40] + 100.0], axis=1)
-    learner = DeepSiameseEmbedder(Scaled, supervision="pairs", max_epochs=2, margin=0.01, **OPTIONS)
+    # The network keeps equal points exactly equal, so that the loss of same pairs is 0.
+    learner = DeepSiameseEmbedder(Scale, supervision="pairs", max_epochs=2, margin=0.01, **OPTIONS)
     learner.fit(np.concatenate([pairs, pairs[:, [0, 0]]]), np.repeat([0, 1], 40))
     assert (learner.history_["loss"] == 0).all()
 
@@ -296,7 +293,7 @@ def test_a_loss_of_zero_may_be_success():
     "name",
     [k for k, v in LOSSES.items() if not hasattr(v, "logits") and learns_from(v) != "views"],
 )
-def test_no_loss_is_moved_by_a_batch_without_any_pair(name):
+def test_a_batch_without_pairs_has_no_loss_and_no_gradient(name):
     x = torch.randn(1, 3, requires_grad=True)
     loss = LOSSES[name]()(x, torch.tensor([0]))
     loss.backward()
@@ -304,16 +301,65 @@ def test_no_loss_is_moved_by_a_batch_without_any_pair(name):
     assert (x.grad == 0).all()
 
 
+# Collapse
+
+
+@siamese_and_triplet
+def test_collapse_under_hard_mining_warns(Learner):
+    learner = Learner(
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()),
+        miner="hard",
+        lr=1.0,
+        max_epochs=20,
+        early_stopping=False,
+        random_state=0,
+    )
+    with pytest.warns(CollapseWarning, match="Try a smaller lr") as caught:
+        learner.fit(MANY, MANY_Y)
+    assert len(caught) == 1
+    assert learner.get_metric()(MANY[0], MANY[60]) < 0.05
+
+
+class Shrink(nn.Module):
+    """A loss that moves all points to the origin."""
+
+    def forward(self, embeddings, labels):
+        return embeddings.square().mean()
+
+
+def test_falling_spread_warns_of_collapse():
+    options = {"optimizer": torch.optim.SGD, "lr": 0.01, "max_epochs": 8, "early_stopping": False}
+    with pytest.warns(CollapseWarning, match=r"spread of the embeddings fell from \d") as caught:
+        DeepEmbedder(Scale(), loss=Shrink, random_state=0, **options).fit(MANY, MANY_Y)
+    assert len(caught) == 1
+
+
+def test_loss_that_stays_at_the_margin_warns_of_collapse():
+    options = {"lr": 1e-30, "early_stopping": False, "random_state": 0}
+    corners, labels = np.eye(12), np.arange(12) % 3  # all distances are equal
+    DeepTripletEmbedder(max_epochs=2, **options).fit(corners, labels)
+    with pytest.warns(CollapseWarning, match=r"by epoch 3: the loss stayed at the margin 0\.2"):
+        DeepTripletEmbedder(max_epochs=5, **options).fit(corners, labels)
+    # All distances are 1 at the start, and so the contrastive loss is 1.
+    siamese = DeepSiameseEmbedder(max_epochs=5, **options).fit(corners, labels)
+    assert_allclose(siamese.history_["loss"], 1, atol=0.01)
+
+
+@siamese_and_triplet
+def test_normal_training_does_not_warn(Learner):
+    Learner(max_epochs=12, random_state=0).fit(MANY, MANY_Y)  # warnings are errors here
+
+
 # Margins
 
 
-def too_wide():
-    """Losses with a margin just beyond what their distance allows: (class, parameters)."""
-    reach = {"cosine": 2.0, "angular": 1.0}
+def margins_out_of_range():
+    """Yield loss classes and parameters, with a margin just above the largest allowed one."""
+    max_distance = {"cosine": 2.0, "angular": 1.0}
     for Loss in (ContrastiveLoss, LiftedStructureLoss, MarginLoss, TripletLoss):
-        yield from ((Loss, {"distance": d, "margin": m + 1e-6}) for d, m in reach.items())
+        yield from ((Loss, {"distance": d, "margin": m + 1e-6}) for d, m in max_distance.items())
     for Loss, name in ((MultiSimilarityLoss, "base"), (MarginLoss, "boundary")):
-        yield from ((Loss, {"distance": d, name: m + 1e-6}) for d, m in reach.items())
+        yield from ((Loss, {"distance": d, name: m + 1e-6}) for d, m in max_distance.items())
     for name, largest in {
         "arcface": math.pi,
         "subcenter_arcface": math.pi,
@@ -325,8 +371,8 @@ def too_wide():
         yield LOSSES[name], {"margin": largest}
 
 
-@pytest.mark.parametrize(("Loss", "params"), [*too_wide()], ids=str)
-def test_margins_beyond_the_geometry_are_refused(Loss, params):
+@pytest.mark.parametrize(("Loss", "params"), [*margins_out_of_range()], ids=str)
+def test_margins_above_the_largest_distance_raise(Loss, params):
     options = {**OPTIONS, "max_epochs": 1, "loss": Loss}
     own = {name: value for name, value in params.items() if name != "distance"}
     distance = {name: value for name, value in params.items() if name == "distance"}
@@ -338,19 +384,19 @@ def test_margins_beyond_the_geometry_are_refused(Loss, params):
     "name", [k for k, v in LOSSES.items() if "margin" in inspect.signature(v).parameters]
 )
 @pytest.mark.parametrize("margin", [-0.1, math.nan, "wide", True])
-def test_margins_that_are_none_are_refused(name, margin):
+def test_invalid_margins_raise(name, margin):
     error = TypeError if margin == "wide" else ValueError
     learner = DeepEmbedder(loss=name, margin=margin, max_epochs=1, **OPTIONS)
     with pytest.raises(error, match="margin must be"):
         learner.fit(X, Y)
-    assert fitted_names(learner) == []
+    assert fitted_attributes(learner) == []
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss, LiftedStructureLoss, MarginLoss, TripletLoss])
 @pytest.mark.parametrize(
     ("distance", "largest"), [("euclidean", 2), ("sqeuclidean", 4), ("manhattan", 2 * 3**0.5)]
 )
-def test_margins_beyond_unit_length_are_refused(loss, distance, largest):
+def test_margins_out_of_reach_of_normalized_embeddings_raise(loss, distance, largest):
     options = {**OPTIONS, "max_epochs": 1, "loss": loss, "distance": distance, "n_components": 3}
     DeepEmbedder(**options, normalize=True, margin=0.99 * largest).fit(X, Y)
     DeepEmbedder(**options, normalize=False, margin=1.01 * largest).fit(X, Y)
@@ -362,10 +408,10 @@ def test_margins_beyond_unit_length_are_refused(loss, distance, largest):
         learner = DeepEmbedder(**{**options, "normalize": True, **given})
         with pytest.raises(ValueError, match=r"margin=.* cannot be reached: with normalize=True"):
             learner.fit(X, Y)
-        assert fitted_names(learner) == []
+        assert fitted_attributes(learner) == []
 
 
-def test_margins_that_are_no_distance_are_left_alone():
+def test_only_margins_that_are_distances_are_limited():
     options = {**OPTIONS, "max_epochs": 1, "normalize": True}
     DeepEmbedder(loss=SignalToNoiseRatioContrastiveLoss, margin=5.0, **options).fit(X, Y)
     with pytest.raises(ValueError, match="base=3 cannot be reached"):

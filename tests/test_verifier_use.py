@@ -1,4 +1,4 @@
-"""PairVerifier: scikit-learn's checks, target rates on MNIST, and pipelines of pairs."""
+"""PairVerifier in use: scikit-learn's checks, target rates on MNIST, and pipelines of pairs."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from skdml.verification import PairVerifier
 # scikit-learn's checks fit on points of shape (n, n_features). A verifier takes pairs of shape
 # (n_pairs, 2, ...), and its tags say so. scikit-learn therefore skips the checks with a warning.
 # test_verification.py tests the same properties on pairs.
-def test_tags_tell_scikit_learn_that_a_verifier_takes_pairs():
+def test_tags_declare_that_a_verifier_takes_pairs():
     tags = PairVerifier(ITML(supervision="pairs")).__sklearn_tags__()
     assert not tags.input_tags.two_d_array
     assert tags.input_tags.three_d_array
@@ -52,7 +52,7 @@ def test_target_rates_hold_on_unseen_digits():
         assert low <= target <= high
 
 
-def test_pipeline_that_ends_in_a_learner_of_pairs():
+def test_pipelines_that_end_in_a_learner_of_pairs():
     X, y = load_wine(return_X_y=True)
     pairs, same = make_pairs(X, y, 400, random_state=0)
     pipeline = make_pipeline(OnTuples(StandardScaler()), ITML(supervision="pairs"))
