@@ -428,7 +428,9 @@ default="euclidean"
                     "DeepProxyEmbedder, which remembers the classes."
                 )
             data = self._read(settings, X, y, groups, reset=not fitted)
-            start = {"net": self.net_, "backbone": self.backbone_} if fitted else {}
+            start: dict[str, Any] = {}
+            if fitted:
+                start = {"net": self.net_, "backbone": self.backbone_}
             with begin_training(settings, data, self.feature_shape_, **start) as training:
                 training.run_one_epoch()
             self._keep(training)
@@ -534,7 +536,7 @@ default="euclidean"
     def _embed(self, X: Any, f: NetworkMap) -> NDArray[np.float32]:
         """Check points, and embed them."""
         if isinstance(X, Dataset):
-            if len(X) == 0:
+            if len(X) == 0:  # type: ignore[arg-type]  # torch declares no __len__
                 raise ValueError("The Dataset is empty. Pass one with at least one item.")
             check_feature_shape(
                 tuple(as_point_tensor(X[0]).shape), self.feature_shape_, type(self).__name__

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch.utils.data import DataLoader
 
-PREFIXES = ("module", "head", "loss", "criterion", "miner", "optimizer")
-PREFIXES += ("iterator_train", "callbacks", "compile")
+PREFIXES = (
+    *("module", "head", "loss", "criterion", "miner", "optimizer"),
+    *("iterator_train", "callbacks", "compile"),
+)
 
 # skorch reads one parameter that no optimizer has. The user does not set the second kind: the
 # sampler makes the batches, and the net knows its weights.
@@ -134,8 +136,8 @@ class NetParams(NamedTuple):
             if target is not None:
                 valid, takes_any = accepted_names(target)
                 if not takes_any:
-                    valid = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
-                    self.check_one(name, valid)
+                    known = {*valid, *MORE.get(prefix, ())} - OURS.get(prefix, set())
+                    self.check_one(name, known)
 
     def check_one(self, name: str, valid: Iterable[str]) -> None:
         """Raise if a parameter is not one of those of its prefix.

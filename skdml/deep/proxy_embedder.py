@@ -143,7 +143,7 @@ feature_shape_, n_features_in_, feature_names_in_
             report_interruption(training, self.best_epoch_)
         return self
 
-    def partial_fit(
+    def partial_fit(  # type: ignore[override]  # `classes` as in scikit-learn's classifiers
         self,
         X: ArrayLike | Dataset,
         y: ArrayLike | None = None,
@@ -180,7 +180,9 @@ feature_shape_, n_features_in_, feature_names_in_
             known = self.classes_ if fitted else None
             self.classes_, data.targets = number_classes(y, known=known, more=classes)
             distance = self.distance_network_ if fitted else None
-            start = {"net": self.net_, "backbone": self.backbone_} if fitted else {}
+            start: dict[str, Any] = {}
+            if fitted:
+                start = {"net": self.net_, "backbone": self.backbone_}
             with begin_training(settings, data, self.feature_shape_, **start) as training:
                 training.n_classes = len(self.classes_)
                 if fitted:
@@ -313,7 +315,7 @@ class StartProxies(Callback):
             start_proxies(net, X, self.rows, self.seed)
 
 
-def start_proxies(net: EmbeddingNet, data: Any, rows: NDArray[np.intp], seed: int) -> None:
+def start_proxies(net: EmbeddingNet, data: Any, rows: NDArray[np.integer], seed: int) -> None:
     """Set the proxies of the classes of some rows to the means of their embeddings.
 
     Parameters
@@ -352,7 +354,7 @@ def add_classes(training: Training) -> None:
 
 
 def number_classes(
-    y: ArrayLike, *, known: NDArray[Any] | None = None, more: ArrayLike | None = None
+    y: Any, *, known: NDArray[Any] | None = None, more: Any = None
 ) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return all classes, and the place of each label among them.
 

@@ -321,7 +321,7 @@ class ViewScore:
         reference, labels = np.concatenate(others), self.labels[: len(first)]
         if callable(self.scoring):
             return as_score_array(self.scoring(first, labels, reference, self.labels))
-        values = mean_reciprocal_rank(
+        values: Any = mean_reciprocal_rank(
             first, labels, reference, self.labels, metric=self.distance, average=None
         )
         return values[None]

@@ -5,6 +5,7 @@ matrix products; no function here holds a matrix of all n x n distances.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,7 +190,7 @@ class PairDistances:
 
 def constrained_points(
     X: NDArray[np.floating], *rows: NDArray[np.integer]
-) -> tuple[NDArray[np.floating], ...]:
+) -> tuple[NDArray[Any], ...]:
     """Distinct points that occur in constraints.
 
     The order of the points and their duplicates then make no difference. Constraints drawn from

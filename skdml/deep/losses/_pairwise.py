@@ -115,7 +115,8 @@ class PairwiseLoss(torch.nn.Module, ABC):
         """
         labels, ref_labels = check_batch(embeddings, labels, ref_emb, ref_labels)
         distances = BatchDistances(embeddings, ref_emb, self.distance)
-        indices = pairs = None
+        indices: Any = None
+        pairs: Pairs | None = None
         if indices_tuple is None and isinstance(self.miner, AllTripletsMiner):
             pairs = pairs_from_labels(labels, ref_labels)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -72,7 +74,8 @@ class FrozenNetwork(NetworkMap):
         ValueError
             If an output is not finite.
         """
-        points, tuples = data.points(), getattr(data, "tuples", False)
+        points: Any = data.points()
+        tuples = getattr(data, "tuples", False)
         if tuples:
             points, point_numbers = distinct_points([points])
         Z = self.embed(points)

@@ -47,8 +47,10 @@ MARGINS = {
 
 
 # Parameters of a learner that the net has under the same name.
-SHARED = ("normalize", "optimizer", "lr", "proxy_lr", "memory_size", "chunk_size", "amp")
-SHARED += ("max_epochs", "verbose")
+SHARED = (
+    *("normalize", "optimizer", "lr", "proxy_lr", "memory_size", "chunk_size", "amp"),
+    *("max_epochs", "verbose"),
+)
 
 
 def build_net(training: "Training") -> EmbeddingNet:
@@ -153,7 +155,7 @@ def assemble_net(training: "Training") -> EmbeddingNet:
 
 def skorch_params(settings: Settings) -> dict[str, Any]:
     """Return the parameters of the net that go to skorch as they are."""
-    given = {}
+    given: dict[str, Any] = {}
     for prefix in ("optimizer", "iterator_train", "callbacks", "compile"):
         params = settings.net_params.of(prefix)
         given |= {f"{prefix}__{name}": value for name, value in params.items()}

@@ -107,7 +107,7 @@ class SaveCheckpoint(Callback):
         os.replace(temporary, self.path)
 
 
-def generator_states(device: str) -> list[torch.Tensor]:
+def generator_states(device: str | torch.device) -> list[torch.Tensor]:
     """Return the states of torch's random generators.
 
     Parameters
@@ -126,7 +126,7 @@ def generator_states(device: str) -> list[torch.Tensor]:
     return states
 
 
-def set_generators(states: list[torch.Tensor], device: str) -> None:
+def set_generators(states: list[torch.Tensor], device: str | torch.device) -> None:
     """Set torch's random generators.
 
     Parameters

@@ -104,13 +104,13 @@ class Training:
         # skorch calls the trained part its module, whichever it is.
         self.trained_part = "module" if backbone is None else "head"
         self.input_shape = feature_shape if backbone is None else (backbone.n_outputs,)
-        self.stopping: RetrievalStopping | None = None
-        self.best: WeightsAtEpoch | None = None
+        self.stopping: Any = None
+        self.best: Any = None
         self.refit: Training | None = None
         self.is_complete = False
-        self.rows = np.arange(len(data.targets))
+        self.rows: NDArray[np.integer] = np.arange(len(data.targets))
         self.n_classes = None if data.kind == "targets" else int(data.targets.max()) + 1
-        self.net: EmbeddingNet | None = None
+        self.net: Any = None
         self.interruption: DivergenceError | InterruptedTraining | None = None
 
     def hold_out(self, *, whole_classes: bool = True) -> None:
@@ -275,7 +275,8 @@ class Training:
         """Return the net of a training that was killed, ready for its next epoch."""
         net = state["net"]
         net.verbose = self.settings.verbose
-        net.callback(SaveCheckpoint).path = self.checkpoint.path  # the folder may have moved
+        if self.checkpoint is not None:  # the folder may have moved
+            net.callback(SaveCheckpoint).path = self.checkpoint.path
         set_generators(state["generators"], net.device)
         if self.stopping is not None:
             score, self.stopping = self.stopping.score, net.callback(RetrievalStopping)
