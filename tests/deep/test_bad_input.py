@@ -115,12 +115,12 @@ class DetachedLoss(nn.Module):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (LossOfEachPoint, r"has to give one number .* it gave shape \(96,\)\. Take the mean"),
-        (FloatLoss, "a Tensor of shape .* it gave float"),
-        (DetachedLoss, r"The loss has no gradient: .* without detach\(\)"),
+        (LossOfEachPoint, r"must return one number .* it returned shape \(96,\)\. Take the mean"),
+        (FloatLoss, "a Tensor of shape .* it returned float"),
+        (DetachedLoss, r"The loss has no gradient\. .* without detach\(\)"),
         (
             nn.TripletMarginLoss,
-            r"called loss\(embeddings, labels\) here, and TripletMarginLoss cannot be: .*negative",
+            r"called loss\(embeddings, labels\), but TripletMarginLoss does not accept .*negative",
         ),
         (
             nn.functional.cross_entropy,
@@ -134,7 +134,7 @@ def test_invalid_losses_raise(loss, message):
 
 def test_a_miner_needs_a_loss_that_accepts_tuples():
     message = (
-        r"called loss\(embeddings, labels, indices_tuple\) here, and CrossEntropyLoss cannot be"
+        r"called loss\(embeddings, labels, indices_tuple\), but CrossEntropyLoss does not accept"
     )
     assert_fit_raises(DeepEmbedder(loss=nn.CrossEntropyLoss, miner="hard", **OPTIONS), message)
 
@@ -162,7 +162,7 @@ def test_a_network_without_trainable_weights_raises():
     frozen = nn.Linear(5, 3).requires_grad_(False)
     for module in (frozen, nn.Identity()):
         assert_fit_raises(
-            DeepEmbedder(module, **OPTIONS), r"nothing to train: .* freeze='module' trains a"
+            DeepEmbedder(module, **OPTIONS), r"nothing to train: .* set freeze='module'"
         )
     assert DeepProxyEmbedder(frozen, **OPTIONS).fit(X, Y).transform(X).shape == (96, 3)
 

@@ -1,4 +1,4 @@
-"""The skorch net inside a deep learner, and the map that is left of it once it is trained."""
+"""The skorch net inside a deep learner: its batches, its loss, and what it records."""
 
 import copy
 import inspect
@@ -23,29 +23,29 @@ from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, cpu_
 
 
 class EmbeddingNet(NeuralNet):
-    """A skorch net whose loss compares the samples of a batch with each other.
+    """A skorch net whose loss compares the points of a batch with each other.
 
-    Batches come from a batch sampler, labels (or tuples) and mined indices reach the loss, and
-    the share of active pairs or triplets and the spread of the embeddings are recorded.
+    A batch sampler draws the batches. The loss gets labels (or tuples) and mined indices. The share
+    of active pairs or triplets and the spread of the embeddings are recorded.
 
     Parameters
     ----------
     module, criterion : class, callable or torch.nn.Module
-        As skorch takes them. The criterion is called ``criterion(embeddings, labels)``, or with
-        ``indices_tuple=`` as a third argument where there are mined indices or tuples.
+        As in skorch. The criterion is called ``criterion(embeddings, labels)``. It gets a third
+        argument ``indices_tuple`` if there are mined indices or tuples.
     normalize : bool, default=False
-        Whether embeddings are brought to unit length.
+        Whether embeddings are scaled to unit length.
     miner : callable or None, default=None
-        What chooses the pairs and triplets for a criterion that does not mine by itself.
+        Chooses pairs and triplets for a criterion that does not mine.
     supervision : {"labels", "targets", "views", "pairs", "triplets"}, default="labels"
-        What a batch holds: samples with classes or graded targets, two views of samples one after
-        the other, or the points of tuples one after the other.
+        What a batch holds: points with classes or graded targets; all first views of points, then
+        all second views; or the points of one tuple after the other.
     proxy_lr : float, default=None
-        Learning rate of the parameters of the criterion; None is `lr`.
+        Learning rate of the parameters of the criterion. None is `lr`.
     memory_size : int, default=0
-        How many embeddings of earlier batches a batch is compared with.
+        Number of embeddings of earlier batches that a batch is compared with.
     chunk_size : int, default=None
-        How many points pass through the network at once in training; None is the whole batch.
+        Number of points that pass through the network at once in training. None is the whole batch.
     amp : bool, default=False
         Whether the network computes in half precision while it trains.
     compile_training : bool, default=False
@@ -84,7 +84,7 @@ class EmbeddingNet(NeuralNet):
         """Build all parts, with an empty memory; see `skorch.NeuralNet`."""
         super().initialize()
         self.half_ = half_precision(self.device) if self.amp else None
-        # What is small in float16 would vanish from the gradient; bfloat16 has float32's range.
+        # Small gradients vanish in float16, so they are scaled. bfloat16 has the range of float32.
         scaled = self.half_ == torch.float16
         self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type) if scaled else None
         self.empty_memory()
@@ -104,7 +104,7 @@ class EmbeddingNet(NeuralNet):
         }
 
     def get_params_for_optimizer(self, prefix, named_parameters):
-        """Return the parameters of the optimizer; what the loss learns is a group of its own."""
+        """Return the parameters of the optimizer; those of the loss are a group of their own."""
         of_network = {id(parameter) for parameter in self.module_.parameters()}
         all_named = list(named_parameters)
         of_loss = [parameter for _, parameter in all_named if id(parameter) not in of_network]
@@ -113,8 +113,8 @@ class EmbeddingNet(NeuralNet):
         if not any(parameter.requires_grad for parameter in trained):
             raise ValueError(
                 f"There is nothing to train: no parameter of {type(self.module_).__name__} or of "
-                f"{type(self.criterion_).__name__} asks for a gradient. For a network that is to "
-                "stay as it is, freeze='module' trains a head."
+                f"{type(self.criterion_).__name__} requires a gradient. To keep the network as it "
+                "is and train a head, set freeze='module'."
             )
         (groups,), options = super().get_params_for_optimizer(prefix, named)
         if of_loss:
@@ -127,17 +127,17 @@ class EmbeddingNet(NeuralNet):
         return (groups,), options
 
     def trained_parts(self):
-        """Return what training changes: the network and, where it is a module, the loss."""
+        """Return what training changes: the network, and the loss if it is a module."""
         parts = (self.module_, self.criterion_)
         return [part for part in parts if isinstance(part, torch.nn.Module)]
 
     def grow(self, n_classes):
-        """Make room in the loss for further classes; the optimizer keeps what it knows of the old.
+        """Add classes to the loss; the optimizer keeps its state of the known classes.
 
         Parameters
         ----------
         n_classes : int
-            Number of classes from now on.
+            Number of classes afterwards.
         """
         before = dict(self.criterion_.named_parameters())
         self.criterion_.grow(n_classes)
@@ -156,7 +156,7 @@ class EmbeddingNet(NeuralNet):
                 self.optimizer_.state[after[name]] = state
 
     def run(self, dataset, sampler, n_epochs):
-        """Train for some epochs on what is there, without starting anew.
+        """Train the present weights for some more epochs.
 
         Parameters
         ----------
@@ -165,8 +165,8 @@ class EmbeddingNet(NeuralNet):
         sampler : iterable
             Its batches, as lists of rows.
         n_epochs : int
-            How many epochs, unless a callback, Ctrl-C or a loss that is not finite ends them
-            before.
+            The number of epochs. A callback, Ctrl-C or a loss that is not finite may end training
+            earlier.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class EmbeddingNet(NeuralNet):
         except DivergenceError as error:
             ended = error
             self._roll_back(good)
-        except KeyboardInterrupt as error:  # how callbacks end training, too: after a whole epoch
+        except KeyboardInterrupt as error:  # callbacks end training so, too, after a whole epoch
             cut = len(self.history) > 0 and "train_loss" not in self.history[-1]
             if cut or (stopping and stopping.scoring_):
                 ended = InterruptedTraining(error)
@@ -202,7 +202,7 @@ class EmbeddingNet(NeuralNet):
         if n_epochs or self.history:  # otherwise there is no end that a callback could look at
             self.notify("on_train_end", X=dataset, y=None)
         if stopping:
-            stopping.on_train_end(self)  # again: a callback may have loaded what it finds best
+            stopping.on_train_end(self)  # again, because a callback may have set the weights
         if cut:
             self.history.pop()
         if ended is not None:
@@ -210,15 +210,15 @@ class EmbeddingNet(NeuralNet):
 
     def _weights(self):
         if self.callback(RetrievalStopping):
-            return None  # it keeps the best, and restores them
+            return None  # the callback keeps the best weights, and restores them
         return [cpu_state_dict(part) for part in self.trained_parts()]
 
     def _roll_back(self, good):
-        """Undo what a divergence did, to the weights and to the optimizer's memory of gradients."""
+        """Restore the last good weights, and clear what is not finite in the optimizer."""
         epoch = self.history.pop()
         if good[-1] is not None:
             if not any("train_loss" in batch for batch in epoch["batches"]):
-                # Weights that gave no loss are not good: those of the epoch before are the last.
+                # Not one batch had a finite loss, so the weights before this epoch are not good.
                 good.pop()
                 del self.history[-1:]
             if not good:
@@ -231,13 +231,13 @@ class EmbeddingNet(NeuralNet):
                     value.zero_()
 
     def on_epoch_end(self, net, **kwargs):
-        """See that the weights are good, before any callback scores or saves them."""
+        """Check that the weights are finite, before a callback scores or saves them."""
         super().on_epoch_end(net, **kwargs)
         self._check_weights()
 
     def _check_weights(self):
         weights = [weight.detach() for part in self.trained_parts() for weight in part.parameters()]
-        # A sum of all is finite only if all are, and ten times as fast to look at as each of them.
+        # The sum is finite only if all weights are. It is ten times faster than testing each.
         wide = (torch.promote_types(weight.dtype, torch.float32) for weight in weights)
         sums = (weight.sum(dtype=dtype) for weight, dtype in zip(weights, wide, strict=True))
         if not all(torch.isfinite(total) for total in sums):
@@ -249,7 +249,7 @@ class EmbeddingNet(NeuralNet):
         return DivergenceError(
             f"Training diverged in epoch {len(self.history)}, at a learning rate of {lr:g}: {seen}."
             f" Try lr={lr / 10:g}, callbacks=[skorch.callbacks.GradientNormClipping(1.0)],{half} or"
-            " normalize=True; see that features are scaled and that what a Dataset gives is finite."
+            " normalize=True. Check that features are scaled and the points of a Dataset finite."
         )
 
     def train_step(self, batch, **fit_params):
@@ -262,8 +262,8 @@ class EmbeddingNet(NeuralNet):
         except torch.cuda.OutOfMemoryError as error:
             raise type(error)(
                 f"A batch of {len(batch[0])} points does not fit into the memory of {self.device}. "
-                f"Pass it through the network in smaller pieces (chunk_size, now "
-                f"{self.chunk_size}), or take a smaller batch_size. {error}"
+                f"Set a smaller chunk_size (now {self.chunk_size}) to pass it through the network "
+                f"in parts, or a smaller batch_size. {error}"
             ) from error
         loss = step["loss"].item()
         if not math.isfinite(loss):
@@ -272,7 +272,7 @@ class EmbeddingNet(NeuralNet):
         return step
 
     def _has_tuples(self, targets):
-        """Whether there was something to compare in a batch, a pair or a triplet."""
+        """Whether a batch held a pair or a triplet."""
         if self.supervision != "labels":
             return len(targets) > 0
         if self.miner is not None:
@@ -281,7 +281,7 @@ class EmbeddingNet(NeuralNet):
         return len(counts) > 1 and bool(counts.max() > 1)
 
     def _scaled_step(self, batch, **fit_params):
-        """Take a step on a loss that is scaled up, unless its gradient overflows."""
+        """Take a step with a scaled loss, unless its gradient overflows."""
         self.optimizer_.zero_grad()
         step = self.train_step_single(batch, **fit_params)
         self.scaler_.unscale_(self.optimizer_)
@@ -336,7 +336,7 @@ class EmbeddingNet(NeuralNet):
                 net_params.check_one(name, names)
 
     def check_monitors(self):
-        """Raise if a callback watches a score that there is none of."""
+        """Raise if a callback monitors a score that is not recorded."""
         own = [callback for name, callback in self.callbacks_ if name != "valid_loss"]
         names = {getattr(callback, "name", None) for callback in own}
         scored = self.callback(RetrievalStopping) or self.callback(ReplayedScores)
@@ -346,8 +346,8 @@ class EmbeddingNet(NeuralNet):
             if name in {"valid_loss", *SCORINGS} - names:
                 there = f"{scored.name!r} (larger is better), " if scored else ""
                 raise ValueError(
-                    f"{type(callback).__name__} watches {watched!r}, which is not recorded here. "
-                    f"There is {there}'train_loss', 'active_share' and 'spread'."
+                    f"{type(callback).__name__} monitors {watched!r}, which is not recorded. "
+                    f"Recorded are {there}'train_loss', 'active_share' and 'spread'."
                 )
 
     def map(self):
@@ -360,8 +360,8 @@ class EmbeddingNet(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""
-        # A loader without a generator draws from the global one. This one decides the seeds of
-        # worker processes, others in each epoch.
+        # A loader without a generator would draw from the global one. This generator decides the
+        # seeds of worker processes; they differ from epoch to epoch.
         seed = torch.initial_seed() + len(self.history)
         options = {
             "batch_sampler": self.sampler_,
@@ -382,7 +382,7 @@ class EmbeddingNet(NeuralNet):
         if learns_from(self.criterion_) == "views":
             one, other = y_pred.chunk(2)
             loss = self.criterion_(one, None, ref_emb=other)
-        elif self.supervision in TUPLE_SIZES:  # the tuples say all; no two points share a label
+        elif self.supervision in TUPLE_SIZES:  # only the tuples count: each point is a class
             indices = self._indices(y_pred, y_true)
             own = torch.arange(len(y_pred), device=y_pred.device)
             loss = self.criterion_(y_pred, own, indices)
@@ -396,7 +396,7 @@ class EmbeddingNet(NeuralNet):
         return loss
 
     def compare(self, embeddings, labels, *references):
-        """Return the loss of a batch, within itself or by references.
+        """Return the loss of a batch, among its points or against references.
 
         Parameters
         ----------
@@ -405,7 +405,7 @@ class EmbeddingNet(NeuralNet):
         labels : int64 Tensor of shape (n,)
             Its classes.
         *references : Tensors of shape (m, n_components) and (m,)
-            Embeddings to compare it with, and their classes.
+            Embeddings to compare the batch with, and their classes.
 
         Returns
         -------
@@ -420,7 +420,7 @@ class EmbeddingNet(NeuralNet):
         return self.criterion_(embeddings, labels, *mined, **named)
 
     def check_call(self):
-        """Raise if the loss cannot be called as it will be."""
+        """Raise if the loss does not take the arguments that it will be given."""
         called = {"embeddings": 0, "labels": 0}
         if self.supervision in TUPLE_SIZES or self.miner is not None:
             called["indices_tuple"] = 0
@@ -430,16 +430,16 @@ class EmbeddingNet(NeuralNet):
             call.bind(*called.values())
         except TypeError as error:
             raise ValueError(
-                f"A loss is called loss({', '.join(called)}) here, and "
-                f"{type(self.criterion_).__name__} cannot be: {error}. Wrap it in a "
-                "torch.nn.Module that can."
+                f"The loss is called loss({', '.join(called)}), but "
+                f"{type(self.criterion_).__name__} does not accept this: {error}. Wrap it in a "
+                "torch.nn.Module that does."
             ) from error
 
     def _look_back(self, loss, active, embeddings, labels):
-        """Mean of the loss within the batch and of that by the memory, which learns of the batch.
+        """Return the mean of the loss within the batch and of the loss against the memory.
 
-        The first epoch only fills the memory: as in the paper, training begins without, since the
-        embeddings drift most at first.
+        The batch is then added to the memory. The first epoch only fills the memory, as in the
+        paper, because embeddings change most at the beginning.
         """
         rows = torch.as_tensor(self.rows_, device=embeddings.device)
         self.memory_.forget(rows)
@@ -466,22 +466,21 @@ class EmbeddingNet(NeuralNet):
 
     def __getstate__(self):
         state = super().__getstate__()
-        state.pop("network_", None)  # compiled code; `run` makes it anew
+        state.pop("network_", None)  # compiled code, which `run` makes anew
         return state
 
     def __setstate__(self, state):
-        with warnings.catch_warnings():  # a net from a GPU is at home on a CPU
+        with warnings.catch_warnings():  # a net from a GPU may be loaded on a CPU
             warnings.simplefilter("ignore", DeviceWarning)
             super().__setstate__(state)
-        # skorch pickles the optimizer apart from the callbacks, so that a scheduler comes back with
-        # an optimizer of its own, and would set a learning rate that nobody reads.
+        # skorch pickles the optimizer apart from the callbacks. A scheduler would come back with a
+        # copy of the optimizer, and would set a learning rate that nobody reads.
         for _, callback in self.callbacks_:
             if scheduler := getattr(callback, "lr_scheduler_", None):
                 scheduler.optimizer = self.optimizer_
 
     def __deepcopy__(self, memo):
-        # Part by part, not by skorch's pickling: that asks for a network whose class can be
-        # imported, which one defined in a function cannot.
+        # skorch copies by pickling, which fails for a network whose class is defined in a function.
         twin = memo[id(self)] = type(self).__new__(type(self))
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin
@@ -496,43 +495,45 @@ class InterruptedTraining(Exception):
 
 
 def check_loss(loss):
-    """Raise unless a loss is a number that training can lower.
+    """Raise unless the value of a loss is a scalar with a gradient.
 
     Parameters
     ----------
     loss : object
-        What a loss gave for a batch.
+        What a loss returned for a batch.
 
     Raises
     ------
     ValueError
-        If it is no Tensor of shape (), or has no gradient.
+        If it is not a Tensor of shape (), or has no gradient.
     """
     got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
     if got != "shape ()":
         raise ValueError(
-            "The loss has to give one number for a batch, a Tensor of shape (); it gave "
+            "The loss must return one number for a batch, a Tensor of shape (); it returned "
             f"{got}. Take the mean over the batch."
         )
     if not loss.requires_grad:
         raise ValueError(
-            "The loss has no gradient: it has to be computed from the embeddings by operations of "
-            "torch, without detach() or no_grad()."
+            "The loss has no gradient. Compute it from the embeddings by operations of torch, "
+            "without detach() or no_grad()."
         )
 
 
 def half_precision(device):
-    """Return the half precision that a device computes in: float16 on GPUs without bfloat16."""
+    """Return the half precision of a device: bfloat16, or float16 on GPUs without bfloat16."""
     device = torch.device(device)
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
     return torch.float16 if old else torch.bfloat16
 
 
-def fastest_step(optimizer, parameters):
+def fastest_step(
+    optimizer: type[torch.optim.Optimizer], parameters: list[torch.nn.Parameter]
+) -> dict[str, bool]:
     """Return the options with which an optimizer takes the shortest time for a step.
 
-    On a CPU the default of Adam runs dozens of small operations for each parameter, which takes as
-    long as a small network itself. PyTorch does it in one from version 2.4 on.
+    On a CPU, Adam's default runs dozens of small operations for each parameter. This takes as long
+    as a small network itself. A fused step is one operation.
 
     Parameters
     ----------
@@ -544,12 +545,11 @@ def fastest_step(optimizer, parameters):
     Returns
     -------
     dict
-        Options, none where the default is left as it is.
+        Options; none to keep the default.
     """
-    known = optimizer in (torch.optim.Adam, torch.optim.AdamW)
-    real = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
-    new = torch.__version__ >= "2.4"  # by number: 2.10 is later
-    return {"fused": True} if known and real and new else {}
+    is_adam = optimizer in (torch.optim.Adam, torch.optim.AdamW)
+    on_cpu = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+    return {"fused": True} if is_adam and on_cpu else {}
 
 
 class Width(NamedTuple):

@@ -167,14 +167,14 @@ def test_a_callback_may_end_a_refit_before_the_best_epoch():
         (
             EarlyStopping(),
             {},
-            r"EarlyStopping watches 'valid_loss', .* There is 'map_at_r' \(larger",
+            r"EarlyStopping monitors 'valid_loss', .* Recorded are 'map_at_r' \(larger",
         ),
-        (Checkpoint(), {}, "Checkpoint watches 'valid_loss_best', which is not recorded here"),
-        (EarlyStopping(monitor="recall_at_1"), {}, "There is 'map_at_r'"),
+        (Checkpoint(), {}, "Checkpoint monitors 'valid_loss_best', which is not recorded"),
+        (EarlyStopping(monitor="recall_at_1"), {}, "Recorded are 'map_at_r'"),
         (
             EarlyStopping(monitor="map_at_r"),
             {"early_stopping": False},
-            "There is 'train_loss', 'act",
+            "Recorded are 'train_loss', 'act",
         ),
     ],
 )
@@ -189,7 +189,7 @@ def test_partial_fit_has_no_score_to_monitor():
     watch = EarlyStopping(monitor="map_at_r", lower_is_better=False)
     learner = DeepEmbedder(callbacks=[watch], max_epochs=1, **OPTIONS).fit(X, Y)
     before = learner.transform(X)
-    with pytest.raises(ValueError, match="watches 'map_at_r', which is not recorded here"):
+    with pytest.raises(ValueError, match="monitors 'map_at_r', which is not recorded"):
         learner.partial_fit(X, Y)
     assert_array_equal(learner.transform(X), before)
 
