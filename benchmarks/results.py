@@ -101,70 +101,99 @@ def fit_linear(kind, params, X, y):
     return digest(learner.transform(X), learner.components_)
 
 
-def deep_cases():
-    """Yield the name and the call of each deep case."""
+EMBEDDERS = ("DeepEmbedder", "DeepSiameseEmbedder", "DeepTripletEmbedder", "DeepProxyEmbedder")
+
+
+def flip(batch):
+    """Augment points: add a little noise."""
     import torch
 
+    return batch + 0.05 * torch.randn_like(batch)
+
+
+def fit_deep(name, *given, partial=False, again=False, **params):
+    """Fit a deep learner, and hash what it makes of the points and what it recorded."""
     import skdml
-    from skdml.deep.losses import LOSSES, learns_from
-    from skdml.deep.miners import MINERS
+
+    learner = getattr(skdml, name)(**SMALL | params)
+    for _ in range(2 if partial or again else 1):
+        (learner.partial_fit if partial else learner.fit)(*given)
+    points = np.asarray(given[0])
+    if params.get("supervision", "labels") != "labels":
+        points = points.reshape(-1, points.shape[-1])
+    found = [learner.transform(points), np.array([learner.best_epoch_, learner.best_share_])]
+    found += [learner.history_["loss"], learner.history_["spread"]]
+    if hasattr(learner, "predict_proba"):
+        found.append(learner.predict_proba(points))
+    return digest(*found)
+
+
+def settings_of(name):
+    """Return the settings of a deep learner: names, arguments of `fit`, and parameters."""
+    import torch
 
     images, rows, digits = pictures()
     X, y = table()
+    on_table, on_rows = (X, y), (rows, digits)
+    settings = {
+        "table": (on_table, {}),
+        "rows": (on_rows, {}),
+        "images": ((images, digits), {}),
+        "to the end": (on_table, {"early_stopping": False}),
+        "no refit": (on_rows, {"refit": False}),
+        "patience": (on_rows, {"patience": 1, "scoring": "recall_at_1"}),
+        "partial": (on_table, {"partial": True}),
+        "warm": (on_table, {"again": True, "warm_start": True}),
+        "groups": ((*on_rows, np.arange(300) % 6), {"lr": 1e-3}),
+        "apart": ((*on_rows, np.arange(300) % 3), {"group_batches": "apart"}),
+        "balanced": (on_rows, {"balance_classes": True, "batch_size": 32}),
+        "chunks": (on_rows, {"chunk_size": 50}),
+        "amp": (on_table, {"amp": True}),
+        "augment": (on_rows, {"augment": flip}),
+        "frozen": (on_table, {"freeze": "module", "module": torch.nn.Identity()}),
+        "unit": (on_table, {"normalize": True, "distance": "cosine"}),
+        "options": (on_table, {"optimizer__weight_decay": 0.1, "module__n_layers": 1}),
+    }
+    if name != "DeepProxyEmbedder":
+        settings["memory"] = (on_rows, {"memory_size": 100})
+        settings["margin"] = (on_table, {"margin": 0.7})
+    return settings | own_settings(name, X, y, rows)
 
-    def flip(batch):
-        return batch + 0.05 * torch.randn_like(batch)
 
-    def fit(name, *given, partial=False, again=False, **params):
-        learner = getattr(skdml, name)(**SMALL | params)
-        for _ in range(2 if partial or again else 1):
-            (learner.partial_fit if partial else learner.fit)(*given)
-        points = images if np.asarray(given[0]).ndim == 4 else given[0]
-        points = points.reshape(-1, points.shape[-1]) if points.ndim == 3 else points
-        found = [learner.transform(points), np.array([learner.best_epoch_, learner.best_share_])]
-        found += [learner.history_["loss"], learner.history_["spread"]]
-        if hasattr(learner, "predict_proba"):
-            found.append(learner.predict_proba(points))
-        return digest(*found)
-
-    embedders = ["DeepEmbedder", "DeepSiameseEmbedder", "DeepTripletEmbedder", "DeepProxyEmbedder"]
-    for name in embedders:
-        settings = {
-            "table": ((X, y), {}),
-            "rows": ((rows, digits), {}),
-            "images": ((images, digits), {}),
-            "to the end": ((X, y), {"early_stopping": False}),
-            "no refit": ((rows, digits), {"refit": False}),
-            "patience": ((rows, digits), {"patience": 1, "scoring": "recall_at_1"}),
-            "partial": ((X, y), {"partial": True}),
-            "warm": ((X, y), {"again": True, "warm_start": True}),
-            "groups": ((rows, digits, np.arange(300) % 6), {"lr": 1e-3}),
-            "apart": ((rows, digits, np.arange(300) % 3), {"group_batches": "apart"}),
-            "balanced": ((rows, digits), {"balance_classes": True, "batch_size": 32}),
-            "chunks": ((rows, digits), {"chunk_size": 50}),
-            "amp": ((X, y), {"amp": True}),
-            "augment": ((rows, digits), {"augment": flip}),
-            "frozen": ((X, y), {"freeze": "module", "module": torch.nn.Identity()}),
-            "unit": ((X, y), {"normalize": True, "distance": "cosine"}),
-            "options": ((X, y), {"optimizer__weight_decay": 0.1, "module__n_layers": 1}),
+def own_settings(name, X, y, rows):
+    """Return the settings that only one deep learner has."""
+    if name == "DeepEmbedder":
+        return {
+            "views": ((rows, None), {"augment": flip, "loss": "info_nce"}),
+            "targets": ((X, X[:, 0]), {"loss": "cosent"}),
+            "sets": ((X, (X > 0)[:, :4].astype(int)), {"loss": "cosent"}),
         }
-        if name != "DeepProxyEmbedder":
-            settings["memory"] = ((rows, digits), {"memory_size": 100})
-            settings["margin"] = ((X, y), {"margin": 0.7})
-        if name == "DeepEmbedder":
-            settings["views"] = ((rows, None), {"augment": flip, "loss": "info_nce"})
-            settings["targets"] = ((X, X[:, 0]), {"loss": "cosent"})
-            settings["sets"] = ((X, (X > 0)[:, :4].astype(int)), {"loss": "cosent"})
-        if name == "DeepSiameseEmbedder":
-            pairs = tuples_of(X, y, "pairs")
-            settings["pairs"] = (pairs, {"supervision": "pairs"})
-            settings["squared"] = ((X, y), {"criterion__power": 2})
-        if name == "DeepTripletEmbedder":
-            triplets = tuples_of(X, y, "triplets")
-            settings["triplets"] = (triplets, {"supervision": "triplets"})
-            settings["soft"] = ((X, y), {"criterion__soft": True})
-        for setting, (given, params) in settings.items():
-            yield f"deep {name} {setting}", lambda n=name, g=given, p=params: fit(n, *g, **p)
+    if name == "DeepSiameseEmbedder":
+        return {
+            "pairs": (tuples_of(X, y, "pairs"), {"supervision": "pairs"}),
+            "squared": ((X, y), {"criterion__power": 2}),
+        }
+    if name == "DeepTripletEmbedder":
+        return {
+            "triplets": (tuples_of(X, y, "triplets"), {"supervision": "triplets"}),
+            "soft": ((X, y), {"criterion__soft": True}),
+        }
+    return {}
+
+
+def deep_cases():
+    """Yield the name and the call of each deep case."""
+    from skdml.deep.losses import LOSSES, learns_from
+    from skdml.deep.miners import MINERS
+
+    X, y = table()
+    _, rows, digits = pictures()
+    for name in EMBEDDERS:
+        for setting, (given, params) in settings_of(name).items():
+            yield (
+                f"deep {name} {setting}",
+                lambda n=name, g=given, p=params: fit_deep(n, *g, **p),
+            )
     for loss in LOSSES:
         params = {"loss": loss}
         target = X[:, 0] if learns_from(loss) == "targets" else y
@@ -174,12 +203,12 @@ def deep_cases():
             params["normalize"] = True
         yield (
             f"deep DeepEmbedder loss={loss}",
-            lambda p=params, t=target: fit("DeepEmbedder", X, t, **p),
+            lambda p=params, t=target: fit_deep("DeepEmbedder", X, t, **p),
         )
     for miner in MINERS:
         yield (
             f"deep DeepEmbedder miner={miner}",
-            lambda m=miner: fit("DeepEmbedder", rows, digits, miner=m, loss="triplet"),
+            lambda m=miner: fit_deep("DeepEmbedder", rows, digits, miner=m, loss="triplet"),
         )
     for loss, kind in LOSSES.items():
         yield f"loss {loss}", lambda k=kind: value_and_gradient(k)
