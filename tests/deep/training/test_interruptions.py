@@ -222,7 +222,7 @@ class LimitedNetwork(nn.Module):
 
 def test_error_of_a_full_gpu_says_what_to_do():
     learner = DeepTripletEmbedder(LimitedNetwork(10), max_epochs=1, **OPTIONS)
-    message = r"batch of 16 points .*chunk_size \(now None\).* smaller batch_size.* Tried to allocate 9 GiB"
+    message = r"batch of 16 points .*chunk_size \(now None\).* smaller batch_size.* allocate 9 GiB"
     with pytest.raises(torch.cuda.OutOfMemoryError, match=message):
         learner.fit(X, Y)
     assert fitted_attributes(learner) == []
