@@ -57,6 +57,11 @@ def refusal(path, capsys, *arguments, target="kind"):
     ("content", "message"),
     [
         pytest.param("", "is empty; give a table", id="empty"),
+        pytest.param(
+            table_of(f"1,,u,{i % 3}" for i in range(30)).replace("a", "a,b,c", 1),
+            "are equal besides the target; add columns that vary",
+            id="equal-rows",
+        ),
         pytest.param("\n \n\n", "blank lines only; give a table", id="blank"),
         pytest.param("a,b\n1,2\n", "no column 'kind'. Its columns are 'a', 'b'.", id="unknown"),
         pytest.param("a,Kinds\n1,2\n", "Did you mean 'Kinds'?", id="close"),
@@ -185,6 +190,14 @@ def test_other_separators_are_found(tmp_path, separator):
     assert found.X.dtype == float
 
 
+def test_white_space_around_cells_does_not_count(tmp_path):
+    found = read_table(
+        write(tmp_path, table_of(["1, x", " 2 ,x ", "3,y", "4,y"] * 5, " a, kind ")), "kind"
+    )
+    assert found.X.dtype == float
+    assert set(found.y) == {"x", "y"}
+
+
 def test_a_quoted_cell_may_hold_separators_and_line_breaks(tmp_path):
     found = read_table(write(tmp_path, table_of(['"1, ""\n2""",x', "3,y"] * 5)), "kind")
     assert found.X[0, 0] == '1, "\n2"'
@@ -205,7 +218,7 @@ READERS = [tables._convert_by_pandas, tables._convert_by_polars, tables._convert
 @pytest.mark.parametrize("convert", READERS)
 def test_every_reader_finds_the_same_columns(convert):
     cells = [
-        ["1", "a", "", "NA", "True", "0x1", "1e400", "12345678901234567890123"],
+        ["1", "a", "", "NA", "True", "0x1", "inf", "12345678901234567890123"],
         ["-2.5e1", "?", "?", "3", "False", "2", "-inf", "1"],
     ]
     nan, inf = np.nan, np.inf
@@ -340,6 +353,9 @@ def test_time_left_follows_from_the_work_that_is_done(monkeypatch):
     progress.work(40)  # more than planned
     progress.end()
     assert (progress.done, progress.total) == (60, 70)
+    progress.begin("drawing", 10)
+    progress.end()
+    assert progress.line() == "  drawing: 13 s passed"  # nothing planned is left
 
 
 def test_a_run_counts_the_work_that_it_planned(capsys):
@@ -356,6 +372,16 @@ def test_a_run_counts_the_work_that_it_planned(capsys):
         embedder = results["d"][name][0][-1] if name == "rows" else results["d"][name][-1]
         assert embedder.callbacks is None
         assert "CountEpochs" not in str(embedder.net_.callbacks_) + str(embedder.net_.callbacks)
+
+
+def test_counting_epochs_does_not_change_what_is_learned():
+    X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 6
+    usual, counted = (DeepTripletEmbedder(max_epochs=3, random_state=0) for _ in range(2))
+    progress = Progress()
+    with comparison.counted_epochs(counted, progress, 1):
+        counted.fit(X, y)
+    assert 3 <= progress.done <= 6
+    np.testing.assert_allclose(counted.transform(X), usual.fit(X, y).transform(X), rtol=1e-5)
 
 
 def test_lines_show_that_the_command_works(capsys):

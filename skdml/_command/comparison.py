@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_mutual_info_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
@@ -184,7 +185,9 @@ def _without_stopping(learner: Any) -> Any:
 def score_rows(model: Any, X: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
     """Score a k-NN pipeline on held-out rows: the accuracy and the clusters of the embedding."""
     Z = model[:-1].transform(X)
-    clusters = KMeans(len(np.unique(y)), n_init=4, random_state=0).fit_predict(Z)
+    with warnings.catch_warnings():  # of fewer distinct points than classes
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clusters = KMeans(len(np.unique(y)), n_init=4, random_state=0).fit_predict(Z)
     return {"k-NN acc.": model.score(X, y), "AMI": adjusted_mutual_info_score(y, clusters)}
 
 

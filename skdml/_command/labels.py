@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 MISSING = ("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 
 # A larger table is sampled, so that a run takes a few minutes and less than 2 GiB.
-MAX_ROWS = 10_000
+MAX_ROWS = 5_000
 MAX_CELLS = 4_000_000
 MAX_CLASSES = 500
 

@@ -109,7 +109,7 @@ class Progress:
         """Return the line that is printed where no bar is drawn."""
         now = time.monotonic()
         line = f"  {self._stage}: {_duration(now - self._began)} passed"
-        if not self.done:
+        if not 0 < self.done < self.total:
             return line
         left = (now - self._planned_at) * (self.total - self.done) / self.done
         return f"{line}, {self.done / self.total:.0%}, about {_duration(left)} left"

@@ -83,6 +83,8 @@ def read_table(path: str | Path, target: str, seed: int = 0) -> Table:
     names = [name for column, name in enumerate(header) if column != place]
     columns = _convert(cells)
     _check_numbers(path, names, columns, lines)
+    if all(len(np.unique(column)) == 1 for column in columns):
+        raise ValueError(f"All rows of {path} are equal besides the target; add columns that vary.")
     repeats = [name for name, c in zip(names, columns, strict=True) if repeats_target(c, y)]
     if repeats:
         choice.notes.append(
@@ -103,7 +105,7 @@ def _read_labels(
     next(rows)
     for line, row in rows:
         if len(row) == len(header):
-            codes.append(labels.setdefault(row[place], len(labels)))
+            codes.append(labels.setdefault(row[place].strip(), len(labels)))
         else:
             ragged.append(line)
     if ragged:
@@ -120,11 +122,11 @@ def _read_labels(
 def _read_chosen(
     path: Path, separator: str, is_chosen: NDArray[np.bool_]
 ) -> tuple[list[int], list[list[str]]]:
-    """Return line number and cells of the chosen rows."""
+    """Return the chosen rows: their line numbers, and their cells without white space around."""
     rows = read_rows(path, separator)
     next(rows)
     chosen = [row for row, kept in zip(rows, is_chosen.tolist(), strict=False) if kept]
-    return [line for line, _ in chosen], [cells for _, cells in chosen]
+    return [line for line, _ in chosen], [[cell.strip() for cell in row] for _, row in chosen]
 
 
 def _convert(cells: list[list[str]]) -> list[NDArray[Any]]:

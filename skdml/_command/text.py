@@ -95,7 +95,7 @@ def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     line : int
         Number of the last line of the row, from 1.
     row : list of str
-        The cells, without white space around them.
+        The cells.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         try:
             for row in reader:
                 if len(row) > 1 or (row and row[0].strip()):
-                    yield reader.line_num, [cell.strip() for cell in row]
+                    yield reader.line_num, row
         except csv.Error as error:
             raise ValueError(
                 f"{path} cannot be read near line {reader.line_num} ({error}). Look for a "
@@ -162,7 +162,7 @@ def find_header(path: Path, target: str) -> tuple[str, list[str]]:
 
 
 def _read_header(path: Path, separator: str) -> list[str]:
-    return next(read_rows(path, separator), (0, []))[1]
+    return [name.strip() for name in next(read_rows(path, separator), (0, []))[1]]
 
 
 def _did_you_mean(name: str, names: Iterable[str]) -> str:
