@@ -1,36 +1,52 @@
 """GalleryClassifier: enrol classes from a few samples, recognise them, reject unknown classes."""
 
+import threading
+import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_matrix
 from scipy.special import softmax
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_consistent_length, check_scalar, column_or_1d, gen_batches
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import check_scalar, gen_batches, get_tags
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import check_is_fitted
 
-from skdml.base import unchanged_on_error
+from skdml._calibration import accepting_threshold
+from skdml._enrolment import (
+    BLOCK_SIZE,
+    Enrolled,
+    GalleryState,
+    HeldOutLearner,
+    class_means,
+    gallery_distances,
+    nearest_of_class,
+)
+from skdml._gallery_labels import check_gallery_labels, join_labels, unknown_answer
 from skdml.distances import (
     base_distance_of,
     euclidean_form,
     paired_base_distance,
     pairwise_base_distance,
 )
+from skdml.model_selection import ClassDisjointKFold
 
 MODES = ("prototype", "knn")
 
-# The threshold is chosen on a subset of the gallery in which about this number of impostors is
-# accepted. The standard error of the rate is then about a fifth of the rate.
-_N_ACCEPTED = 30
+# If the gallery has fewer than this number divided by the rate of classes, the rate is extrapolated
+# far beyond the observed distances.
+_N_CLASSES_AT_RATE = 2.5
 
-# Largest number of distances in memory at a time (128 MiB).
-_BLOCK_SIZE = 2**24
+# Locks of the galleries, one for each. They are not attributes, so that a gallery can be pickled.
+_LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
 
 
 class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -39,6 +55,25 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     A gallery contains embedded samples. A query is assigned to the class with the nearest prototype
     (the mean of its samples), or with the nearest samples, by the learned distance. `partial_fit`
     adds samples of old or new classes and `remove` removes a class. Neither changes the learner.
+
+    **Unknown classes.** `reject_far` is the share of the samples of unseen classes that may be
+    accepted. Each enrolled class is held out in turn and compared with the others; the threshold is
+    an upper confidence bound over classes, not over samples. It is valid for unseen classes from
+    the distribution of the enrolled ones. If `fit` fits the learner, the learner is fitted `cv`
+    more times, each time without some of the classes: distances among classes that a learner was
+    fitted on are larger than those of unseen classes. A frozen learner is not fitted again; it
+    must have been fitted on other classes.
+
+    **Few classes.** With fewer than 2.5 / `reject_far` classes (50 for a rate of 0.05), the rate is
+    extrapolated, and a warning says so. The threshold then errs on the safe side and may reject
+    many genuine queries. `genuine_acceptance_` says how many to expect.
+
+    **Threads.** Any number of threads may predict while others enrol or remove. Each prediction
+    uses one state of the gallery as a whole: the one before or the one after a change. Threads that
+    change the gallery take turns, and no change is lost. Two attributes that are read one after the
+    other may belong to different states; ``copy.copy(gallery)`` gives a gallery whose state stays.
+    This is promised within one process, if `transform` of the learner may be called from several
+    threads.
 
     Parameters
     ----------
@@ -52,13 +87,18 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Number of nearest samples that vote, if ``mode="knn"``. In a tie, the class of the nearest
         sample wins.
     reject_far : float, default=None
-        False-accept rate, in (0, 1). If given, `fit` sets a threshold on the distance so that at
-        most this share of impostors is accepted, and `predict` rejects queries beyond it. Each
-        sample is compared with all other classes; its nearest distance is an impostor distance.
-        None accepts every query.
+        False-accept rate, in (0, 1): the largest share of the samples of unseen classes that
+        `predict` accepts. `predict` rejects queries beyond `threshold_`. None accepts every query.
     unknown_label : int or str, default=None
-        What `predict` returns for rejected queries. None is -1 if labels are numbers, and "unknown"
-        otherwise.
+        What `predict` returns for rejected queries. It must not be an enrolled class. None is -1 if
+        labels are numbers or booleans, and "unknown" if they are strings.
+    confidence : float, default=0.95
+        Probability that the false-accept rate of a gallery is at most `reject_far`, in (0, 1). A
+        smaller value accepts more genuine queries.
+    cv : int, default=5
+        Number of folds of classes, at least 2. For each fold, the learner is fitted without the
+        classes of the fold. At most the number of classes is used. Not used with a frozen learner,
+        or without `reject_far`.
 
     Attributes
     ----------
@@ -73,7 +113,13 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     prototypes_ : ndarray of shape (n_classes, n_components)
         The mean of the embeddings of each class.
     threshold_ : float
-        The largest accepted distance. Infinity if `reject_far` is None.
+        The largest accepted distance. Infinity if `reject_far` is None. Negative if no query can be
+        accepted at the rate.
+    genuine_acceptance_ : float
+        The expected share of genuine queries that are accepted: the share of the enrolled samples,
+        averaged over classes, whose distance to their own class without them is at most
+        `threshold_`. With a learner that `fit` fitted, held-out classes are measured, so the value
+        is cautious. 1 if `reject_far` is None, NaN if every class has one sample.
 
     See Also
     --------
@@ -106,14 +152,18 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         n_neighbors: int = 1,
         reject_far: float | None = None,
         unknown_label: int | str | None = None,
+        confidence: float = 0.95,
+        cv: int = 5,
     ) -> None:
         self.estimator = estimator
         self.mode = mode
         self.n_neighbors = n_neighbors
         self.reject_far = reject_far
         self.unknown_label = unknown_label
+        self.confidence = confidence
+        self.cv = cv
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, **fit_params: Any) -> Self:
         """Fit the learner, unless it is frozen, and enrol the samples in a new gallery.
 
         Parameters
@@ -122,6 +172,10 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Samples.
         y : array-like of shape (n_samples,)
             Their labels.
+        **fit_params : dict
+            Passed to the `fit` of the learner, such as ``groups``. If metadata routing is enabled,
+            the learner gets what it requests. Values with one entry per sample are split along
+            with X where classes are held out. Not used with a frozen learner.
 
         Returns
         -------
@@ -131,19 +185,21 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X and y are invalid or differ in length, if a parameter is out of range, or if there
-            are too few samples for the rate `reject_far`: fewer than 1 / `reject_far`.
+            If X and y are invalid or differ in length, if a parameter is out of range, if a label
+            is the one of rejected queries, or if `reject_far` is given and there is only one class.
         """
-        with unchanged_on_error(self):
-            labels = _check_labels(X, y)
-            frozen = isinstance(self.estimator, FrozenEstimator)
-            self.estimator_ = self.estimator if frozen else clone(self.estimator).fit(X, labels)
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(self.estimator_, name):
-                    setattr(self, name, getattr(self.estimator_, name))
-            return self._enrol(self._embed(X), labels)
+        with self._writing():
+            labels = check_gallery_labels(X, y)
+            self._check_params()
+            # Refuse bad labels before the learner is fitted, which may take long.
+            unknown_answer(np.unique(labels), self.unknown_label, self.reject_far is not None)
+            enrolled = self._fit_learners(X, labels, fit_params)
+            self._state = self._enrol(enrolled, last=None)
+        return self
 
-    def partial_fit(self, X: ArrayLike, y: ArrayLike, classes: object = None) -> Self:
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: object = None, **fit_params: Any
+    ) -> Self:
         """Enrol more samples, of enrolled or of new classes. The learner does not change.
 
         The first call is the same as `fit`.
@@ -156,6 +212,8 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Their labels.
         classes : object
             Ignored. New classes need no announcement.
+        **fit_params : dict
+            Passed to `fit` in the first call, and ignored later.
 
         Returns
         -------
@@ -165,23 +223,25 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            In the cases of `fit`, and if enrolled labels are numbers and new ones are strings, or
-            the reverse.
+            In the cases of `fit`, and if the new labels cannot be mixed with the enrolled ones:
+            numbers, strings and booleans, or integers that no common dtype can hold.
         """
-        if not self.__sklearn_is_fitted__():
-            return self.fit(X, y)
-        with unchanged_on_error(self):
-            labels = _check_labels(X, y)
-            if len(self.labels_) and _is_numeric(labels) != _is_numeric(self.labels_):
-                raise ValueError(
-                    f"Labels of dtype {labels.dtype} cannot be mixed with the enrolled labels of "
-                    f"dtype {self.labels_.dtype}. Give all labels as numbers or all as strings."
-                )
-            Z = np.concatenate([self.embeddings_, self._embed(X)])
-            return self._enrol(Z, np.concatenate([self.labels_, labels]))
+        with self._writing():
+            state = self._current()
+            if state is None:
+                return self.fit(X, y, **fit_params)
+            labels = check_gallery_labels(X, y)
+            self._check_params()
+            joined = join_labels(state.labels, labels)
+            unknown_answer(np.unique(joined), self.unknown_label, self.reject_far is not None)
+            self._state = self._enrol(state.append(X, joined), last=state)
+        return self
 
     def remove(self, label: Any) -> Self:
         """Remove a class and its samples.
+
+        Every enrolled class can be removed. If fewer than two are left, no distance between classes
+        can be measured: the last threshold stays, and a warning says so.
 
         Parameters
         ----------
@@ -198,73 +258,213 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             If the class is not enrolled.
         """
-        check_is_fitted(self)
-        if label not in self.classes_.tolist():
-            raise ValueError(
-                f"label={label!r} is not enrolled. There are {len(self.classes_)} enrolled "
-                f"classes: {self.classes_[:5].tolist()} ..."
-            )
-        kept = self.labels_ != label
-        with unchanged_on_error(self):
-            return self._enrol(self.embeddings_[kept], self.labels_[kept])
-
-    def _enrol(self, Z: NDArray[Any], y: NDArray[Any]) -> Self:
-        """Make these embeddings and labels the gallery, and set the threshold."""
-        self._check_params(y)
-        self.embeddings_, self.labels_ = Z, y
-        self.classes_, self._codes = np.unique(y, return_inverse=True)
-        self.prototypes_ = _means(Z, self._codes, len(self.classes_))
-        self.threshold_ = np.inf
-        if self.reject_far is not None:
-            self.threshold_ = self._choose_threshold(self.reject_far)
+        with self._writing():
+            check_is_fitted(self)
+            state = self._state
+            if label not in state.classes.tolist():
+                raise ValueError(
+                    f"label={label!r} is not enrolled. There are {len(state.classes)} enrolled "
+                    f"classes: {state.classes[:5].tolist()} ..."
+                )
+            self._state = self._enrol(state.select(state.labels != label), last=state)
         return self
 
-    def _check_params(self, y: NDArray[Any]) -> None:
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return the routing of metadata: `fit` passes it to the learner's `fit`.
+
+        Returns
+        -------
+        MetadataRouter
+            The routing, as in scikit-learn's user guide.
+        """
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        mapping = mapping.add(caller="partial_fit", callee="fit")
+        router = MetadataRouter(owner=type(self).__name__)
+        router = router.add_self_request(self)
+        return router.add(estimator=self.estimator, method_mapping=mapping)
+
+    def _fit_learners(self, X: ArrayLike, labels: NDArray[Any], params: dict[str, Any]) -> Enrolled:
+        """Fit the learner, and again without some of the classes if a threshold needs it."""
+        if isinstance(self.estimator, FrozenEstimator):
+            Z = np.asarray(self.estimator.transform(X))
+            return Enrolled(self.estimator, Z, labels, labels[:0], ())
+        params = self._fit_params(params)
+        learner = clone(self.estimator).fit(X, labels, **params)
+        Z = np.asarray(learner.transform(X))
+        if not get_tags(learner).requires_fit:  # such as a FunctionTransformer
+            return Enrolled(learner, Z, labels, labels[:0], ())
+        held_out = self._held_out_learners(X, labels, params)
+        return Enrolled(learner, Z, labels, np.unique(labels), held_out)
+
+    def _fit_params(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return what the learner's `fit` gets."""
+        if not params or not get_config()["enable_metadata_routing"]:
+            return params
+        return dict(process_routing(self, "fit", **params).estimator.fit)
+
+    def _held_out_learners(
+        self, X: ArrayLike, labels: NDArray[Any], params: dict[str, Any]
+    ) -> tuple[HeldOutLearner, ...]:
+        """Fit the learner without the classes of each fold.
+
+        Among classes that a learner was fitted on, distances are larger than those of unseen
+        classes. Held-out classes show how near unseen classes come.
+        """
+        n_classes = len(np.unique(labels))
+        if self.reject_far is None or n_classes < 3:
+            return ()
+        learners = []
+        for train, test in ClassDisjointKFold(min(self.cv, n_classes)).split(labels, labels):
+            kept = {
+                name: _take_rows(value, train) if _n_rows(value) == len(labels) else value
+                for name, value in params.items()
+            }
+            try:
+                learner = clone(self.estimator).fit(_take_rows(X, train), labels[train], **kept)
+            except ValueError as error:
+                raise ValueError(
+                    f"reject_far={self.reject_far} needs a learner that is fitted without some of "
+                    f"the classes, and without {np.unique(labels[test])[:5].tolist()} this fails: "
+                    f"{error} Give samples of more classes, or fit the learner on other data and "
+                    "wrap it in sklearn.frozen.FrozenEstimator."
+                ) from error
+            Z = np.asarray(learner.transform(X))
+            learners.append(HeldOutLearner(learner, Z, np.unique(labels[test])))
+        return tuple(learners)
+
+    def _check_params(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r} is unknown; choose one of {list(MODES)}.")
         check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
+        check_scalar(self.cv, "cv", Integral, min_val=2)
+        limits = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
+        check_scalar(self.confidence, "confidence", Real, **limits)
         if self.reject_far is not None:
-            limits = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
             check_scalar(self.reject_far, "reject_far", Real, **limits)
-        if self.unknown_label is not None and self.unknown_label in y.tolist():
-            raise ValueError(
-                f"unknown_label={self.unknown_label!r} is a class in y; choose another."
-            )
 
-    def _choose_threshold(self, rate: float) -> float:
-        """Return a distance with at most a share `rate` of the impostor distances below it."""
-        n_samples = len(self.labels_)
-        n_chosen = min(n_samples, int(_N_ACCEPTED / rate))
-        chosen = np.linspace(0, n_samples - 1, n_chosen).astype(int)  # evenly over the gallery
-        needed = int(np.ceil(1 / rate))
-        if len(chosen) < needed or len(self.classes_) < 2:
-            raise ValueError(
-                f"reject_far={rate} cannot be estimated from {len(chosen)} samples of "
-                f"{len(self.classes_)} classes: at least 1 / {rate} = {needed} samples "
-                "and two classes are needed. Enrol more samples or take a larger rate."
-            )
-        nearest = np.sort(self._impostor_distances(chosen))
-        # The middle between the last accepted impostor distance and the first rejected one.
-        first = int(np.floor(rate * len(nearest)))
-        below = nearest[first - 1] if first else 0.0
-        return float(below + (nearest[first] - below) / 2)
+    def _enrol(self, enrolled: Enrolled, last: GalleryState | None) -> GalleryState:
+        """Return the gallery of these samples. `last` is the gallery that it continues."""
+        classes, codes = np.unique(enrolled.labels, return_inverse=True)
+        rejects = self.reject_far is not None
+        answers, unknown = unknown_answer(classes, self.unknown_label, rejects)
+        state = GalleryState(
+            **vars(enrolled),
+            mode=self.mode,
+            distance=base_distance_of(enrolled.estimator),
+            classes=classes,
+            codes=codes,
+            prototypes=class_means(enrolled.embeddings, codes, len(classes)),
+            answers=answers,
+            unknown=unknown,
+        )
+        if self.reject_far is None:
+            return state
+        if len(classes) < 2:
+            return self._with_last_threshold(state, last)
+        return self._with_threshold(state, self.reject_far)
 
-    def _impostor_distances(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
-        """Return the distance of enrolled samples to the nearest other class."""
-        points, codes = self._searched_points()
-        blocks = []
-        for block in gen_batches(len(rows), max(1, _BLOCK_SIZE // len(points))):
-            samples = rows[block]
-            D = pairwise_distances(
-                euclidean_form(self.embeddings_[samples], self._metric),
-                points,
-                metric=_search_metric(self._metric),
+    def _with_threshold(self, state: GalleryState, rate: float) -> GalleryState:
+        """Choose the threshold of a new state, and warn where it is uncertain."""
+        n_classes = len(state.classes)
+        impostors, genuine, weight = gallery_distances(state, rate)
+        # Squared distances are measured by their roots, which are distances.
+        power = 2 if state.distance in ("sqeuclidean", "cosine") else 1
+        roots = impostors._replace(distance=impostors.distance ** (1 / power))
+        root = accepting_threshold(roots, n_classes, rate, self.confidence)
+        threshold = root**power if root > 0 else root
+        acceptance = float(weight[genuine <= threshold].sum()) if len(genuine) else np.nan
+        if n_classes < round(_N_CLASSES_AT_RATE / rate):
+            warnings.warn(
+                f"reject_far={rate} is extrapolated from {n_classes} classes; about "
+                f"{round(_N_CLASSES_AT_RATE / rate)} are needed to observe it. The threshold errs "
+                f"on the safe side: about {acceptance:.0%} of the genuine queries will be accepted."
+                " Enrol more classes, or take a larger rate or a smaller confidence.",
+                stacklevel=4,
             )
-            D[self._codes[samples][:, None] == codes] = np.inf
-            blocks.append(D.argmin(axis=1))
-        nearest = np.concatenate(blocks)
-        enrolled = self.prototypes_ if self.mode == "prototype" else self.embeddings_
-        return paired_base_distance(self.embeddings_[rows], enrolled[nearest], self._metric)
+        if len(state.trained) and not state.held_out:
+            warnings.warn(
+                f"The learner was fitted on all {n_classes} classes of the gallery, which are too "
+                "few to hold some out. The false-accept rate may be above "
+                f"reject_far={rate}. Fit the learner on other classes and wrap it in "
+                "sklearn.frozen.FrozenEstimator.",
+                stacklevel=4,
+            )
+        return replace(state, threshold=threshold, acceptance=acceptance)
+
+    def _with_last_threshold(self, state: GalleryState, last: GalleryState | None) -> GalleryState:
+        """Keep the threshold of the previous state: no distance between classes can be measured."""
+        if last is None or not np.isfinite(last.threshold):
+            raise ValueError(
+                f"reject_far={self.reject_far} needs at least two classes, but y holds "
+                f"{len(state.classes)}. Give samples of two classes in the first call."
+            )
+        warnings.warn(
+            f"{len(state.classes)} enrolled classes cannot determine the threshold of "
+            f"reject_far={self.reject_far}. The last threshold, {last.threshold:.4g}, stays until "
+            "two classes are enrolled.",
+            stacklevel=4,
+        )
+        return replace(state, threshold=last.threshold, acceptance=last.acceptance)
+
+    def _writing(self) -> Any:
+        """Return the lock of this gallery. Those who change the gallery take turns."""
+        with _LOCKS_GUARD:
+            return _LOCKS.setdefault(self, threading.RLock())
+
+    def _current(self) -> GalleryState | None:
+        return vars(self).get("_state")
+
+    def _part(self, name: str) -> Any:
+        """Return a part of the state for a public attribute."""
+        state = self._current()
+        if state is None:
+            raise AttributeError(f"{type(self).__name__} has no attributes before fit.")
+        return getattr(state, name)
+
+    @property
+    def estimator_(self) -> Any:
+        """The fitted learner."""
+        return self._part("estimator")
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The enrolled classes, sorted."""
+        return self._part("classes")
+
+    @property
+    def embeddings_(self) -> NDArray[Any]:
+        """The embeddings of the enrolled samples."""
+        return self._part("embeddings")
+
+    @property
+    def labels_(self) -> NDArray[Any]:
+        """The labels of the enrolled samples."""
+        return self._part("labels")
+
+    @property
+    def prototypes_(self) -> NDArray[Any]:
+        """The mean of the embeddings of each class."""
+        return self._part("prototypes")
+
+    @property
+    def threshold_(self) -> float:
+        """The largest accepted distance."""
+        return self._part("threshold")
+
+    @property
+    def genuine_acceptance_(self) -> float:
+        """The expected share of genuine queries that are accepted."""
+        return self._part("acceptance")
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of features, if the learner knows it."""
+        return self._part("estimator").n_features_in_
+
+    @property
+    def feature_names_in_(self) -> NDArray[Any]:
+        """Names of the features, if the learner knows them."""
+        return self._part("estimator").feature_names_in_
 
     def kneighbors(
         self, X: ArrayLike, n_neighbors: int | None = None, return_distance: bool = True
@@ -292,10 +492,10 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             If the gallery is empty or has fewer than `n_neighbors` classes (or samples).
         """
-        check_is_fitted(self)
+        state = self._whole_state()
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         check_scalar(k, "n_neighbors", Integral, min_val=1)
-        distance, neighbors = self._nearest(self._embed(X), k)
+        distance, neighbors = _nearest(state, _embed(state, X), k)
         return (distance, neighbors) if return_distance else neighbors
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -309,22 +509,21 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            The predicted labels, with `unknown_label` for rejected samples.
+            The predicted labels, with `unknown_label` for rejected samples. The dtype depends on
+            the gallery only: it is the one of the labels, or one that also holds `unknown_label`
+            if `reject_far` is given.
         """
-        check_is_fitted(self)
-        k = 1 if self.mode == "prototype" else min(self.n_neighbors, max(1, len(self.labels_)))
-        distance, neighbors = self._nearest(self._embed(X), k)
-        codes = self._searched_points()[1][neighbors]
+        state = self._whole_state()
+        k = 1 if state.mode == "prototype" else min(self.n_neighbors, max(1, len(state.labels)))
+        distance, neighbors = _nearest(state, _embed(state, X), k)
+        codes = state.point_codes[neighbors]
         votes = (codes[:, :, None] == codes[:, None, :]).sum(axis=2)
         # `argmax` returns the first maximum, so the nearest neighbour wins a tie.
-        label = self.classes_[codes[np.arange(len(codes)), votes.argmax(axis=1)]]
-        unknown = distance[:, 0] > self.threshold_
-        if not unknown.any():
-            return label
-        numeric = _is_numeric(self.classes_)
-        name = self.unknown_label
-        name = (-1 if numeric else "unknown") if name is None else name
-        return np.where(unknown, name, label if numeric else label.astype(object))
+        label = state.answers[codes[np.arange(len(codes)), votes.argmax(axis=1)]]
+        rejected = distance[:, 0] > state.threshold
+        if rejected.any():
+            label[rejected] = state.unknown
+        return label
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
         """Class probabilities, assuming that every query belongs to an enrolled class.
@@ -341,14 +540,14 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             squared distances (Snell 2017, equation 2). With ``mode="knn"``, the shares of the
             votes.
         """
-        check_is_fitted(self)
-        Z = self._embed(X)
-        if self.mode == "prototype":
-            return softmax(self._scores(Z), axis=1)
-        neighbors = self._nearest(Z, min(self.n_neighbors, max(1, len(self.labels_))))[1]
+        state = self._whole_state()
+        Z = _embed(state, X)
+        if state.mode == "prototype":
+            return softmax(_scores(state, Z), axis=1)
+        neighbors = _nearest(state, Z, min(self.n_neighbors, max(1, len(state.labels))))[1]
         n_samples, k = neighbors.shape
-        votes = np.zeros((n_samples, len(self.classes_)))
-        np.add.at(votes, (np.arange(n_samples)[:, None], self._codes[neighbors]), 1 / k)
+        votes = np.zeros((n_samples, len(state.classes)))
+        np.add.at(votes, (np.arange(n_samples)[:, None], state.codes[neighbors]), 1 / k)
         return votes
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
@@ -365,90 +564,84 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Scores, <= 0, in the order of `classes_`. With two classes the shape is (n_samples,):
             the score of the second class minus the score of the first.
         """
-        check_is_fitted(self)
-        score = self._scores(self._embed(X))
+        state = self._whole_state()
+        score = _scores(state, _embed(state, X))
         return score[:, 1] - score[:, 0] if score.shape[1] == 2 else score
 
-    def _scores(self, Z: NDArray[Any]) -> NDArray[np.floating]:
-        return -(self._class_distances(Z).astype(np.float64) ** 2)
-
-    def _class_distances(self, Z: NDArray[Any]) -> NDArray[np.floating]:
-        """Return the distance of embedded queries to each class, (n_queries, n_classes)."""
-        self._check_not_empty(1)
-        if self.mode == "prototype":
-            return pairwise_base_distance(Z, self.prototypes_, self._metric)
-        order = np.argsort(self._codes, kind="stable")
-        first = np.searchsorted(self._codes[order], np.arange(len(self.classes_)))
-        blocks = [
-            np.minimum.reduceat(
-                pairwise_base_distance(Z[rows], self.embeddings_[order], self._metric),
-                first,
-                axis=1,
+    def _whole_state(self) -> GalleryState:
+        """Return the state. A prediction reads it once, so that no writer can change it midway."""
+        state = self._current()
+        if state is None:
+            raise NotFittedError(
+                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
+                "appropriate arguments before using this estimator."
             )
-            for rows in gen_batches(len(Z), max(1, _BLOCK_SIZE // len(order)))
-        ]
-        return np.concatenate(blocks)
-
-    def _nearest(self, Z: NDArray[Any], k: int) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
-        """Return the distances and the indices of the k nearest enrolled points."""
-        self._check_not_empty(k)
-        points, _ = self._searched_points()
-        metric = _search_metric(self._metric)
-        search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric)
-        neighbors = search.fit(points).kneighbors(
-            euclidean_form(Z, self._metric), return_distance=False
-        )
-        enrolled = self.prototypes_ if self.mode == "prototype" else self.embeddings_
-        distance = paired_base_distance(
-            np.repeat(Z, k, axis=0), enrolled[neighbors.ravel()].astype(Z.dtype), self._metric
-        )
-        return distance.reshape(neighbors.shape), neighbors
-
-    def _searched_points(self) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
-        """Return the prototypes or samples in the form that is searched, and their classes."""
-        if self.mode == "prototype":
-            return euclidean_form(self.prototypes_, self._metric), np.arange(len(self.classes_))
-        return euclidean_form(self.embeddings_, self._metric), self._codes
-
-    def _check_not_empty(self, k: int) -> None:
-        n_points = len(self.classes_ if self.mode == "prototype" else self.labels_)
-        if n_points == 0:
-            raise ValueError("The gallery is empty. Enrol samples with partial_fit first.")
-        if k > n_points:
-            kind = "classes" if self.mode == "prototype" else "samples"
-            raise ValueError(f"n_neighbors={k} is more than the {n_points} {kind} in the gallery.")
-
-    def _embed(self, X: ArrayLike) -> NDArray[Any]:
-        return np.asarray(self.estimator_.transform(X))
-
-    @property
-    def _metric(self) -> str:
-        return base_distance_of(self.estimator_)
+        return state
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "embeddings_")
+        return self._current() is not None
 
 
-def _check_labels(X: ArrayLike, y: ArrayLike | None) -> NDArray[Any]:
-    if y is None:
-        raise ValueError("GalleryClassifier requires y to be passed, but the target y is None.")
-    labels: NDArray[Any] = column_or_1d(y, warn=True)
-    check_consistent_length(X, labels)
-    check_classification_targets(labels)
-    return labels
+def _embed(state: GalleryState, X: ArrayLike) -> NDArray[Any]:
+    return np.asarray(state.estimator.transform(X))
 
 
-def _is_numeric(labels: NDArray[Any]) -> bool:
-    return labels.dtype.kind in "biuf"
+def _scores(state: GalleryState, Z: NDArray[Any]) -> NDArray[np.floating]:
+    return -(_class_distances(state, Z).astype(np.float64) ** 2)
 
 
-def _means(Z: NDArray[Any], codes: NDArray[np.integer], n_classes: int) -> NDArray[Any]:
-    """Return the mean of the rows of each class."""
-    member = csr_matrix((np.ones(len(Z)), (codes, np.arange(len(Z)))), shape=(n_classes, len(Z)))
-    counts = np.maximum(np.bincount(codes, minlength=n_classes), 1)
-    return ((member @ Z) / counts[:, None]).astype(Z.dtype)
+def _class_distances(state: GalleryState, Z: NDArray[Any]) -> NDArray[np.floating]:
+    """Return the distance of embedded queries to each class, (n_queries, n_classes)."""
+    _check_not_empty(state, 1)
+    if state.mode == "prototype":
+        return pairwise_base_distance(Z, state.prototypes, state.distance)
+    blocks = [
+        nearest_of_class(Z[rows], state.embeddings, state.codes, state.distance)
+        for rows in gen_batches(len(Z), max(1, BLOCK_SIZE // len(state.codes)))
+    ]
+    return np.concatenate(blocks)
 
 
-def _search_metric(distance: str) -> str:
-    """Return the metric that searches points in Euclidean form."""
-    return "manhattan" if distance == "manhattan" else "euclidean"
+def _nearest(
+    state: GalleryState, Z: NDArray[Any], k: int
+) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """Return the distances and the indices of the k nearest enrolled points."""
+    _check_not_empty(state, k)
+    metric = "manhattan" if state.distance == "manhattan" else "euclidean"
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric)
+    neighbors = search.fit(euclidean_form(state.points, state.distance)).kneighbors(
+        euclidean_form(Z, state.distance), return_distance=False
+    )
+    distance = paired_base_distance(
+        np.repeat(Z, k, axis=0), state.points[neighbors.ravel()].astype(Z.dtype), state.distance
+    )
+    return distance.reshape(neighbors.shape), neighbors
+
+
+def _check_not_empty(state: GalleryState, k: int) -> None:
+    n_points = len(state.points)
+    if n_points == 0:
+        raise ValueError("The gallery is empty. Enrol samples with partial_fit first.")
+    if k > n_points:
+        kind = "classes" if state.mode == "prototype" else "samples"
+        raise ValueError(f"n_neighbors={k} is more than the {n_points} {kind} in the gallery.")
+
+
+def _n_rows(values: Any) -> int | None:
+    """Return the number of rows of an array, a frame or a list; None for other values."""
+    if isinstance(values, str) or (getattr(values, "shape", True) == ()):
+        return None
+    return values.shape[0] if hasattr(values, "shape") else _length(values)
+
+
+def _length(values: Any) -> int | None:
+    return len(values) if hasattr(values, "__len__") else None
+
+
+def _take_rows(values: Any, rows: NDArray[np.integer]) -> Any:
+    """Return rows of an array, a sparse matrix, a frame or a list."""
+    if hasattr(values, "iloc"):
+        return values.iloc[rows]
+    if hasattr(values, "tocsr"):
+        return values.tocsr()[rows]
+    return values[rows] if hasattr(values, "shape") else [values[i] for i in rows]
