@@ -15,7 +15,11 @@ from skdml.deep.base import DeepEmbedder
 from skdml.deep.embedders import DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.proxy_embedder import DeepProxyEmbedder
-from skdml.deep.training.alarms import CollapseWarning, IdleBatchesWarning
+from skdml.deep.training.alarms import (
+    CollapseWarning,
+    IdleBatchesWarning,
+    InitialWeightsWarning,
+)
 
 __all__ = [
     "CollapseWarning",
@@ -25,5 +29,6 @@ __all__ = [
     "DeepSiameseEmbedder",
     "DeepTripletEmbedder",
     "IdleBatchesWarning",
+    "InitialWeightsWarning",
     "ResidualEmbedder",
 ]

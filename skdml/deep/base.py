@@ -20,7 +20,7 @@ from skdml.deep.losses import LOSSES, get_loss, learns_from
 from skdml.deep.networks.map import NetworkMap
 from skdml.deep.parameters import NetParametersMixin
 from skdml.deep.settings import Settings, check_settings
-from skdml.deep.training.fitting import Training, begin_training, report_interruption
+from skdml.deep.training.fitting import Training, begin_training, report_outcome
 from skdml.deep.training.net import EmbeddingNet
 from skdml.distances import LearnedDistance
 
@@ -108,6 +108,7 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         proxy_lr: float = 0.01,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         early_stopping: bool = True,
+        hold_out: Literal["auto", "rows", "classes"] = "auto",
         validation_fraction: float = 0.2,
         scoring: str | Callable[..., float] = "map_at_r",
         patience: int | None = None,
@@ -230,9 +231,19 @@ default="euclidean"
         Stopping
 
         early_stopping : bool, default=True
-            Whether to hold out some classes (rows, if there are few classes), to stop when they
-            are no longer retrieved better, and to restore the best weights. False trains to the end
-            on all data. If there are too few rows to hold some out, training also runs to the end.
+            Whether to hold out some of the data, to stop when they are no longer retrieved better,
+            and to restore the best weights. If the network has a method ``initialize_from``, like
+            the default networks, or was trained by an earlier `fit`, its initial weights are a
+            candidate. They are kept if no epoch is clearly better, with an
+            `InitialWeightsWarning`. For any other network, given as an instance or not, one of the
+            epochs is kept. False trains to the end on all data. If there are too few rows to hold
+            some out, training also runs to the end.
+        hold_out : {"auto", "rows", "classes"}, default="auto"
+            What to hold out, and thus what early stopping protects. "classes" protects the
+            retrieval of unseen classes. At least two classes are held out, and three with two rows
+            or more must remain for training. "rows" protects the retrieval of known classes: rows
+            of each class are held out, or tuples. "auto" is "classes" if there are enough of them,
+            and otherwise "rows".
         validation_fraction : float, default=0.2
             The share of classes, rows or tuples to hold out, in (0, 1).
         scoring : {"map_at_r", "recall_at_1"} or callable, default="map_at_r"
@@ -313,6 +324,7 @@ default="euclidean"
         self.proxy_lr = proxy_lr
         self.optimizer = optimizer
         self.early_stopping = early_stopping
+        self.hold_out = hold_out
         self.validation_fraction = validation_fraction
         self.scoring = scoring
         self.patience = patience
@@ -369,6 +381,8 @@ default="euclidean"
 
         Warns
         -----
+        InitialWeightsWarning
+            If no epoch is clearly better than the initial weights, and these are kept.
         UserWarning
             If Ctrl-C ends training. The learner is fitted with its best weights so far, or without
             early stopping with the present ones. A refit does not follow, and an interrupted refit
@@ -390,8 +404,7 @@ default="euclidean"
                     if training.is_complete:
                         training.net.module_.load_state_dict(training.best.weights_)
                         self._keep_net(training)
-        if training.interruption is not None:
-            report_interruption(training, self.best_epoch_)
+        report_outcome(training, self.best_epoch_)
         return self
 
     def partial_fit(

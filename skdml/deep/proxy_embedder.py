@@ -18,7 +18,7 @@ from skdml.deep.base import DeepEmbedder
 from skdml.deep.losses import LOSSES, get_loss
 from skdml.deep.networks.map import NetworkMap
 from skdml.deep.settings import Settings, check_settings
-from skdml.deep.training.fitting import Training, begin_training, report_interruption
+from skdml.deep.training.fitting import Training, begin_training, report_outcome
 from skdml.deep.training.net import EmbeddingNet
 from skdml.distances import LearnedDistance
 
@@ -50,8 +50,9 @@ class DeepProxyEmbedder(ClassifierMixin, DeepEmbedder):
     "labels"; `miner` and `memory_size` keep their defaults, because no two points of a batch are
     compared. With ``early_stopping=False`` the last network is used for both purposes; do so if
     only known classes are compared. With ``refit=False`` rows of every class are held out, never
-    whole classes, because each class needs its proxy. The network that was stopped then serves both
-    purposes, and training may end before the proxies have learned to classify.
+    whole classes, because each class needs its proxy; ``hold_out="classes"`` is then refused. The
+    network that was stopped then serves both purposes, and training may end before the proxies have
+    learned to classify.
 
     Attributes
     ----------
@@ -115,6 +116,8 @@ feature_shape_, n_features_in_, feature_names_in_
 
         Warns
         -----
+        InitialWeightsWarning
+            If the initial weights are kept for the distance, as in `DeepEmbedder.fit`.
         UserWarning
             If Ctrl-C ends training, as in `DeepEmbedder.fit`.
         """
@@ -126,7 +129,7 @@ feature_shape_, n_features_in_, feature_names_in_
             self.classes_ = np.unique(column_or_1d(y))  # data.targets are rank_within_class in it
             start = {"feature_shape": self.feature_shape_, "resumable": True, **previous}
             with begin_training(settings, data, **start) as training:
-                training.hold_out(whole_classes=settings.refit)
+                training.hold_out(settings.hold_out if settings.refit else "rows")
                 training.callbacks.insert(0, ("proxies", StartProxies(training)))
                 training.run(settings.max_epochs)
                 start_proxies_of_held_out_classes(training)
@@ -139,8 +142,7 @@ feature_shape_, n_features_in_, feature_names_in_
                     if training.is_complete:
                         self._keep_net(training)
                         self.distance_network_ = self._map_with(training.best.weights_)
-        if training.interruption is not None:
-            report_interruption(training, self.best_epoch_)
+        report_outcome(training, self.best_epoch_)
         return self
 
     def partial_fit(  # type: ignore[override]  # `classes` as in scikit-learn's classifiers
@@ -288,6 +290,11 @@ def check_proxy_settings(settings: Settings) -> None:
                 f"{name}={value!r} compares points with each other, but DeepProxyEmbedder compares "
                 f"them with proxies. Leave {name} at its default, or use DeepEmbedder."
             )
+    if settings.early_stopping and not settings.refit and settings.hold_out == "classes":
+        raise ValueError(
+            "hold_out='classes' with refit=False would leave the held-out classes without trained "
+            "proxies. Use refit=True, or hold_out='rows'."
+        )
     if not hasattr(get_loss(settings.loss, settings.known_losses, settings.learner_name), "logits"):
         raise ValueError(
             f"loss={settings.loss!r} has no proxies and cannot classify; choose one of "

@@ -17,6 +17,7 @@ from skdml.distances import check_distance
 if TYPE_CHECKING:
     from skdml.deep.base import DeepEmbedder
 
+HOLD_OUT = ("auto", "rows", "classes")
 LEAST = {"batch_size": 2, "n_per_class": 2, "max_epochs": 1, "memory_size": 0}
 FLAGS = ("normalize", "balance_classes", "early_stopping", "refit", "amp", "compile", "warm_start")
 COUNTS_OR_NONE = ("n_components", "chunk_size", "patience")
@@ -119,6 +120,10 @@ def check_choices(settings: Settings) -> None:
         raise ValueError(
             f"group_batches={settings.group_batches!r} is unknown; choose one of "
             f"{list(GROUP_BATCHES)}."
+        )
+    if settings.hold_out not in HOLD_OUT:
+        raise ValueError(
+            f"hold_out={settings.hold_out!r} is unknown; choose one of {list(HOLD_OUT)}."
         )
     if not callable(settings.scoring) and settings.scoring not in SCORINGS:
         raise ValueError(

@@ -12,6 +12,8 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
 from skdml.deep.networks.initial import MAX_START_POINTS, choose_start, within_class_whitening
 
+CHANNELS = (1, 3, 4)  # of grey, colour and colour with transparency
+
 
 class EuclidPlusBranch(nn.Module):
     r"""A linear path that starts as an isometry, plus a nonlinear branch that starts at zero.
@@ -202,6 +204,12 @@ class ConvEmbedder(EuclidPlusBranch):
     max_size : int, default=32
         The largest height and width, in pixels, of the image that the linear path reads.
 
+    Raises
+    ------
+    ValueError
+        If the channels seem to be the last axis of `input_shape`: it has a length of 1, 3 or 4, and
+        the first has not.
+
     Examples
     --------
     >>> import torch
@@ -220,6 +228,7 @@ class ConvEmbedder(EuclidPlusBranch):
         dropout: float = 0.0,
         max_size: int = 32,
     ) -> None:
+        check_channels_first(input_shape)
         width, *size = input_shape
         layers: list[nn.Module] = [Standardize((width, 1, 1))]
         pooled = list(size)
@@ -282,6 +291,29 @@ class Standardize(nn.Module):
         self.location.copy_(mean.reshape_as(self.location))
         deviation = variance.sqrt().reshape_as(self.scale)
         self.scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+
+def check_channels_first(input_shape: tuple[int, ...]) -> None:
+    """Raise if the channels of images seem to be the last axis instead of the first.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        The shape of one image.
+
+    Raises
+    ------
+    ValueError
+        If the last axis has a length of 1, 3 or 4, and the first axis has not.
+    """
+    if input_shape[-1] in CHANNELS and input_shape[0] not in CHANNELS:
+        raise ValueError(
+            f"Images of shape {tuple(input_shape)} seem to have their channels last, but "
+            "ConvEmbedder takes (channels, height, width). Move the channels to the front: "
+            "X.transpose(0, 3, 1, 2) for an array of images, X.transpose(0, 1, 4, 2, 3) for an "
+            "array of pairs or triplets, image.permute(2, 0, 1) for each image of a Dataset. If "
+            "the channels are first already, pass a module of your own."
+        )
 
 
 def edges(X: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Warnings when training fails: a collapsed embedding, and batches with nothing to compare."""
+"""Warnings when training fails: a collapse, batches with nothing to compare, and no gain."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class CollapseWarning(UserWarning):
 
 class IdleBatchesWarning(UserWarning):
     """Many batches hold no pair or triplet to learn from."""
+
+
+class InitialWeightsWarning(UserWarning):
+    """The initial weights were kept: no epoch retrieved held-out data clearly better."""
 
 
 @dataclass(eq=False)

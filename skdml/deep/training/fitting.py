@@ -15,6 +15,7 @@ from skdml.deep.data.augmentation import AugmentedDataset
 from skdml.deep.data.samplers import make_batch_sampler
 from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.settings import Settings
+from skdml.deep.training.alarms import InitialWeightsWarning
 from skdml.deep.training.build import build_backbone, build_net
 from skdml.deep.training.checkpoint import (
     Checkpoint,
@@ -113,13 +114,13 @@ class Training:
         self.net: Any = None
         self.interruption: DivergenceError | InterruptedTraining | None = None
 
-    def hold_out(self, *, whole_classes: bool = True) -> None:
+    def hold_out(self, kind: str | None = None) -> None:
         """Hold out some of the data to stop by, if the learner stops early.
 
         Parameters
         ----------
-        whole_classes : bool, default=True
-            Whether whole classes may be held out. Otherwise rows of every class are.
+        kind : {"auto", "rows", "classes"} or None, default=None
+            What to hold out. None is the parameter `hold_out` of the learner.
         """
         settings = self.settings
         if not settings.early_stopping:
@@ -130,7 +131,7 @@ class Training:
             np.random.default_rng(self.seed),
             distance=settings.distance,
             scoring=settings.scoring,
-            whole_classes=whole_classes,
+            kind=kind or settings.hold_out,
             augment=settings.augment,
         )
         if score is not None:
@@ -146,6 +147,9 @@ class Training:
         if self.first is not None:
             torch.manual_seed(self.seed)
         self.net = build_net(self)
+        if self.stopping is not None:
+            chosen = hasattr(self.net.module_, "initialize_from") or self.previous is not None
+            self.stopping.may_keep_start = chosen
         self.net.notify("on_train_begin", X=self.data, y=None)
 
     def start_from(self, net: EmbeddingNet) -> None:
@@ -381,13 +385,15 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def report_interruption(training: Training, epoch: int) -> None:
-    """Tell the user of a training that ended too early; the learner is fitted all the same.
+def report_outcome(training: Training, epoch: int) -> None:
+    """Tell the user of a training that ended too early, or brought no gain.
+
+    The learner is fitted all the same.
 
     Parameters
     ----------
     training : Training
-        The training.
+        The last training of the fit.
     epoch : int
         The epoch whose weights the learner has; 0 is the start.
 
@@ -400,8 +406,39 @@ def report_interruption(training: Training, epoch: int) -> None:
     -----
     UserWarning
         If Ctrl-C ended training.
+    InitialWeightsWarning
+        If the training came to its end, and the learner has its initial weights.
     """
+    if training.interruption is None:
+        if epoch == 0:
+            warn_of_initial_weights(training)
+        return
     kept = f"is fitted with its weights after epoch {epoch} (0 is the start)."
     if isinstance(training.interruption, DivergenceError):
         raise DivergenceError(f"{training.interruption} The learner {kept}")
     warnings.warn(f"Training was interrupted. The learner {kept}", stacklevel=3)
+
+
+def warn_of_initial_weights(training: Training) -> None:
+    """Warn that the initial weights were kept. The text of the warning has no figures.
+
+    Python then shows it once where many fits run in one place, like a grid search.
+    """
+    stopping = (training.first or training).stopping
+    unseen = getattr(stopping.score, "unseen_classes", False)
+    start = "initial weights"
+    if training.previous is not None:
+        start = "weights of the last fit (warm_start=True)"
+    advice = "early_stopping=False trains to the end on all data."
+    if unseen:
+        advice = (
+            "If only known classes will be compared, set hold_out='rows', or early_stopping=False "
+            "to train to the end."
+        )
+    warnings.warn(
+        f"No epoch retrieved the held-out {'classes' if unseen else 'data'} clearly better than "
+        f"the {start}. The distance therefore uses the {start} (best_epoch_=0). {advice} Otherwise "
+        "try more data, a larger lr, or another loss.",
+        InitialWeightsWarning,
+        stacklevel=4,
+    )

@@ -40,7 +40,7 @@ def hold_out(
     *,
     distance: str,
     scoring: str | Callable[..., float],
-    whole_classes: bool = True,
+    kind: str = "auto",
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[NDArray[np.integer], Score | None]:
     """Split the rows into training rows and held-out rows, and return a score of the latter.
@@ -57,8 +57,8 @@ def hold_out(
         The base distance.
     scoring : str or callable
         The score of points; pairs and triplets have their own.
-    whole_classes : bool, default=True
-        Whether whole classes may be held out. A classifier must be trained on all classes.
+    kind : {"auto", "rows", "classes"}, default="auto"
+        What to hold out, as in `split_labels`.
     augment : callable, default=None
         Makes the views by which points without labels are scored.
 
@@ -69,12 +69,23 @@ def hold_out(
     score : callable or None
         ``score(embed)`` returns an array of shape (n_views, n_groups), larger is better. It is
         None, and all rows are training rows, if there is too little data to hold any out.
+
+    Raises
+    ------
+    ValueError
+        If whole classes are to be held out, but there are too few or none.
     """
     options = {"distance": distance, "scoring": scoring}
+    has_classes = data.kind == "labels" or data.classes is not None
+    if kind == "classes" and not has_classes:
+        raise ValueError(
+            f"hold_out='classes' needs class labels, but the learner is fitted on {data.kind} "
+            "without classes. Use hold_out='rows' or 'auto'."
+        )
     if data.kind in TUPLE_SIZES:
         train, score = _hold_out_tuples(data, fraction, rng, distance)
-    elif data.kind == "labels" or data.classes is not None:
-        train, score = _hold_out_labels(data, fraction, rng, whole_classes, **options)
+    elif has_classes:
+        train, score = _hold_out_labels(data, fraction, rng, kind, **options)
     else:
         train, score = _hold_out_rows(data, fraction, rng, augment, **options)
     return (np.arange(len(data)), None) if score is None else (train, score)
@@ -98,13 +109,11 @@ def _hold_out_labels(
     data: ArrayDataset | LabelledDataset,
     fraction: float,
     rng: np.random.Generator,
-    whole_classes: bool,
+    kind: str,
     **options: Any,
 ) -> tuple[NDArray[np.integer], Score | None]:
     codes = data.targets if data.classes is None else data.classes
-    train, held, gallery, unseen_classes = split_labels(
-        codes, fraction, rng, whole_classes, data.groups
-    )
+    train, held, gallery, unseen_classes = split_labels(codes, fraction, rng, kind, data.groups)
     if len(held) == 0:
         return train, None
     scoring = options["scoring"]
@@ -135,14 +144,14 @@ def split_labels(
     codes: NDArray[np.integer],
     fraction: float,
     rng: np.random.Generator,
-    whole_classes: bool = True,
+    kind: str = "auto",
     groups: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], bool]:
-    """Choose what to hold out: whole classes, or rows of each class if there are few classes.
+    """Choose what to hold out: whole classes, or rows of each class.
 
-    Whole classes are held out if enough classes remain for training. At least two are held out,
-    because retrieval within a single class is always perfect. Otherwise a share of the rows of each
-    class is held out, to be retrieved among the training rows.
+    At least two classes are held out, because retrieval within a single class is always perfect,
+    and at least `MIN_TRAINING_CLASSES` must remain for training. Held-out rows are retrieved among
+    the training rows.
 
     Parameters
     ----------
@@ -152,8 +161,9 @@ def split_labels(
         The share to hold out, in (0, 1).
     rng : numpy.random.Generator
         Draws the held-out data.
-    whole_classes : bool, default=True
-        Whether whole classes may be held out.
+    kind : {"auto", "rows", "classes"}, default="auto"
+        What to hold out. "auto" holds out whole classes if enough remain for training, and rows
+        otherwise.
     groups : ndarray of int, shape (n,), default=None
         The group of each row. If rows are held out, whole groups are held out. If classes are held
         out, groups have no effect.
@@ -164,12 +174,28 @@ def split_labels(
         Training rows, held-out rows to search for, and training rows to search among.
     unseen_classes : bool
         Whether whole classes are held out.
+
+    Raises
+    ------
+    ValueError
+        If ``kind="classes"``, and too few classes would remain for training.
     """
     repeated = np.flatnonzero(np.bincount(codes) >= 2)
     n_held = max(2, round(fraction * len(repeated)))
-    if whole_classes and len(repeated) >= n_held + MIN_TRAINING_CLASSES:
+    is_enough = len(repeated) >= n_held + MIN_TRAINING_CLASSES
+    if kind == "classes" and not is_enough:
+        raise ValueError(
+            f"hold_out='classes' with validation_fraction={fraction:g} holds out {n_held} of the "
+            f"{len(repeated)} classes that have two rows or more, but {MIN_TRAINING_CLASSES} of "
+            "them must remain for training. Use hold_out='rows', more classes, or a smaller "
+            "validation_fraction."
+        )
+    if kind != "rows" and is_enough:
         is_held = np.isin(codes, rng.choice(repeated, n_held, replace=False))
-        held = rng.permutation(np.flatnonzero(is_held))[:MAX_QUERIES]
+        held = rng.permutation(np.flatnonzero(is_held))
+        if kind == "classes" and np.bincount(codes[held[:MAX_QUERIES]]).max() < 2:
+            held = held[np.argsort(codes[held], kind="stable")]  # a few classes as a whole
+        held = held[:MAX_QUERIES]
         if np.bincount(codes[held]).max() >= 2:
             rest = np.flatnonzero(~is_held)
             return rest, held, rng.permutation(rest)[:MAX_GALLERY], True

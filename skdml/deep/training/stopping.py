@@ -36,14 +36,20 @@ Weights: TypeAlias = dict[str, Any]
 class RetrievalStopping(Callback):
     """Early stopping: score held-out data, stop without a gain, and restore the best weights.
 
-    The initial weights are scored first, and are a candidate like the weights of any epoch. After
-    each scored epoch there are two candidates: the trained weights, and the weights halfway between
-    the initial and the trained weights. Retrieval of unseen classes often gains most in the first
-    half and loses in the second.
+    The initial weights are scored first. After each scored epoch there are two candidates: the
+    trained weights, and the weights halfway between the initial and the trained weights. Retrieval
+    of unseen classes often gains most in the first half and loses in the second.
 
-    Candidates are compared by the lower confidence bound of their gain over the initial weights
-    (see `lower_bound`). With few held-out classes chance differences are large. A gain in only one
-    class does not count.
+    There are two kinds of initial weights:
+
+    - Chosen ones, by a method ``initialize_from`` of the network or by an earlier fit. They are a
+      candidate like the weights of any epoch. Candidates are compared by the lower confidence
+      bound of their gain over the initial weights (see `lower_bound`). With few held-out classes
+      chance differences are large. A gain in only one class does not count.
+    - Those of any other network, which may be random. Neither they nor the weights halfway are
+      candidates. The last epoch is kept whose score is not clearly lower than the best mean score:
+      the lower confidence bound of the loss is at most zero. A loss in only one class thus does not
+      count either. Until the first score the weights of the last epoch are kept.
 
     Parameters
     ----------
@@ -55,6 +61,8 @@ class RetrievalStopping(Callback):
         scored. With None, a score is computed once in `BATCHES_PER_SCORE` batches, and after the
         last epoch, and training stops after `DEFAULT_PATIENCE` scores without a new best. Every
         epoch is also scored if another callback watches the score by its parameter `monitor`.
+    may_keep_start : bool, default=True
+        Whether the initial weights are a candidate.
 
     Attributes
     ----------
@@ -62,6 +70,9 @@ class RetrievalStopping(Callback):
         The scores of the initial and of the best weights: means over the groups in the first view.
     best_epoch_ : int
         The epoch with the best weights; 0 stands for the initial weights.
+    peak_epoch_ : int
+        The epoch with the best score, from which `patience` counts. It is `best_epoch_` if the
+        initial weights are a candidate.
     best_share_ : float
         1.0 if the trained weights of that epoch were best, and 0.5 if those halfway were best.
     stopped_ : bool
@@ -78,6 +89,7 @@ class RetrievalStopping(Callback):
     score: Score
     patience: int | None
     name: str
+    may_keep_start: bool = True
 
     def on_train_begin(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Score the initial weights."""
@@ -91,42 +103,66 @@ class RetrievalStopping(Callback):
         self.start_weights_ = cpu_state_dict(net.module_)
         self.start_score_ = float(self.start_[0].mean())
         self.stopped_ = self.scoring_ = False
-        self._keep(net, self.start_score_, gain=0.0, epoch=0, share=1.0)
+        self.best_gain_, self.peak_epoch_ = 0.0, 0
+        self.peak_: NDArray[np.floating] | None = None
+        self._keep(net, self.start_score_, epoch=0, share=1.0)
 
     def on_epoch_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Score the candidates of this epoch, keep them if best, and decide whether to stop."""
         epoch, patience = len(net.history), self._patience_in_epochs(net)
         if epoch % self._stride(net) and epoch < net.max_epochs and not self._is_watched(net):
             self._record(net, np.nan, np.nan, better=False)
+            if not self.may_keep_start and self.peak_ is None:
+                self._keep(net, np.nan, epoch, share=1.0)
             return
         self.scoring_ = True
         trained = cpu_state_dict(net.module_)
         candidates = []
-        for share in CANDIDATE_SHARES:
+        for share in CANDIDATE_SHARES if self.may_keep_start else CANDIDATE_SHARES[:1]:
             net.module_.load_state_dict(interpolate_weights(self.start_weights_, trained, share))
-            candidates.append((*self._gain(net), share))
-        gain, score, share = max(candidates, key=lambda candidate: candidate[0])
-        better = gain > self.best_gain_
+            values = self._finite_values(net)
+            candidates.append((self._gain(values), values, share))
+        gain, values, share = max(candidates, key=lambda candidate: candidate[0])
+        score = np.nan if values is None else float(values[0].mean())
+        better = self._is_better(gain, values, epoch)
         self._record(net, score, gain, better)
         if better:
             net.module_.load_state_dict(interpolate_weights(self.start_weights_, trained, share))
-            self._keep(net, score, gain, epoch, share)
+            self._keep(net, score, epoch, share)
         net.module_.load_state_dict(trained)
         self.scoring_ = False
-        self.stopped_ = not better and epoch - self.best_epoch_ >= patience
+        self.stopped_ = epoch - self.peak_epoch_ >= patience
 
     def on_train_end(self, net: EmbeddingNet, **kwargs: Any) -> None:
         """Restore the best weights."""
         for part, weights in zip(net.trained_parts(), self.best_weights_, strict=True):
             part.load_state_dict(weights)
 
-    def _gain(self, net: EmbeddingNet) -> tuple[float, float]:
-        """Return the lower bound of the gain over the initial weights, and the score."""
+    def _gain(self, values: NDArray[np.floating] | None) -> float:
+        """Return the gain over the initial weights by which candidates are compared."""
+        if values is None:  # training diverged: no other weights are worse
+            return -np.inf
+        gains = values - self.start_
+        return lower_bound(gains) if self.may_keep_start else float(gains.mean())
+
+    def _is_better(self, gain: float, values: NDArray[np.floating] | None, epoch: int) -> bool:
+        """Return whether to keep the weights of this epoch, and update the best score."""
+        if self.may_keep_start:
+            if better := gain > self.best_gain_:
+                self.best_gain_, self.peak_epoch_ = gain, epoch
+            return better
+        if values is None:
+            return False
+        if self.peak_ is None or not values.mean() <= self.peak_.mean():
+            self.peak_, self.peak_epoch_ = values, epoch
+        return not lower_bound(self.peak_ - values) > 0
+
+    def _finite_values(self, net: EmbeddingNet) -> NDArray[np.floating] | None:
+        """Return the values of the score, or None if the embeddings are not finite."""
         try:
-            values = self._values(net)
-        except FloatingPointError:  # training diverged: no other weights are worse
-            return -np.inf, np.nan
-        return lower_bound(values - self.start_), float(values[0].mean())
+            return self._values(net)
+        except FloatingPointError:
+            return None
 
     def _record(self, net: EmbeddingNet, score: float, gain: float, better: bool) -> None:
         net.history.record(self.name, score)
@@ -157,9 +193,8 @@ class RetrievalStopping(Callback):
 
         return self.score(embed)
 
-    def _keep(self, net: EmbeddingNet, score: float, gain: float, epoch: int, share: float) -> None:
-        self.best_score_, self.best_gain_ = score, gain
-        self.best_epoch_, self.best_share_ = epoch, share
+    def _keep(self, net: EmbeddingNet, score: float, epoch: int, share: float) -> None:
+        self.best_score_, self.best_epoch_, self.best_share_ = score, epoch, share
         self.best_weights_ = [cpu_state_dict(part) for part in net.trained_parts()]
 
     def __getstate__(self) -> dict[str, Any]:

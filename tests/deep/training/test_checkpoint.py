@@ -1,5 +1,6 @@
 """Checkpoints, Ctrl-C, partial_fit and warm_start."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -16,12 +17,24 @@ from sklearn.datasets import make_blobs
 from skorch.callbacks import Callback
 from torch import nn
 
+import skdml
 from skdml import DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep.training.checkpoint import (
+    FORMAT,
+    MAGIC,
+    checksum_line,
+    pack_state,
+    unpack_state,
+)
+from skdml.deep.training.stopping import RetrievalStopping
 
 MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
 
 QUICK = {"max_epochs": 3, "random_state": 0, "module__n_hidden": 8}
 NO_STOPPING = {**QUICK, "early_stopping": False}
+
+# Fits of a few epochs often keep their initial weights.
+pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
 
 siamese_and_triplet = pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
 
@@ -98,7 +111,8 @@ def test_checkpoint_keeps_the_seed_if_random_state_is_none(tmp_path, fail_after,
     fail_after(2)
     with pytest.raises(Failure):
         DeepTripletEmbedder(**options).fit(MANY, MANY_Y)
-    seed = pickle.loads(next(tmp_path.iterdir()).read_bytes())["seed"]
+    (file,) = tmp_path.iterdir()
+    seed = unpack_state(file.read_bytes(), file)["seed"]
     fail_after(None)
     learner = DeepTripletEmbedder(**options).fit(MANY, MANY_Y)
 
@@ -162,6 +176,190 @@ def test_a_fitted_learner_does_not_contain_the_data(tmp_path):
     assert {t.__name__ for t in types} == {"PassthroughScoring", "CollapseAlarm", "IdleAlarm"}
     joblib.dump(learner, tmp_path / "learner")
     assert_array_equal(joblib.load(tmp_path / "learner").transform(X), learner.transform(X))
+
+
+# Files that are damaged, foreign or cannot be written
+
+
+@pytest.fixture
+def killed_fit(tmp_path, fail_after):
+    """A learner whose fit ended after two epochs, the data, and the file that was left."""
+    learner = DeepTripletEmbedder(**NO_STOPPING, callbacks=[FailAfterEpoch], checkpoint=tmp_path)
+    fail_after(2)
+    with pytest.raises(Failure):
+        learner.fit(MANY, MANY_Y)
+    fail_after(None)
+    (file,) = tmp_path.iterdir()
+    return learner, file
+
+
+@pytest.fixture
+def refuse_unpickling(monkeypatch):
+    """Make it an error to unpickle anything."""
+
+    def fail(_):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr("skdml.deep.training.checkpoint.pickle.loads", fail)
+
+
+def assert_refused(learner, file, match):
+    content = file.read_bytes()
+    with pytest.raises(ValueError, match=match) as caught:
+        learner.fit(MANY, MANY_Y)
+    assert str(file) in str(caught.value)
+    assert "Delete" in str(caught.value)
+    assert not hasattr(learner, "net_")
+    assert file.read_bytes() == content
+    assert [*file.parent.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("part", ["magic", "checksum", "newline", "header", "state", "end"])
+def test_one_flipped_bit_is_found_before_unpickling(killed_fit, refuse_unpickling, part):
+    learner, file = killed_fit
+    content = bytearray(file.read_bytes())
+    start = len(MAGIC)
+    places = {"magic": 3, "checksum": start, "newline": start + 64, "header": start + 70}
+    places |= {"state": len(content) // 2, "end": len(content) - 1}
+    for bit in (1, 16, 128):
+        damaged = content.copy()
+        damaged[places[part]] ^= bit
+        file.write_bytes(damaged)
+        assert_refused(learner, file, "no checkpoint of this" if part == "magic" else "is damaged")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 40, 81, 150, -1])
+def test_half_written_file_is_named(killed_fit, refuse_unpickling, n_bytes):
+    learner, file = killed_fit
+    file.write_bytes(file.read_bytes()[:n_bytes])
+    assert_refused(learner, file, "ends too early")
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({"seed": 0}), b"a,b\n1,2\n"])
+def test_file_of_another_program_is_named(killed_fit, refuse_unpickling, content):
+    learner, file = killed_fit
+    file.write_bytes(content)
+    assert_refused(learner, file, "no checkpoint of this version")
+
+
+def test_file_of_another_version_is_named(killed_fit, refuse_unpickling, monkeypatch):
+    learner, file = killed_fit
+    with monkeypatch.context() as patch:
+        patch.setattr(skdml, "__version__", "0.0.1")
+        file.write_bytes(b"".join(pack_state({}, file.name)))
+    assert_refused(learner, file, "skdml '0.0.1', but this fit needs skdml")
+    with monkeypatch.context() as patch:
+        patch.setattr("skdml.deep.training.checkpoint.FORMAT", FORMAT + 1)
+        file.write_bytes(b"".join(pack_state({}, file.name)))
+    assert_refused(learner, file, f"format {FORMAT + 1}, but this fit needs format {FORMAT}")
+
+
+def test_checkpoint_of_another_fit_is_named(killed_fit, refuse_unpickling):
+    learner, file = killed_fit
+    learner.set_params(lr=0.1)
+    other = file.with_name(joblib.hash("other") + ".fit")
+    file.rename(other)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skdml.deep.training.checkpoint.joblib.hash", lambda _: other.stem)
+        assert_refused(learner, other, f"is of fit '{file.name}'")
+
+
+def test_file_that_cannot_be_unpickled_is_named(killed_fit):
+    learner, file = killed_fit
+    *_, header, _ = pack_state({}, file.name)
+    broken = b"cno_such_module\nThing\n."
+    content = [MAGIC, checksum_line(header, broken), header, broken]
+    file.write_bytes(b"".join(content))
+    assert_refused(learner, file, "cannot be read here: ModuleNotFoundError.*no_such_module")
+
+
+def test_damaged_checkpoint_of_a_refit_is_named(tmp_path, fail_after):
+    options = {**QUICK, "scoring": number_of_calls, "patience": 9, "callbacks": [FailInRefit]}
+    learner = DeepTripletEmbedder(**options, checkpoint=tmp_path)
+    FailInRefit.is_active = True
+    with pytest.raises(Failure):
+        learner.fit(MANY, MANY_Y)
+    FailInRefit.is_active = False
+    (file,) = tmp_path.glob("*.refit.fit")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"\.refit\.fit is damaged"):
+        learner.fit(MANY, MANY_Y)
+    assert not hasattr(learner, "net_")
+    file.write_bytes(content)
+    whole = clone(learner).set_params(checkpoint=None).fit(MANY, MANY_Y)
+    assert_array_equal(learner.fit(MANY, MANY_Y).transform(MANY), whole.transform(MANY))
+
+
+class FailInRefit(Callback):
+    """Raise an error in the second epoch of a refit."""
+
+    is_active = False
+
+    def on_epoch_begin(self, net, **kwargs):
+        if FailInRefit.is_active and len(net.history) == 2 and not net.callback(RetrievalStopping):
+            raise Failure
+
+
+def number_of_calls(embeddings, labels, calls=[]):  # noqa: B006  # each score is larger
+    calls.append(None)
+    return float(len(calls))
+
+
+def raise_no_space(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_full_disk_is_named_and_leaves_no_temporary_file(killed_fit, monkeypatch, function):
+    learner, file = killed_fit
+    content = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"skdml.deep.training.checkpoint.os.{function}", raise_no_space)
+        with pytest.raises(OSError, match=r"No space left on device.*to a folder") as caught:
+            learner.fit(MANY, MANY_Y)
+    assert caught.value.errno == errno.ENOSPC
+    assert str(file) in str(caught.value)
+    assert [*file.parent.iterdir()] == [file]
+    assert file.read_bytes() == content  # the last good state
+    assert not hasattr(learner, "net_")
+    whole = clone(learner).set_params(checkpoint=None).fit(MANY, MANY_Y)
+    assert_array_equal(learner.fit(MANY, MANY_Y).transform(MANY), whole.transform(MANY))
+
+
+def test_failed_checkpoint_leaves_a_fitted_learner_as_it_was(tmp_path, monkeypatch):
+    learner = DeepTripletEmbedder(**NO_STOPPING, checkpoint=tmp_path).fit(MANY, MANY_Y)
+    before = learner.transform(MANY)
+    monkeypatch.setattr("skdml.deep.training.checkpoint.os.fsync", raise_no_space)
+    with pytest.raises(OSError, match="No space left"):
+        learner.set_params(lr=0.1).fit(MANY, MANY_Y)
+    assert_array_equal(learner.transform(MANY), before)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_folder_that_cannot_be_used_is_found_before_training(tmp_path, monkeypatch):
+    def train(*args):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("skdml.deep.training.fitting.Training.run", train)
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        learner = DeepTripletEmbedder(**NO_STOPPING, checkpoint=folder)
+        with pytest.raises(OSError, match=r"cannot be written.*checkpoint to a folder") as caught:
+            learner.fit(MANY, MANY_Y)
+        assert str(folder) in str(caught.value)
+        assert not hasattr(learner, "net_")
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+def test_read_only_folder_is_named(tmp_path, monkeypatch):
+    def refuse(**kwargs):  # a folder without permission to write, also for an administrator
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("skdml.deep.training.checkpoint.tempfile.TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match="Permission denied") as caught:
+        DeepTripletEmbedder(**NO_STOPPING, checkpoint=tmp_path).fit(MANY, MANY_Y)
+    assert str(tmp_path) in str(caught.value)
 
 
 # Ctrl-C
