@@ -207,8 +207,8 @@ def test_rows_without_label_and_single_rows_are_left_out(tmp_path):
     found = read_table(write(tmp_path, GOOD + "1,2,\n1,2,NA\n1,2,w\n"), "kind")
     assert set(found.y) == {"x", "y", "z"}
     assert found.notes[:2] == [
-        "2 rows have no label in 'kind' and are left out.",
-        "1 classes have a single row and are left out.",
+        "Rows without a label in 'kind' are left out: 2.",
+        "Classes with a single row are left out: 1.",
     ]
 
 
@@ -293,7 +293,7 @@ def test_a_column_that_repeats_the_target_is_named(tmp_path, capsys):
     command.main(["--data", str(path), "--target", "kind", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     (warning,) = [line for line in printed.splitlines() if line.startswith("Warning")]
-    assert "the target 'kind' is repeated by 'way'" in warning
+    assert "these columns repeat the target 'kind': 'way'. " in warning
 
 
 # Samples of large tables

@@ -11,7 +11,7 @@ MISSING = ("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "n
 
 # A larger table is sampled, so that a run takes a few minutes and less than 2 GiB.
 MAX_ROWS = 5_000
-MAX_CELLS = 4_000_000
+MAX_CELLS = 2_000_000
 MAX_CLASSES = 500
 
 # With fewer rows, no score means anything.
@@ -73,9 +73,9 @@ def choose_rows(
     _check_counts(target, counts[is_label], counts[is_class])
     notes = []
     if n_unlabelled := counts[~is_label].sum():
-        notes.append(f"{n_unlabelled} rows have no label in {target!r} and are left out.")
+        notes.append(f"Rows without a label in {target!r} are left out: {n_unlabelled}.")
     if n_single := (is_label & (counts == 1)).sum():
-        notes.append(f"{n_single} classes have a single row and are left out.")
+        notes.append(f"Classes with a single row are left out: {n_single}.")
     rng = np.random.default_rng(seed)
     if is_class.sum() > MAX_CLASSES:
         notes.append(f"{MAX_CLASSES} of {is_class.sum()} classes are drawn at random.")

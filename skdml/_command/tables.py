@@ -88,8 +88,8 @@ def read_table(path: str | Path, target: str, seed: int = 0) -> Table:
     repeats = [name for name, c in zip(names, columns, strict=True) if repeats_target(c, y)]
     if repeats:
         choice.notes.append(
-            f"Warning: the target {target!r} is repeated by {list_some(repeats)}: each of its "
-            "values belongs to one class and back. The scores say nothing unless you remove it."
+            f"Warning: these columns repeat the target {target!r}: {list_some(repeats)}. Each of "
+            "their values stands for one class. Remove them, or the scores mean nothing."
         )
     return Table(_stack(columns), y, _preprocessor(columns), choice.notes)
 
