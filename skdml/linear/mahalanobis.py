@@ -9,8 +9,8 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import OAS, LedoitWolf, MinCovDet
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import validate_data
 
+from skdml._columns import validate_data
 from skdml.base import unchanged_on_error
 from skdml.linear._moments import (
     Moments,

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import validate_data
 
+from skdml._columns import validate_data
 from skdml.base import unchanged_on_error
 from skdml.linear._eigen import (
     check_embedding_type,

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_consistent_length, validate_data
+from sklearn.utils.validation import check_consistent_length
 from torch.utils.data import Dataset
 
+from skdml._columns import validate_data
 from skdml.base import check_tuples
 from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor
 from skdml.deep.losses import LOSSES, learns_from
