@@ -11,6 +11,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 
 from skdml._columns import name_columns_of_strings, validate_data
+from skdml._labels import read_labels
 from skdml.base import MetricLearner, check_tuples
 from skdml.constraints import (
     check_same,
@@ -140,7 +141,8 @@ class LinearMetricLearner(MetricLearner):
             )
         # C order: the same rows as a data frame, or transposed, then give the same bits.
         given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
-        X, y = validate_data(self, X, y, **given)
+        # Labels first: scikit-learn would turn a list of numbers and strings into strings.
+        X, y = validate_data(self, X, read_labels(y), **given)
         return X, *encode_labels(y, min_kinds)
 
     def _read_pairs(self, X: Any, y: Any, min_kinds: int = 2, **options: Any) -> "Pairs":
