@@ -264,6 +264,19 @@ def test_values_of_the_accuracy_calculator(average, split):
 
 
 @pytest.mark.parametrize(
+    ("n_points", "known"), [(4, [1]), (6, [1, 5]), (8, [1, 5]), (12, [1, 5, 10])]
+)
+def test_the_default_k_fits_the_number_of_points(n_points, known):
+    Z, labels = np.random.default_rng(0).normal(size=(n_points, 2)), np.arange(n_points) % 2
+    report = retrieval_report(Z, labels)
+    assert [int(name[10:]) for name in report if name.startswith("recall_at_")] == known
+    assert report == retrieval_report(Z, labels, k=known)
+    assert ndcg_at_k(Z, labels) == ndcg_at_k(Z, labels, k=min(10, n_points - 1))
+    assert retrieval_report(Z, labels, Z, labels).keys() >= {f"recall_at_{k}" for k in known}
+    assert ndcg_at_k(Z, labels, Z, labels) == ndcg_at_k(Z, labels, Z, labels, k=min(10, n_points))
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda Z, y: map_at_r(Z, range(9)), "None of the 9 queries has a match"),
