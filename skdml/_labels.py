@@ -5,7 +5,7 @@ large uint64, stay Python integers.
 """
 
 import warnings
-from numbers import Number
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.sparse import issparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import assert_all_finite
 
+_NEVER_MISSING = (Integral, np.bool_, str)
 _KINDS = dict.fromkeys("biuf", "numbers") | {"U": "strings", "M": "dates", "m": "durations"}
 
 
@@ -134,7 +135,7 @@ def is_continuous(labels: NDArray[Any]) -> bool:
         False for strings and dates.
     """
     if labels.dtype.kind == "O" and kind_of(labels) == "numbers":
-        return any(label % 1 != 0 for label in labels.ravel())
+        return any(label != label // 1 for label in labels.ravel())
     return labels.dtype.kind == "f" and bool((labels != np.trunc(labels)).any())
 
 
@@ -216,12 +217,13 @@ def join_labels(first: NDArray[Any], second: NDArray[Any], names: tuple[str, str
 
 def _from_objects(values: NDArray[Any], name: str, *, keep_strings: bool) -> NDArray[Any]:
     """Check an array of Python objects, and convert it to a dtype that holds it exactly."""
+    types = sorted(set(map(type, values.ravel().tolist())), key=lambda kind: kind.__name__)
     kinds: dict[str, str] = {}
-    for kind in sorted(set(map(type, values.ravel().tolist())), key=lambda kind: kind.__name__):
+    for kind in types:
         kinds.setdefault(_kind_of_type(kind), kind.__name__)
     if "other" in kinds:
         return _from_scalars(values, name, kinds["other"])
-    if "missing" in kinds or "numbers" in kinds:
+    if not all(issubclass(kind, _NEVER_MISSING) for kind in types):
         missing = np.array([_is_missing(label) for label in values.ravel()])
         if missing.any():
             raise _missing(missing, name)
@@ -233,8 +235,10 @@ def _from_objects(values: NDArray[Any], name: str, *, keep_strings: bool) -> NDA
     if "strings" in kinds and keep_strings:
         return values
     # Scalars of numpy become Python numbers, which compare exactly: np.int64 and np.uint64 do not.
-    plain = [v.item() if isinstance(v, np.number | np.bool_) else v for v in values.ravel()]
-    values, converted = _object_array(plain, values.shape), np.array(plain).reshape(values.shape)
+    if any(issubclass(kind, np.number | np.bool_) for kind in types):
+        plain = [v.item() if isinstance(v, np.generic) else v for v in values.ravel()]
+        values = _object_array(plain, values.shape)
+    converted = np.array(values.ravel().tolist()).reshape(values.shape)
     if "numbers" in kinds and converted.dtype.kind == "f":
         assert_all_finite(converted, input_name=name)
     return converted if np.array_equal(converted, values) else values

@@ -55,8 +55,8 @@ def check_same(y: ArrayLike | None, n_pairs: int, both_kinds: bool = True) -> ND
             f"y needs one label for each of the {n_pairs} pairs; got {len(labels)} labels."
         )
     values = np.unique(labels)
-    are_valid = np.isin(values, [0, 1]).all() or np.isin(values, [-1, 1]).all()
-    if kind_of(labels) != "numbers" or not are_valid:
+    is_in = (set(values.tolist()) <= {*kinds} for kinds in ([0, 1], [-1, 1]))
+    if kind_of(labels) != "numbers" or not any(is_in):
         raise ValueError(
             "y of pairs has to hold 1 (same) and 0 (different), or 1 and -1; got the values "
             f"{values[:5].tolist()}."
