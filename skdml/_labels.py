@@ -284,6 +284,8 @@ def _missing(missing: NDArray[np.bool_], name: str) -> ValueError:
 
 
 def _unknown(kind: str, name: str) -> ValueError:
+    if kind.startswith("complex"):
+        return ValueError(f"Complex data not supported: the labels in {name} are complex numbers.")
     return ValueError(
         f"Unknown label type: {kind}. {name} needs numbers or strings. Turn the labels into "
         f"strings: [str(label) for label in {name}]."

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdml._labels import kind_of, read_labels
+from skdml._labels import read_labels
 from skdml._threads import kneighbors
 
 
@@ -56,7 +56,7 @@ def check_same(y: ArrayLike | None, n_pairs: int, both_kinds: bool = True) -> ND
         )
     values = np.unique(labels)
     is_in = (set(values.tolist()) <= {*kinds} for kinds in ([0, 1], [-1, 1]))
-    if kind_of(labels) != "numbers" or not any(is_in):
+    if not any(is_in):
         raise ValueError(
             "y of pairs has to hold 1 (same) and 0 (different), or 1 and -1; got the values "
             f"{values[:5].tolist()}."

@@ -119,7 +119,7 @@ INVALID = {name: (y, r"Input \w+ contains NaN: . of 3 labels") for name, y in MI
     "fractions": ([0.5, 1.0, 2.0], "Unknown label type: continuous"),
     "fractions of Decimal": ([Decimal("0.5"), 1, 2], "Unknown label type: continuous"),
     "bytes": ([b"a", b"b", b"a"], "Unknown label type: bytes"),
-    "complex": (np.array([1j, 2j, 1j]), "Unknown label type: complex128"),
+    "complex": (np.array([1j, 2j, 1j]), "Complex data not supported: the labels"),
     "objects": ([{}, {}, {}], "Unknown label type: dict"),
     "lists of different lengths": ([[1, 2], [1], [2]], "Unknown label type: list"),
     "several labels": (np.eye(3, dtype=int), "1d array|multilabel"),
