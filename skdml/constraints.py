@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.multiclass import type_of_target
 
+from skdml._labels import read_labels
 from skdml._threads import kneighbors
 
 
@@ -36,8 +35,8 @@ def check_same(y: ArrayLike | None, n_pairs: int, both_kinds: bool = True) -> ND
     Raises
     ------
     ValueError
-        If y is None, has another length or contains other values. Also if `both_kinds` is True and
-        all pairs are of one kind.
+        If y is None, has another length or contains other values, such as NaN. Also if
+        `both_kinds` is True and all pairs are of one kind.
 
     Examples
     --------
@@ -50,15 +49,14 @@ def check_same(y: ArrayLike | None, n_pairs: int, both_kinds: bool = True) -> ND
             "Learning from pairs requires y to be passed: 1 for pairs of the same class, 0 or -1 "
             "for pairs of different classes."
         )
-    labels: NDArray[Any] = column_or_1d(
-        check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True
-    )
+    labels = read_labels(y, continuous=True)
     if len(labels) != n_pairs:
         raise ValueError(
             f"y needs one label for each of the {n_pairs} pairs; got {len(labels)} labels."
         )
     values = np.unique(labels)
-    if not (np.isin(values, [0, 1]).all() or np.isin(values, [-1, 1]).all()):
+    is_in = (set(values.tolist()) <= {*kinds} for kinds in ([0, 1], [-1, 1]))
+    if not any(is_in):
         raise ValueError(
             "y of pairs has to hold 1 (same) and 0 (different), or 1 and -1; got the values "
             f"{values[:5].tolist()}."
@@ -79,7 +77,7 @@ def encode_labels(y: ArrayLike, min_classes: int = 2) -> tuple[NDArray[np.intp],
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Class labels: integers, strings or booleans.
+        Class labels: integers, strings, booleans or dates, all of one kind.
     min_classes : int, default=2
         Required number of classes. Use 1 for a batch that may contain a single class.
 
@@ -93,7 +91,13 @@ def encode_labels(y: ArrayLike, min_classes: int = 2) -> tuple[NDArray[np.intp],
     Raises
     ------
     ValueError
-        If y is continuous or has too few classes.
+        If y is continuous, has too few classes, misses labels (NaN, None or NA), or mixes numbers
+        and strings.
+
+    Warns
+    -----
+    DataConversionWarning
+        If y is a column, of shape (n_samples, 1).
 
     Examples
     --------
@@ -101,10 +105,7 @@ def encode_labels(y: ArrayLike, min_classes: int = 2) -> tuple[NDArray[np.intp],
     >>> encode_labels(["b", "a", "b"])[0]
     array([1, 0, 1])
     """
-    kind = type_of_target(y, input_name="y")
-    if kind not in ("binary", "multiclass"):
-        raise ValueError(f"Unknown label type: {kind}. y needs class labels.")
-    classes, codes = np.unique(y, return_inverse=True)
+    classes, codes = np.unique(read_labels(y), return_inverse=True)
     if len(classes) < min_classes:
         raise ValueError(
             f"y needs labels of at least two classes; all {len(codes)} labels are of one class."

@@ -4,7 +4,8 @@ A score is an honest estimate for unseen classes only if training and test share
 of points, they must share no point.
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -16,13 +17,24 @@ from scipy.stats import t as student_t
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import FitFailedWarning
+from sklearn.metrics import accuracy_score, check_scoring, make_scorer
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, check_cv, cross_validate
-from sklearn.neighbors import KNeighborsClassifier, NeighborhoodComponentsAnalysis
+from sklearn.neighbors import (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    NeighborhoodComponentsAnalysis,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 
+from skdml._labels import is_continuous, read_labels, read_values
 from skdml.constraints import draw_pairs, draw_triplets, encode_labels
+from skdml.preprocessing import TupleIndexer
+
+# Scorers of this type, such as get_scorer("accuracy"), call `predict` or the like.
+_PREDICTION_SCORER = type(make_scorer(accuracy_score))
 
 # The training and the test rows of a split.
 _Split = tuple[NDArray[np.integer], NDArray[np.integer]]
@@ -277,10 +289,13 @@ class PairGroupKFold(_Splitter):
         Raises
         ------
         ValueError
-            If there are too few points for `n_splits` folds.
+            If there are too few points for `n_splits` folds, or a group is missing.
         """
         check_scalar(self.n_splits, "n_splits", Integral, min_val=2)
-        points = _point_indices(X if groups is None else groups)
+        points = _point_indices(X)
+        if groups is not None:
+            check_consistent_length(X, groups)
+            points = _point_indices(read_values(groups, "groups"))
         fold = self._assign_folds(points)[points]
         within = fold[:, 0] == fold[:, 1]
         for k in range(self.n_splits):
@@ -342,7 +357,7 @@ def make_pairs(
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, ...)
+    X : {array-like, sparse matrix} of shape (n_samples, ...)
         Points.
     y : array-like of shape (n_samples,)
         Class labels.
@@ -383,7 +398,7 @@ def make_pairs(
     rows, same = np.column_stack([first, second])[:n_pairs], same[:n_pairs].astype(int)
     order = rng.permutation(len(rows))  # so that folds of consecutive pairs contain both kinds
     rows, same = rows[order], same[order]
-    return rows if indices else np.asarray(X)[rows], same
+    return rows if indices else TupleIndexer(X).transform(rows), same
 
 
 def make_triplets(
@@ -398,7 +413,7 @@ def make_triplets(
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, ...)
+    X : {array-like, sparse matrix} of shape (n_samples, ...)
         Points.
     y : array-like of shape (n_samples,)
         Class labels.
@@ -436,7 +451,7 @@ def make_triplets(
         raise ValueError(
             "No class in y has two points, but a triplet needs an anchor and a positive."
         )
-    return rows if indices else np.asarray(X)[rows]
+    return rows if indices else TupleIndexer(X).transform(rows)
 
 
 def compare_learners(
@@ -445,7 +460,7 @@ def compare_learners(
     y: ArrayLike,
     *,
     cv: Any = None,
-    scoring: Callable[[Any, Any, Any], float] | None = None,
+    scoring: str | Callable[[Any, Any, Any], float] | None = None,
     baselines: bool = True,
     n_neighbors: int = 3,
     n_jobs: int | None = None,
@@ -460,19 +475,25 @@ def compare_learners(
     X : array-like of shape (n_samples, ...)
         Points.
     y : array-like of shape (n_samples,)
-        Class labels.
+        Class labels, or numbers for learners such as `MLKR`. Numbers that are not all integers are
+        predicted by a k-nearest-neighbour regressor instead of a classifier.
     cv : int or splitter, default=None
         Cross-validation, as in scikit-learn for a classifier. None uses ten stratified folds. With
         `ClassDisjointKFold`, the test classes are unseen in training; then give a retrieval or
         verification scorer too.
-    scoring : callable, default=None
-        A function ``scoring(learner, X, y)`` of a fitted learner. Larger is better. None uses the
-        accuracy of a k-nearest-neighbour classifier on the embeddings.
+    scoring : str or callable, default=None
+        The score; larger is better.
+
+        - None, a name of scikit-learn such as "f1_macro" or "neg_log_loss", or the result of
+          `sklearn.metrics.make_scorer`: the score of a k-nearest-neighbour classifier on the
+          embeddings. None is the accuracy (R² for numbers).
+        - Any other callable ``scoring(learner, X, y)``, such as the scorers of `skdml.metrics`: the
+          score of the fitted learner itself.
     baselines : bool, default=True
-        Whether to add rows for whitened PCA, LDA and scikit-learn's NCA. The Euclidean distance is
-        always included.
+        Whether to add rows for whitened PCA, LDA and scikit-learn's NCA (for numbers as y: PCA
+        only). The Euclidean distance is always included.
     n_neighbors : int, default=3
-        Number of neighbours of the classifier, if `scoring` is None.
+        Number of neighbours of the classifier or regressor.
     n_jobs : int, default=None
         Number of processes over the folds. None uses one.
 
@@ -489,6 +510,19 @@ def compare_learners(
         - "fit s", the mean training time in seconds;
         - "folds", the difference from the Euclidean distance in each fold.
 
+        A fold that fails has the score NaN, and so has a mean over it.
+
+    Raises
+    ------
+    ValueError
+        If `y` or `scoring` is invalid, `scoring` gives several scores, or all distances fail in
+        all folds.
+
+    Warns
+    -----
+    FitFailedWarning
+        If a learner fails in a fold. The other learners are compared all the same.
+
     References
     ----------
     C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003.
@@ -504,34 +538,79 @@ def compare_learners(
     >>> float(table["gain"].iloc[1].round(2))
     0.28
     """
-    rows = {"Euclid": FunctionTransformer()}
-    if baselines:
-        rows |= {
-            "PCA": PCA(whiten=True, random_state=0),
-            "LDA": LinearDiscriminantAnalysis(),
-            "sklearn NCA": NeighborhoodComponentsAnalysis(random_state=0),
-        }
-    rows |= _named(learners)
-    splits = list(check_cv(10 if cv is None else cv, y, classifier=True).split(X, y))
+    labels = read_labels(y, continuous=True)
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ValueError(
+            f"scoring has to be one name or one callable; got {scoring!r}. To compare by several "
+            "scores, call compare_learners once for each."
+        )
+    check_scoring(KNeighborsClassifier(), scoring=scoring)  # names and functions that do not score
+    rows = _reference_distances(baselines, is_continuous(labels))
+    rows |= _named(learners, rows)
+    splits = list(check_cv(10 if cv is None else cv, labels, classifier=True).split(X, labels))
     ratio = float(np.mean([len(test) / len(train) for train, test in splits]))
     columns: dict[str, list[Any]] = {}
-    reference = None
+    results = {}
     for name, learner in rows.items():
         model = learner
-        if scoring is None:
-            model = make_pipeline(learner, KNeighborsClassifier(n_neighbors))
-        options = {"scoring": scoring, "n_jobs": n_jobs, "error_score": "raise"}
-        result = cross_validate(model, X, y, cv=splits, **options)
-        reference = result["test_score"] if reference is None else reference
-        row = _compare_folds(result, reference, ratio)
+        if scoring is None or isinstance(scoring, str | _PREDICTION_SCORER):
+            kind = KNeighborsRegressor if is_continuous(labels) else KNeighborsClassifier
+            model = make_pipeline(learner, kind(n_neighbors))
+        results[name] = _score_folds(name, model, X, labels, splits, scoring, n_jobs)
+        row = _compare_folds(results[name], results["Euclid"]["test_score"], ratio)
         row["p"] = np.nan if name == "Euclid" else row["p"]
         for column, value in row.items():
             columns.setdefault(column, []).append(value)
+    if all(np.isnan(result["test_score"]).all() for result in results.values()):
+        raise ValueError(
+            "Every distance failed in every fold, the Euclidean distance too. The warnings show "
+            "the errors. Check X, y and scoring."
+        )
     try:
         import pandas as pd
     except ModuleNotFoundError:
         return {"distance": list(rows), **columns}
     return pd.DataFrame(columns, index=pd.Index(list(rows), name="distance"))
+
+
+def _reference_distances(baselines: bool, continuous: bool) -> dict[str, BaseEstimator]:
+    """Return the distances that learners are compared with; two baselines need classes."""
+    rows = {"Euclid": FunctionTransformer()}
+    if baselines:
+        rows["PCA"] = PCA(whiten=True, random_state=0)
+    if baselines and not continuous:
+        rows["LDA"] = LinearDiscriminantAnalysis()
+        rows["sklearn NCA"] = NeighborhoodComponentsAnalysis(random_state=0)
+    return rows
+
+
+def _score_folds(
+    name: str,
+    model: Any,
+    X: Any,
+    y: NDArray[Any],
+    splits: list[_Split],
+    scoring: Any,
+    n_jobs: int | None,
+) -> dict[str, Any]:
+    """Return the result of `cross_validate`; NaN and a warning for folds that fail."""
+    options = {"scoring": scoring, "n_jobs": n_jobs, "error_score": np.nan}
+    try:
+        result = cross_validate(model, X, y, cv=splits, **options)
+    except Exception as error:  # scikit-learn raises if all folds fail
+        warnings.warn(
+            f"{name} failed in all {len(splits)} folds, so its scores are NaN. {error}",
+            FitFailedWarning,
+            stacklevel=3,
+        )
+        return dict.fromkeys(("test_score", "fit_time"), np.full(len(splits), np.nan))
+    if "test_score" not in result:
+        found = [key.removeprefix("test_") for key in result if key.startswith("test_")]
+        raise ValueError(
+            f"scoring has to return one number; it returned several: {found}. To compare by "
+            "several scores, call compare_learners once for each."
+        )
+    return result
 
 
 def _compare_folds(
@@ -591,13 +670,18 @@ def p_of_no_gain(gains: NDArray[np.floating], ratio: float) -> float:
     return float(2 * student_t.sf(abs(gains.mean()) / max(error, 1e-300), len(gains) - 1))
 
 
-def _named(learners: Any) -> dict[str, BaseEstimator]:
+def _named(learners: Any, taken: Collection[str]) -> dict[str, BaseEstimator]:
     """Return learners by name. If several have the same class, the later ones are numbered."""
     if isinstance(learners, dict):
+        if used := sorted(set(learners) & set(taken)):
+            raise ValueError(
+                f"The names {used} of learners are those of rows that compare_learners adds. Give "
+                "the learners other names."
+            )
         return learners
     named: dict[str, BaseEstimator] = {}
     for learner in learners if isinstance(learners, list | tuple) else [learners]:
         kind = type(learner).__name__
-        taken = sum(name == kind or name.startswith(f"{kind}-") for name in named)
-        named[f"{kind}-{taken + 1}" if taken else kind] = learner
+        n_same = sum(name == kind or name.startswith(f"{kind}-") for name in [*taken, *named])
+        named[f"{kind}-{n_same + 1}" if n_same else kind] = learner
     return named

@@ -19,6 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
+from skdml._labels import check_same_kind, join_labels, read_labels
 from skdml.base import check_tuples
 from skdml.constraints import check_same
 from skdml.verification import pair_distances
@@ -329,12 +330,12 @@ class EmbeddingDisplay:
         """
         Z = np.asarray(estimator.transform(X))
         points: NDArray[Any] = check_array(X, allow_nd=True).reshape(len(Z), -1)
-        labels = np.asarray(y)
+        labels = read_labels(y, continuous=True)
         views = {
             "before": _project(points, projector),
             f"after {type(estimator).__name__}": _project(Z, projector),
         }
-        return cls(views, labels, unseen=np.isin(labels, list(unseen_labels))).plot(axes=axes)
+        return cls(views, labels, unseen=_is_listed(labels, unseen_labels)).plot(axes=axes)
 
     @classmethod
     def from_predictions(
@@ -367,10 +368,10 @@ class EmbeddingDisplay:
             The drawn display.
         """
         points: NDArray[Any] = check_array(embeddings)
-        labels = np.asarray(y)
+        labels = read_labels(y, continuous=True)
         check_consistent_length(points, labels)
         views = {"": _project(points, projector)}
-        return cls(views, labels, unseen=np.isin(labels, list(unseen_labels))).plot(axes=axes)
+        return cls(views, labels, unseen=_is_listed(labels, unseen_labels)).plot(axes=axes)
 
     def plot(self, *, axes: "Sequence[Axes] | None" = None, **options: Any) -> Self:
         """Draw the plot.
@@ -405,6 +406,14 @@ class EmbeddingDisplay:
         if n_classes <= 12:
             self.axes_[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
         return self
+
+
+def _is_listed(labels: NDArray[Any], listed: Sequence[Any]) -> NDArray[np.bool_]:
+    """Whether each label is one of `unseen_labels`."""
+    unseen = read_labels(list(listed), "unseen_labels", continuous=True)
+    both = join_labels(labels, unseen, ("y", "unseen_labels"))
+    codes = np.unique(both, return_inverse=True)[1]
+    return np.isin(codes[: len(labels)], codes[len(labels) :])
 
 
 def _project(X: NDArray[Any], projector: Any) -> NDArray[np.floating]:
@@ -519,12 +528,15 @@ class RetrievalDisplay:
         ValueError
             If `n_neighbors` is more than the number of points to search.
         """
-        points, labels = np.asarray(X), np.asarray(y)
+        points, labels = np.asarray(X), read_labels(y)
         check_consistent_length(points, labels)
         excludes_itself = reference is None
         searched = points if reference is None else np.asarray(reference)
-        searched_labels = labels if reference is None else np.asarray(reference_labels)
+        searched_labels = labels
+        if reference is not None:
+            searched_labels = read_labels(reference_labels, "reference_labels")
         check_consistent_length(searched, searched_labels)
+        check_same_kind(labels, searched_labels, ("y", "reference_labels"))
         if n_neighbors + excludes_itself > len(searched):
             raise ValueError(
                 f"n_neighbors={n_neighbors} is more than the {len(searched) - excludes_itself} "

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -18,8 +19,9 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    points : array-like of shape (n_points, ...)
-        The points that the indices refer to.
+    points : {array-like, sparse matrix} of shape (n_points, ...)
+        The points that the indices refer to. If they are sparse, only the points of the tuples
+        become dense.
 
     See Also
     --------
@@ -34,7 +36,7 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
             [2.]]])
     """
 
-    def __init__(self, points: ArrayLike) -> None:
+    def __init__(self, points: Any) -> None:
         self.points = points
 
     def fit(self, X: object = None, y: object = None) -> Self:
@@ -70,17 +72,20 @@ class TupleIndexer(TransformerMixin, BaseEstimator):
         ValueError
             If X does not contain valid indices.
         """
-        points, X = np.asarray(self.points), np.asarray(X)
+        points = self.points.tocsr() if issparse(self.points) else np.asarray(self.points)
+        X, n_points = np.asarray(X), points.shape[0]
         if X.ndim != 2 or X.dtype.kind not in "iu":
             raise ValueError(
                 "X of TupleIndexer needs integer indices of shape (n_tuples, size); "
                 f"got {X.dtype} of shape {X.shape}."
             )
-        if X.size and not (X.min() >= 0 and X.max() < len(points)):
+        if X.size and not (X.min() >= 0 and X.max() < n_points):
             raise ValueError(
-                f"The indices in X have to be from 0 to {len(points) - 1}, because there are "
-                f"{len(points)} points; got {X.min()} to {X.max()}."
+                f"The indices in X have to be from 0 to {n_points - 1}, because there are "
+                f"{n_points} points; got {X.min()} to {X.max()}."
             )
+        if issparse(points):
+            return points[X.ravel()].toarray().reshape(*X.shape, points.shape[1])
         return points[X]
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -166,7 +171,8 @@ class OnTuples(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         points, shape = _flatten_tuples(X)
-        points = np.asarray(self.transformer_.transform(points))
+        points = self.transformer_.transform(points)
+        points = points.toarray() if issparse(points) else np.asarray(points)
         return points.reshape(*shape, *points.shape[1:])
 
     def __sklearn_tags__(self) -> Tags:

@@ -8,16 +8,20 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from scipy.stats import ttest_1samp
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.exceptions import FitFailedWarning
+from sklearn.metrics import get_scorer, log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skdml import MahalanobisMetric
-from skdml.metrics import map_at_r
+from skdml.metrics import equal_error_rate_scorer, map_at_r, map_at_r_scorer
 from skdml.model_selection import (
     ClassDisjointKFold,
     ClassDisjointShuffleSplit,
@@ -202,6 +206,15 @@ def test_tuples_of_images():
     assert make_triplets(images, [0, 0, 0, 1, 1, 1], 6, random_state=0).shape == (6, 3, 1, 2, 2)
 
 
+def test_tuples_of_sparse_points_are_dense():
+    sparse = csr_array(IRIS)
+    for draw in (make_pairs, make_triplets):
+        dense = draw(IRIS, SPECIES, 20, random_state=0)
+        found = draw(sparse, SPECIES, 20, random_state=0)
+        for one, other in zip(dense, found, strict=True):
+            assert_array_equal(one, other)
+
+
 def test_labels_that_allow_no_tuples_are_refused():
     with pytest.raises(ValueError, match="at least two classes"):
         make_pairs(IRIS, np.zeros(150))
@@ -236,6 +249,117 @@ def test_a_comparison_equals_cross_validation():
     )
     assert table.loc["plain", "wins"] == (difference > 0).sum()
     assert np.isnan(table.loc["Euclid", "p"])
+
+
+class Broken(MahalanobisMetric):
+    """A learner whose fit fails if the first row is the given one, or always."""
+
+    def __init__(self, row=None):
+        super().__init__()
+        self.row = row
+
+    def fit(self, X, y=None):
+        if self.row is None or np.array_equal(X[0], self.row):
+            raise RuntimeError("out of luck")
+        return super().fit(X, y)
+
+
+LOG_LOSS = make_scorer(log_loss, greater_is_better=False, response_method="predict_proba")
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    ["accuracy", "f1_macro", "neg_log_loss", "roc_auc_ovr", get_scorer("f1_macro"), LOG_LOSS],
+)
+def test_scores_of_predictions_are_those_of_a_neighbour_classifier(scoring):
+    within = MahalanobisMetric(within_class=True)
+    table = compare_learners(within, IRIS, SPECIES, cv=3, scoring=scoring, baselines=False)
+    for name, learner in [("Euclid", FunctionTransformer()), ("MahalanobisMetric", within)]:
+        model = make_pipeline(learner, KNeighborsClassifier(3))
+        scores = cross_val_score(model, IRIS, SPECIES, cv=StratifiedKFold(3), scoring=scoring)
+        assert table.loc[name, "mean"] == pytest.approx(scores.mean())
+
+
+@pytest.mark.parametrize(
+    "scoring", [map_at_r_scorer, equal_error_rate_scorer, lambda learner, X, y: -len(X)]
+)
+def test_other_scorers_get_the_learner(scoring):
+    within = MahalanobisMetric(within_class=True)
+    table = compare_learners(within, IRIS, SPECIES, cv=3, scoring=scoring, baselines=False)
+    scores = cross_val_score(within, IRIS, SPECIES, cv=StratifiedKFold(3), scoring=scoring)
+    assert table.loc["MahalanobisMetric", "mean"] == pytest.approx(scores.mean())
+
+
+def test_numbers_are_predicted_by_a_neighbour_regressor():
+    numbers = IRIS[:, 3] + 0.5
+    learner = MahalanobisMetric()
+    loss = "neg_mean_squared_error"
+    table = compare_learners(learner, IRIS[:, :3], numbers, cv=3, scoring=loss)
+    assert table.index.tolist() == ["Euclid", "PCA", "MahalanobisMetric"]
+    model = make_pipeline(learner, KNeighborsRegressor(3))
+    scores = cross_val_score(model, IRIS[:, :3], numbers, cv=3, scoring=loss)
+    assert table.loc["MahalanobisMetric", "mean"] == pytest.approx(scores.mean())
+
+
+def test_a_learner_that_fails_does_not_lose_the_others():
+    learners = {"never": Broken(), "plain": MahalanobisMetric(), "no learner": object()}
+    with pytest.warns(FitFailedWarning) as caught:
+        table = compare_learners(learners, IRIS, SPECIES, cv=3, baselines=False)
+    messages = [str(warning.message) for warning in caught]
+    assert any("never failed in all 3 folds" in m and "out of luck" in m for m in messages)
+    assert any("no learner failed in all 3 folds" in m for m in messages)
+    alone = compare_learners({"plain": Broken([])}, IRIS, SPECIES, cv=3, baselines=False)
+    assert table.loc["plain", "mean"] == alone.loc["plain", "mean"]
+    assert np.isnan(table.loc["never", ["mean", "std", "gain", "p", "fit s"]].astype(float)).all()
+    assert np.isnan(table.loc["never", "folds"]).tolist() == [True] * 3
+
+
+def test_a_fold_that_fails_has_the_score_nan():
+    first = next(StratifiedKFold(3).split(IRIS, SPECIES))[0][0]
+    with pytest.warns(FitFailedWarning, match="1 fits failed"):
+        table = compare_learners(Broken(IRIS[first]), IRIS, SPECIES, cv=3, baselines=False)
+    assert np.isnan(table.loc["Broken", "folds"]).tolist() == [True, False, False]
+    assert np.isnan(table.loc["Broken", "mean"])
+
+
+def test_images_can_be_compared_although_the_euclidean_distance_fails():
+    flatten = FunctionTransformer(lambda X: X.reshape(len(X), -1))
+    with pytest.warns(FitFailedWarning, match="Euclid failed"):
+        table = compare_learners(flatten, IRIS.reshape(-1, 2, 2), SPECIES, cv=3, baselines=False)
+    assert table.loc["FunctionTransformer", "mean"] > 0.9
+    assert np.isnan(table.loc["FunctionTransformer", "gain"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scoring": log_loss}, "looks like it is a metric function"),
+        ({"scoring": "precise"}, "precise"),
+        ({"scoring": ["accuracy", "f1_macro"]}, "one name or one callable"),
+        ({"scoring": lambda learner, X, y: {"a": 1.0, "b": 2.0}}, r"several: \['a', 'b'\]"),
+        ({"learners": {"Euclid": MahalanobisMetric()}}, r"\['Euclid'\] of learners"),
+    ],
+)
+def test_comparisons_that_mean_nothing_are_refused(options, message):
+    options = {"learners": MahalanobisMetric(), "cv": 3, "baselines": False} | options
+    with pytest.raises(ValueError, match=message):
+        compare_learners(X=IRIS, y=SPECIES, **options)
+
+
+def test_a_comparison_in_which_all_fail_is_an_error():
+    def scoring(learner, X, y):
+        raise RuntimeError("no score")
+
+    with (
+        pytest.warns(UserWarning, match="no score"),
+        pytest.raises(ValueError, match="Every distance failed in every fold"),
+    ):
+        compare_learners(MahalanobisMetric(), IRIS, SPECIES, cv=3, baselines=False, scoring=scoring)
+
+
+def test_a_learner_of_the_name_of_a_baseline_is_numbered():
+    table = compare_learners([PCA(2), PCA(3)], IRIS, SPECIES, cv=3, scoring=retrieval)
+    assert table.index.tolist() == ["Euclid", "PCA", "LDA", "sklearn NCA", "PCA-2", "PCA-3"]
 
 
 def test_a_comparison_on_unseen_classes():

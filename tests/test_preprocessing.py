@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import coo_array, csc_array, csr_array, csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from skdml.model_selection import make_pairs
 from skdml.preprocessing import OnTuples, TupleIndexer
@@ -22,6 +23,20 @@ def test_indices_are_replaced_by_points_of_any_shape():
     assert_array_equal(TupleIndexer(IRIS).fit_transform(INDICES), PAIRS)
     images = IRIS.reshape(150, 1, 2, 2)
     assert_array_equal(TupleIndexer(images).transform([[0, 1, 2]]), images[None, :3])
+
+
+@pytest.mark.parametrize("kind", [csr_array, csr_matrix, csc_array, coo_array])
+def test_sparse_points_become_dense_tuples(kind):
+    assert_array_equal(TupleIndexer(kind(IRIS)).fit_transform(INDICES), PAIRS)
+    assert TupleIndexer(kind(IRIS)).transform(INDICES[:0]).shape == (0, 2, 4)
+    with pytest.raises(ValueError, match="from 0 to 149, because there are 150 points"):
+        TupleIndexer(kind(IRIS)).transform([[0, 150]])
+
+
+def test_sparse_output_of_a_transformer_becomes_dense():
+    species = np.repeat(SPECIES[INDICES], 1)[:, None].reshape(40, 2, 1)
+    model = OnTuples(OneHotEncoder(sparse_output=True))
+    assert_array_equal(model.fit_transform(species), np.eye(3)[SPECIES[INDICES]])
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags, get_tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
+from skdml._columns import validate_data
 from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep.data.datasets import as_point_tensor
 from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data

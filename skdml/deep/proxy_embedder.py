@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
+from skdml._labels import join_labels, read_labels, read_values
 from skdml.base import unchanged_on_error
 from skdml.deep._statistics import rank_within_class
 from skdml.deep.base import DeepEmbedder
@@ -126,7 +126,9 @@ feature_shape_, n_features_in_, feature_names_in_
             check_proxy_settings(settings)
             previous = self._previous(self._distance_map()) if self._continues() else {}
             data = self._read(settings, X, y, groups, reset=not previous)
-            self.classes_ = np.unique(column_or_1d(y))  # data.targets are rank_within_class in it
+            self.classes_ = np.unique(
+                read_values(y, "y").ravel()
+            )  # data.targets are rank_within_class in it
             start = {"feature_shape": self.feature_shape_, "resumable": True, **previous}
             with begin_training(settings, data, **start) as training:
                 training.hold_out(settings.hold_out if settings.refit else "rows")
@@ -386,21 +388,16 @@ def number_classes(
     ValueError
         If known classes are numbers and labels are strings, or the other way round.
     """
-    y = column_or_1d(y)
-    seen = np.unique(y) if more is None or len(more) == 0 else np.union1d(y, more)
-    if known is None:
-        classes = seen
-    elif is_numeric(seen) != is_numeric(known):
-        raise ValueError(
-            f"The known classes are of type {known.dtype}, but those in y are of type {seen.dtype}."
-            " Use either numbers or strings in all calls."
-        )
-    else:
-        classes = np.concatenate([known, np.setdiff1d(seen, known)])
+    labels = read_values(y, "y").ravel()
+    seen = (
+        labels
+        if more is None
+        else join_labels(labels, read_labels(more, "classes"), ("y", "classes"))
+    )
+    classes = np.unique(seen)
+    if known is not None:
+        both = join_labels(known, classes, ("earlier calls", "y"))
+        classes = both[np.sort(np.unique(both, return_index=True)[1])]
+    rank = np.unique(join_labels(classes, labels, ("classes", "y")), return_inverse=True)[1]
     order = np.argsort(classes)
-    return classes, order[np.searchsorted(classes, y, sorter=order)]
-
-
-def is_numeric(classes: NDArray[Any]) -> bool:
-    """Whether classes are numbers or booleans."""
-    return classes.dtype.kind in "biuf"
+    return classes, order[rank[len(classes) :]]

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from skdml._labels import check_same_kind
+
 ClassMeans: TypeAlias = dict[object, tuple[float, NDArray[np.floating]]]
 """The number of rows of each class, or the sum of their weights, and their mean."""
 
@@ -208,9 +210,16 @@ def merge(a: Moments | None, b: Moments) -> Moments:
     -------
     Moments
         Moments of both.
+
+    Raises
+    ------
+    ValueError
+        If the classes of one are strings and those of the other are numbers.
     """
     if a is None:
         return b
+    known, new = (np.array(list(m.classes)[:1]) for m in (a, b))
+    check_same_kind(known, new, ("earlier batches", "y"))
     classes, steps = dict(a.classes), []
     for label, (m, mean) in b.classes.items():
         n, other = classes.get(label, (0, mean))

@@ -4,8 +4,9 @@ from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import column_or_1d, gen_batches
+from sklearn.utils import gen_batches
 
+from skdml._labels import read_values
 from skdml.constraints import encode_labels
 from skdml.linear._psd import root
 
@@ -81,7 +82,7 @@ def mix_with_prior(
     if not (learned > 0 and prior > 0):
         return A, 0.0
     if auto:
-        codes = encode_labels(column_or_1d(y))[0]
+        codes = encode_labels(read_values(y, "y").ravel())[0]
         # Sorted, then shuffled with a fixed seed: which rows are scored, and which of two equally
         # near points counts as nearer, does not depend on the order of the rows.
         order = np.lexsort((codes, *points.T[::-1]))

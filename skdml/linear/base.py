@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Tags, check_array, check_random_state, check_scalar
 from sklearn.utils.extmath import safe_sparse_dot
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from skdml._columns import name_columns_of_strings, validate_data
+from skdml._labels import read_labels
 from skdml.base import MetricLearner, check_tuples
 from skdml.constraints import (
     check_same,
@@ -139,7 +141,8 @@ class LinearMetricLearner(MetricLearner):
             )
         # C order: the same rows as a data frame, or transposed, then give the same bits.
         given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
-        X, y = validate_data(self, X, y, **given)
+        # Labels first: scikit-learn would turn a list of numbers and strings into strings.
+        X, y = validate_data(self, X, read_labels(y), **given)
         return X, *encode_labels(y, min_kinds)
 
     def _read_pairs(self, X: Any, y: Any, min_kinds: int = 2, **options: Any) -> "Pairs":
@@ -289,7 +292,8 @@ class LinearMap:
         ValueError
             If X is not 2-D, is empty, is not finite or has another number of features.
         """
-        points = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
+        with name_columns_of_strings(X, "LinearMap"):
+            points = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
         n_features = self.components.shape[1]
         if points.shape[1] != n_features:
             raise ValueError(

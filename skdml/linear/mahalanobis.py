@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import OAS, LedoitWolf, MinCovDet
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import validate_data
 
+from skdml._columns import validate_data
+from skdml._labels import read_labels
 from skdml.base import unchanged_on_error
 from skdml.linear._moments import (
     Moments,
@@ -365,12 +365,7 @@ class MahalanobisMetric(LinearMetricLearner):
                 "MahalanobisMetric(within_class=True) requires y to be passed, but the target y "
                 "is None."
             )
-        X, y = validate_data(self, X, y, dtype=FLOATS, **options)
-        if type_of_target(y, input_name="y").startswith("continuous"):
-            raise ValueError(
-                "Unknown label type: continuous. within_class=True needs class labels in y."
-            )
-        return X, y
+        return validate_data(self, X, read_labels(y), dtype=FLOATS, **options)
 
     def _store(
         self,

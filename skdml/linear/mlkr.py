@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
 
+from skdml._columns import validate_data
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.linear._kernels import KernelBlock, initial_kernel_components, kernel_sums

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import validate_data
 
+from skdml._columns import validate_data
+from skdml._labels import read_labels
 from skdml.base import unchanged_on_error
 from skdml.linear._eigen import (
     check_embedding_type,
@@ -279,6 +280,7 @@ class RCA(LinearMetricLearner):
             points, codes, classes = self._read_labelled(X, y, min_classes, **options)
             chunks, chunked = classes[codes], np.ones(len(points), dtype=bool)
         else:
+            y = y if y is None else read_labels(y, continuous=True)
             points, chunks = validate_data(self, X, y, **self._input() | options)
             chunks = check_chunks(chunks)
             chunked = chunks >= 0

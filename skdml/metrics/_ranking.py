@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 from sklearn import get_config
 from sklearn.utils import check_array, check_consistent_length, check_scalar, gen_batches
 
+from skdml._labels import join_labels, read_labels
 from skdml.distances import check_distance, euclidean_form
 
 # Largest size of a block of distances, in MiB. Larger blocks are not faster.
@@ -103,10 +104,13 @@ class RankedQueries:
         reference_labels: ArrayLike | None,
     ) -> None:
         """Encode the labels, and count the matches of each query."""
-        reference_labels = labels if reference_labels is None else reference_labels
+        names = "labels", "reference_labels"
+        labels = searched = read_labels(labels, names[0], column=False)
+        if reference_labels is not None:
+            searched = read_labels(reference_labels, names[1], column=False)
         check_consistent_length(queries, labels)
-        check_consistent_length(points, reference_labels)
-        both = np.concatenate([np.asarray(labels), np.asarray(reference_labels)])
+        check_consistent_length(points, searched)
+        both = join_labels(labels, searched, names)
         self.classes, codes = np.unique(both, return_inverse=True)
         self.codes, self.reference_codes = np.split(codes, [len(queries)])
         self.n_candidates = len(points) - self.excludes_itself
@@ -122,7 +126,11 @@ class RankedQueries:
 
     def check_k(self, k: int) -> None:
         """Raise unless k is from 1 to the number of candidates."""
-        check_scalar(k, "k", Integral, min_val=1, max_val=self.n_candidates)
+        check_scalar(k, "k", Integral, min_val=1)
+        if k > self.n_candidates:
+            raise ValueError(
+                f"k={k} is more than the {self.n_candidates} points to search. Take a smaller k."
+            )
 
     def score(
         self,

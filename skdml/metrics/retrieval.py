@@ -69,7 +69,7 @@ def recall_at_k(
     Raises
     ------
     ValueError
-        If no query has a match, or k is too large.
+        If no query has a match, k is too large, or labels are invalid.
 
     References
     ----------
@@ -136,7 +136,7 @@ def precision_at_k(
     Raises
     ------
     ValueError
-        If no query has a match, or k is too large.
+        If no query has a match, k is too large, or labels are invalid.
 
     References
     ----------
@@ -199,7 +199,7 @@ def r_precision(
     Raises
     ------
     ValueError
-        If no query has a match.
+        If no query has a match, or labels are invalid.
 
     References
     ----------
@@ -262,7 +262,7 @@ def map_at_r(
     Raises
     ------
     ValueError
-        If no query has a match.
+        If no query has a match, or labels are invalid.
 
     References
     ----------
@@ -324,7 +324,7 @@ def mean_average_precision(
     Raises
     ------
     ValueError
-        If no query has a match.
+        If no query has a match, or labels are invalid.
 
     References
     ----------
@@ -387,7 +387,7 @@ def mean_reciprocal_rank(
     Raises
     ------
     ValueError
-        If no query has a match.
+        If no query has a match, or labels are invalid.
 
     References
     ----------
@@ -409,7 +409,7 @@ def ndcg_at_k(
     reference: ArrayLike | None = None,
     reference_labels: ArrayLike | None = None,
     *,
-    k: int = 10,
+    k: int | None = None,
     metric: str = "euclidean",
     average: str | None = "query",
     reference_includes_queries: bool = False,
@@ -434,8 +434,9 @@ def ndcg_at_k(
         The points to search. None searches the queries: each query among all others.
     reference_labels : array-like of shape (n_reference,), default=None
         The class of each reference point. Required with `reference`.
-    k : int, default=10
+    k : int, default=None
         Number of nearest points that count, at least 1 and at most the number of points to search.
+        None uses 10, or all points to search if there are fewer.
     metric : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         The base distance.
     average : {"query", "class", "per_class"} or None, default="query"
@@ -454,7 +455,7 @@ def ndcg_at_k(
     Raises
     ------
     ValueError
-        If no query has a match, or k is too large.
+        If no query has a match, k is too large, or labels are invalid.
 
     References
     ----------
@@ -467,7 +468,7 @@ def ndcg_at_k(
     0.875
     """
     given = (embeddings, labels, reference, reference_labels, metric, reference_includes_queries)
-    return _measure("ndcg_at_k", average, *given, k=k)
+    return _measure("ndcg_at_k", average, *given, k=k, default_k=10)
 
 
 def retrieval_report(
@@ -476,7 +477,7 @@ def retrieval_report(
     reference: ArrayLike | None = None,
     reference_labels: ArrayLike | None = None,
     *,
-    k: int | Iterable[int] = (1, 5, 10),
+    k: int | Iterable[int] | None = None,
     metric: str = "euclidean",
     average: str | None = "query",
     reference_includes_queries: bool = False,
@@ -493,8 +494,9 @@ def retrieval_report(
         The points to search. None searches the queries: each query among all others.
     reference_labels : array-like of shape (n_reference,), default=None
         The class of each reference point. Required with `reference`.
-    k : int or iterable of int, default=(1, 5, 10)
-        Number of nearest points that count, for recall, precision and nDCG at k.
+    k : int or iterable of int, default=None
+        Number of nearest points that count, for recall, precision and nDCG at k. None uses those of
+        1, 5 and 10 that are not larger than the number of points to search.
     metric : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}, default="euclidean"
         The base distance.
     average : {"query", "class", "per_class"} or None, default="query"
@@ -514,7 +516,7 @@ def retrieval_report(
     Raises
     ------
     ValueError
-        If no query has a match, or a value of k is too large.
+        If no query has a match, a value of k is too large, or labels are invalid.
 
     Examples
     --------
@@ -527,6 +529,8 @@ def retrieval_report(
         embeddings, labels, reference, reference_labels, metric, reference_includes_queries
     )
     measures: dict[str, Measure] = {}
+    if k is None:
+        k = [value for value in _REPORTED_K if value <= queries.n_candidates]
     for value in k if isinstance(k, Iterable) else (k,):
         queries.check_k(value)
         for name in _AT_K:
@@ -589,14 +593,26 @@ MEASURES: dict[str, Measure] = {
 }
 """The values for each query, by the name of the public function that averages them."""
 
+_REPORTED_K = (1, 5, 10)
 _AT_K = ("recall_at_k", "precision_at_k", "ndcg_at_k")
 _NEAREST_MATCH_ONLY = ("recall_at_k", "mean_reciprocal_rank")
 _AT_R = ("r_precision", "map_at_r")
 
 
-def _measure(name: str, average: str | None, *given: Any, k: int | None = None) -> float | Any:
-    """Compute one measure, with only as many ranks as it needs."""
+def _measure(
+    name: str,
+    average: str | None,
+    *given: Any,
+    k: int | None = None,
+    default_k: int | None = None,
+) -> float | Any:
+    """Compute one measure, with only as many ranks as it needs.
+
+    If k is None, it is `default_k`, or the number of points to search if that is smaller.
+    """
     queries, measure = RankedQueries(*given), MEASURES[name]
+    if k is None and default_k is not None:
+        k = min(default_k, queries.n_candidates)
     depth: int | str | None = "R" if name in _AT_R else k
     n_first = 1 if name in _NEAREST_MATCH_ONLY else k
     if k is not None:

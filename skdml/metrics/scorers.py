@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.utils import check_scalar
 
+from skdml._labels import read_labels
 from skdml.distances import base_distance_of, paired_base_distance
 from skdml.metrics import retrieval
 from skdml.metrics.verification import equal_error_rate, tar_at_far, verification_report
@@ -87,7 +89,8 @@ def _retrieval_score(
     X: ArrayLike,
     y: ArrayLike,
 ) -> float:
-    return measure(embed(estimator, X), y, metric=base_distance_of(estimator), **options)
+    labels = read_labels(y)
+    return measure(embed(estimator, X), labels, metric=base_distance_of(estimator), **options)
 
 
 def make_verification_scorer(
@@ -200,7 +203,8 @@ def embed(estimator: Any, X: ArrayLike) -> NDArray[Any]:
             f"{type(estimator).__name__} has no transform, so there are no embeddings to score. "
             "Give a learner, or a pipeline that ends in one."
         )
-    return np.asarray(estimator.transform(X))
+    Z = estimator.transform(X)
+    return Z.toarray() if issparse(Z) else np.asarray(Z)
 
 
 map_at_r_scorer = make_retrieval_scorer("map_at_r")

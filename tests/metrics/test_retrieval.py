@@ -264,6 +264,19 @@ def test_values_of_the_accuracy_calculator(average, split):
 
 
 @pytest.mark.parametrize(
+    ("n_points", "known"), [(4, [1]), (6, [1, 5]), (8, [1, 5]), (12, [1, 5, 10])]
+)
+def test_the_default_k_fits_the_number_of_points(n_points, known):
+    Z, labels = np.random.default_rng(0).normal(size=(n_points, 2)), np.arange(n_points) % 2
+    report = retrieval_report(Z, labels)
+    assert [int(name[10:]) for name in report if name.startswith("recall_at_")] == known
+    assert report == retrieval_report(Z, labels, k=known)
+    assert ndcg_at_k(Z, labels) == ndcg_at_k(Z, labels, k=min(10, n_points - 1))
+    assert retrieval_report(Z, labels, Z, labels).keys() >= {f"recall_at_{k}" for k in known}
+    assert ndcg_at_k(Z, labels, Z, labels) == ndcg_at_k(Z, labels, Z, labels, k=min(10, n_points))
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda Z, y: map_at_r(Z, range(9)), "None of the 9 queries has a match"),
@@ -273,11 +286,11 @@ def test_values_of_the_accuracy_calculator(average, split):
         (lambda Z, y: map_at_r(Z, y, average="macro"), "average='macro' is unknown"),
         (lambda Z, y: map_at_r(Z, y[:5]), "inconsistent numbers of samples"),
         (lambda Z, y: map_at_r(Z * np.nan, y), "NaN"),
-        (lambda Z, y: recall_at_k(Z, y, k=9), "k == 9"),
+        (lambda Z, y: recall_at_k(Z, y, k=9), r"k=9 is more than the \d points"),
         (lambda Z, y: recall_at_k(Z, y, k=0), "k == 0"),
-        (lambda Z, y: precision_at_k(Z, y, k=9), "k == 9"),
-        (lambda Z, y: ndcg_at_k(Z, y, Z, y, k=10), "k == 10"),
-        (lambda Z, y: retrieval_report(Z, y, k=(1, 9)), "k == 9"),
+        (lambda Z, y: precision_at_k(Z, y, k=9), r"k=9 is more than the \d points"),
+        (lambda Z, y: ndcg_at_k(Z, y, Z, y, k=10), r"k=10 is more than the \d points"),
+        (lambda Z, y: retrieval_report(Z, y, k=(1, 9)), r"k=9 is more than the \d points"),
         (lambda Z, y: map_at_r(Z, y, Z[:, :1], y), "have 2 components, the reference has 1"),
         (
             lambda Z, y: map_at_r(Z, y, Z, y[::-1], reference_includes_queries=True),

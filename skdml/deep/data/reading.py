@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_consistent_length, validate_data
+from sklearn.utils.validation import check_consistent_length
 from torch.utils.data import Dataset
 
+from skdml._columns import validate_data
+from skdml._labels import is_continuous, read_labels, read_values
 from skdml.base import check_tuples
 from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor
 from skdml.deep.losses import LOSSES, learns_from
@@ -81,7 +82,7 @@ def read_training_data(
     data.classes = _scoring_classes(y, len(data)) if kind == "views" else None
     if groups is not None:
         check_consistent_length(X, groups)
-        groups = check_array(column_or_1d(groups), dtype=None, ensure_2d=False, input_name="groups")
+        groups = read_labels(groups, "groups", continuous=True)
         data.groups = np.unique(groups, return_inverse=True)[1]
     return data
 
@@ -112,8 +113,9 @@ class _Reader:
         if self.kind == "views":
             X = validate_data(self.learner, X, reset=self.reset, **_POINT_CHECKS)
         else:
-            if self.kind == "labels" and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
-                _check_classes(y, self.name)  # clearer than scikit-learn's message on 2-D labels
+            if self.kind == "labels" and y is not None:
+                # scikit-learn would turn a list of numbers and strings into strings.
+                y = _read_classes(y, self.name)
             graded = {"multi_output": True, "y_numeric": True} if self.kind == "targets" else {}
             X, y = validate_data(self.learner, X, y, reset=self.reset, **_POINT_CHECKS, **graded)
         self._set_or_check_feature_shape(X.shape[1:])
@@ -138,6 +140,7 @@ class _Reader:
         if self.kind == "views":
             targets = np.arange(len(dataset))
         else:
+            y = _read_classes(y, self.name) if self.kind == "labels" else y
             y = _check_dataset_labels(y, len(dataset), self.kind, self.name)
             targets = _encode_targets(y, self.kind, self.name)
         shape = tuple(as_point_tensor(dataset[0]).shape)
@@ -243,34 +246,24 @@ def _encode_targets(y: Any, kind: str, learner_name: str) -> NDArray:
     """Return graded targets, or class codes."""
     if kind == "targets":
         return graded_targets(y)
-    _check_classes(y, learner_name)
-    codes = np.unique(y, return_inverse=True)[1].astype(np.int64)
+    labels = _read_classes(y, learner_name)
+    codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     check_class_labels(codes)
     return codes
 
 
-def _check_classes(y: Any, learner_name: str) -> None:
-    """Raise if y does not hold one class label for each sample."""
-    target_type = _type_of_target(y)
-    if target_type not in ("binary", "multiclass"):
+def _read_classes(y: Any, learner_name: str) -> NDArray[Any]:
+    """Return class labels as an array; raise if y does not hold one for each sample."""
+    labels = y if issparse(y) else read_values(y, "y")
+    is_vector = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
+    if issparse(labels) or not is_vector or is_continuous(labels):
         losses = sorted(name for name in LOSSES if learns_from(name) == "targets")
         raise ValueError(
-            f"Unknown label type: {target_type}. {learner_name} needs one class label for each "
-            "sample. To learn from numbers, or from several labels per sample as rows of 0 and 1, "
-            f"use DeepEmbedder with one of these losses: {losses}."
+            f"Unknown label type: {type_of_target(labels)}. {learner_name} needs one class label "
+            "for each sample. To learn from numbers, or from several labels per sample as rows of "
+            f"0 and 1, use DeepEmbedder with one of these losses: {losses}."
         )
-
-
-def _type_of_target(y: Any) -> str:
-    """Return scikit-learn's type of y; raise if y mixes numbers and strings."""
-    try:
-        return type_of_target(y, input_name="y")
-    except TypeError as error:  # such labels cannot be sorted
-        kinds = sorted({type(label).__name__ for label in y})
-        raise ValueError(
-            f"The labels in y must be all numbers or all strings; got {kinds}. Turn them into "
-            "strings: [str(label) for label in y]."
-        ) from error
+    return read_labels(labels)
 
 
 def _scoring_classes(y: Any, n_rows: int) -> NDArray[np.int64] | None:
@@ -278,8 +271,10 @@ def _scoring_classes(y: Any, n_rows: int) -> NDArray[np.int64] | None:
 
     A loss that compares two views ignores class labels. Held-out data can still be scored by them.
     """
-    y = np.asarray(y)
-    if y.ndim != 1 or _type_of_target(y) not in ("binary", "multiclass"):  # y=None has ndim 0
+    if y is None or issparse(y):
+        return None
+    y = read_values(y, "y")
+    if y.ndim != 1 or is_continuous(y):
         return None
     if len(y) != n_rows:
         raise ValueError(f"y holds {len(y)} labels for {n_rows} points; give one for each.")
@@ -313,7 +308,7 @@ def graded_targets(y: ArrayLike) -> NDArray:
     array([[ True, False,  True],
            [False, False,  True]])
     """
-    y = y.toarray() if issparse(y) else np.asarray(y)  # type: ignore[union-attr]
+    y = y.toarray() if issparse(y) else read_values(y, "y")  # type: ignore[union-attr]
     if y.dtype.kind not in "biuf":
         raise ValueError(
             "Graded targets must be numbers, or rows of 0 and 1 for several labels per sample; got "
@@ -350,7 +345,7 @@ def _encode_pairs(y: Any, n_pairs: int) -> NDArray[np.int64]:
             "supervision='pairs' requires y to be passed, but the target y is None. Give 1 for "
             "each pair of the same class, and 0 or -1 for each pair of different classes."
         )
-    y = np.asarray(y)
+    y = read_labels(y, continuous=True)
     values = set(np.unique(y).tolist())
     if y.shape != (n_pairs,) or not (values <= {0, 1} or values <= {-1, 1}):
         raise ValueError(
