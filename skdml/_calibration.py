@@ -19,9 +19,10 @@ N_CLASSES_OF_TAIL = 20
 # Nearest other classes that are kept for each sample, if the lower tail is used.
 N_NEAREST = 8
 
-# The tail holds the smallest distances: about this number of independent pairs of classes, and
-# at least the given multiple of the accepted share.
-_N_PAIRS_OF_TAIL = 30
+# The tail holds the smallest distances: about this number of independent pairs of classes, or
+# fewer if there are few classes, and at least the given multiple of the accepted share.
+_N_PAIRS_OF_TAIL = 60
+_N_PAIRS_PER_CLASS = 1.5
 _MULTIPLE_OF_RATE = 3
 
 # Numbers of midpoints at which distributions are evaluated.
@@ -106,9 +107,11 @@ def _tail_threshold(
     pair = _pair_numbers(impostors, n_classes)[order]
     cumulative = np.cumsum(weight)
 
+    n_needed = min(_N_PAIRS_OF_TAIL, _N_PAIRS_PER_CLASS * n_classes)
+
     def suffices(size: int) -> bool:
         enough = cumulative[size - 1] >= _MULTIPLE_OF_RATE * rate
-        return bool(enough and _n_independent(pair[:size], weight[:size]) >= _N_PAIRS_OF_TAIL)
+        return bool(enough and _n_independent(pair[:size], weight[:size]) >= n_needed)
 
     size = _first_true(suffices, len(distance))
     last, share = distance[size - 1], cumulative[size - 1]
@@ -133,7 +136,7 @@ def _normal_threshold(
     x = impostors.distance ** (2 / 3)
     pair = np.unique(_pair_numbers(impostors, n_classes), return_inverse=True)[1]
     means = np.bincount(pair, x) / np.bincount(pair)
-    within = np.quantile(x - means[pair], _midpoints(_N_COARSE))
+    within = np.quantile(x - means[pair], _midpoints(_N_COARSE // 2))
     # Pairs that share a class are not independent.
     n_pairs = max(min(len(means), 2 * n_classes), 3)
     # One pair has no spread. A quarter of the mean is the spread of distances in four dimensions.
@@ -180,7 +183,7 @@ def _bisect(holds: Callable[[Any], bool], low: float, high: float) -> float:
     """Return the largest value, up to rounding, for which a condition holds from `low` on."""
     if holds(high):
         return high
-    for _ in range(60):
+    for _ in range(45):
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low

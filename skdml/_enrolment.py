@@ -175,6 +175,7 @@ class _View:
     embeddings: NDArray[Any]
     rows: NDArray[np.integer]  # the samples to measure
     hidden: NDArray[np.bool_]  # classes that the samples are not compared with
+    scale: float  # what one unit of the learner's distance is in units of the gallery's learner
 
 
 def gallery_distances(
@@ -223,12 +224,21 @@ def _views(state: GalleryState, rows: NDArray[np.integer]) -> Iterator[_View]:
     measured = np.concatenate(held_out) if held_out else state.trained[:0]
     fresh = rows[~np.isin(state.labels[rows], measured)]
     if len(fresh):
-        yield _View(state.embeddings, fresh, np.zeros(len(state.classes), bool))
+        yield _View(state.embeddings, fresh, np.zeros(len(state.classes), bool), 1.0)
     for learner in state.held_out:
         own = rows[np.isin(state.labels[rows], learner.classes)]
         hidden = np.isin(state.classes, learner.classes)
         if len(own) and not hidden.all():
-            yield _View(learner.embeddings, own, hidden)
+            # A learner that is fitted on fewer classes may have another unit of distance.
+            scale = _typical_distance(state, state.embeddings, ~hidden)
+            scale /= _typical_distance(state, learner.embeddings, ~hidden) or 1.0
+            yield _View(learner.embeddings, own, hidden, scale)
+
+
+def _typical_distance(state: GalleryState, Z: NDArray[Any], chosen: NDArray[np.bool_]) -> float:
+    """Return the mean distance between the prototypes of successive classes."""
+    means = class_means(Z, state.codes, len(state.classes))[chosen].astype(np.float64)
+    return float(paired_base_distance(means, np.roll(means, 1, axis=0), state.distance).mean())
 
 
 def _blocks(rows: NDArray[np.integer], n_points: int) -> Iterator[NDArray[np.integer]]:
@@ -241,7 +251,7 @@ def _measure(
 ) -> tuple[NDArray[Any], ...]:
     """Return the columns of `ImpostorDistances`, the number of others, rows, own distances."""
     D, own = _leave_out_distances(state, view.embeddings, rows)
-    codes = state.codes[rows]
+    D, own, codes = view.scale * D, view.scale * own, state.codes[rows]
     D[:, view.hidden] = np.inf
     D[np.arange(len(rows)), codes] = np.inf
     n_others = len(state.classes) - np.maximum(view.hidden.sum(), 1)

@@ -4,7 +4,7 @@ import threading
 import warnings
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,8 +15,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_scalar, gen_batches, get_tags
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils import check_consistent_length, check_scalar, gen_batches, get_tags
+from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import check_is_fitted
 
 from skdml._calibration import accepting_threshold
@@ -144,6 +144,10 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     True
     """
 
+    # The gallery passes groups on and does not use them itself.
+    __metadata_request__fit: ClassVar = {"groups": UNUSED}
+    __metadata_request__partial_fit: ClassVar = {"groups": UNUSED}
+
     def __init__(
         self,
         estimator: BaseEstimator,
@@ -163,7 +167,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.confidence = confidence
         self.cv = cv
 
-    def fit(self, X: ArrayLike, y: ArrayLike, **fit_params: Any) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Fit the learner, unless it is frozen, and enrol the samples in a new gallery.
 
         Parameters
@@ -172,10 +176,9 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Samples.
         y : array-like of shape (n_samples,)
             Their labels.
-        **fit_params : dict
-            Passed to the `fit` of the learner, such as ``groups``. If metadata routing is enabled,
-            the learner gets what it requests. Values with one entry per sample are split along
-            with X where classes are held out. Not used with a frozen learner.
+        groups : array-like of shape (n_samples,), default=None
+            Passed to the `fit` of the learner. If metadata routing is enabled, the learner has to
+            request it, with ``set_fit_request(groups=True)``. Not used with a frozen learner.
 
         Returns
         -------
@@ -191,14 +194,20 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         with self._writing():
             labels = check_gallery_labels(X, y)
             self._check_params()
+            if groups is not None:
+                check_consistent_length(X, groups)
             # Refuse bad labels before the learner is fitted, which may take long.
             unknown_answer(np.unique(labels), self.unknown_label, self.reject_far is not None)
-            enrolled = self._fit_learners(X, labels, fit_params)
+            enrolled = self._fit_learners(X, labels, groups)
             self._state = self._enrol(enrolled, last=None)
         return self
 
     def partial_fit(
-        self, X: ArrayLike, y: ArrayLike, classes: object = None, **fit_params: Any
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: object = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Enrol more samples, of enrolled or of new classes. The learner does not change.
 
@@ -212,7 +221,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Their labels.
         classes : object
             Ignored. New classes need no announcement.
-        **fit_params : dict
+        groups : array-like of shape (n_samples,), default=None
             Passed to `fit` in the first call, and ignored later.
 
         Returns
@@ -229,7 +238,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         with self._writing():
             state = self._current()
             if state is None:
-                return self.fit(X, y, **fit_params)
+                return self.fit(X, y, groups)
             labels = check_gallery_labels(X, y)
             self._check_params()
             joined = join_labels(state.labels, labels)
@@ -283,12 +292,14 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         router = router.add_self_request(self)
         return router.add(estimator=self.estimator, method_mapping=mapping)
 
-    def _fit_learners(self, X: ArrayLike, labels: NDArray[Any], params: dict[str, Any]) -> Enrolled:
+    def _fit_learners(
+        self, X: ArrayLike, labels: NDArray[Any], groups: ArrayLike | None
+    ) -> Enrolled:
         """Fit the learner, and again without some of the classes if a threshold needs it."""
         if isinstance(self.estimator, FrozenEstimator):
             Z = np.asarray(self.estimator.transform(X))
             return Enrolled(self.estimator, Z, labels, labels[:0], ())
-        params = self._fit_params(params)
+        params = self._fit_params(groups)
         learner = clone(self.estimator).fit(X, labels, **params)
         Z = np.asarray(learner.transform(X))
         if not get_tags(learner).requires_fit:  # such as a FunctionTransformer
@@ -296,14 +307,17 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         held_out = self._held_out_learners(X, labels, params)
         return Enrolled(learner, Z, labels, np.unique(labels), held_out)
 
-    def _fit_params(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _fit_params(self, groups: ArrayLike | None) -> dict[str, NDArray[Any]]:
         """Return what the learner's `fit` gets."""
-        if not params or not get_config()["enable_metadata_routing"]:
+        if groups is None:
+            return {}
+        params = {"groups": np.asarray(groups)}
+        if not get_config()["enable_metadata_routing"]:
             return params
         return dict(process_routing(self, "fit", **params).estimator.fit)
 
     def _held_out_learners(
-        self, X: ArrayLike, labels: NDArray[Any], params: dict[str, Any]
+        self, X: ArrayLike, labels: NDArray[Any], params: dict[str, NDArray[Any]]
     ) -> tuple[HeldOutLearner, ...]:
         """Fit the learner without the classes of each fold.
 
@@ -315,10 +329,7 @@ class GalleryClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             return ()
         learners = []
         for train, test in ClassDisjointKFold(min(self.cv, n_classes)).split(labels, labels):
-            kept = {
-                name: _take_rows(value, train) if _n_rows(value) == len(labels) else value
-                for name, value in params.items()
-            }
+            kept = {name: value[train] for name, value in params.items()}
             try:
                 learner = clone(self.estimator).fit(_take_rows(X, train), labels[train], **kept)
             except ValueError as error:
@@ -625,17 +636,6 @@ def _check_not_empty(state: GalleryState, k: int) -> None:
     if k > n_points:
         kind = "classes" if state.mode == "prototype" else "samples"
         raise ValueError(f"n_neighbors={k} is more than the {n_points} {kind} in the gallery.")
-
-
-def _n_rows(values: Any) -> int | None:
-    """Return the number of rows of an array, a frame or a list; None for other values."""
-    if isinstance(values, str) or (getattr(values, "shape", True) == ()):
-        return None
-    return values.shape[0] if hasattr(values, "shape") else _length(values)
-
-
-def _length(values: Any) -> int | None:
-    return len(values) if hasattr(values, "__len__") else None
 
 
 def _take_rows(values: Any, rows: NDArray[np.integer]) -> Any:
