@@ -290,8 +290,9 @@ default="euclidean"
         checkpoint : str or Path, default=None
             A folder. After each epoch the state of training is written there. If training is
             killed, the same fit (same parameters, same data) goes on after its last epoch and ends
-            with the same bits. The file is removed when a fit ends. The file is a pickle: do not
-            load one that you do not trust.
+            with the same bits. The file is removed when a fit ends. A damaged file, or one of
+            another version of skdml, is named in a ValueError. The file holds a pickle: do not load
+            one that you do not trust.
         callbacks : list, default=None
             skorch callbacks, or pairs (name, callback). They may watch "train_loss" and the score
             under its name. If a callback watches the score, it is computed in every epoch. A refit
@@ -372,7 +373,9 @@ default="euclidean"
         ------
         ValueError
             If X or y cannot be learned from, or if a parameter is out of range or unknown. The
-            learner is as it was before.
+            learner is as it was before. Also if the checkpoint of this fit is damaged.
+        OSError
+            If a checkpoint cannot be read or written. The learner is as it was before.
         RuntimeError
             If the loss or the weights are no longer finite. After at least one complete epoch the
             learner is fitted all the same: with its best weights, or without early stopping with

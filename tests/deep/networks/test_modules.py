@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers import CountingDataset
 from numpy.testing import assert_allclose
 from sklearn.decomposition import PCA
+from torch import nn
 
-from skdml import DeepTripletEmbedder
+from skdml import DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import ConvEmbedder, ResidualEmbedder
 from skdml.deep.networks.modules import principal_axes
 
@@ -142,3 +144,30 @@ def test_n_components_sets_the_width():
     X, y = np.random.default_rng(0).normal(size=(12, 70)), np.arange(12) % 3
     learner = DeepTripletEmbedder(max_epochs=1, n_components=3, module__n_hidden=4).fit(X, y)
     assert learner.transform(X).shape == (12, 3)
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 3), (8, 9, 1), (2, 8, 4)])
+def test_images_with_channels_last_are_refused_with_the_transposition(shape):
+    X = np.zeros((8, *shape), np.float32)
+    learner = DeepTripletEmbedder(max_epochs=1)
+    with pytest.raises(ValueError, match=r"channels last.*X\.transpose\(0, 3, 1, 2\)"):
+        learner.fit(X, np.arange(8) % 2)
+    assert not hasattr(learner, "feature_shape_")
+    with pytest.raises(ValueError, match=r"image\.permute\(2, 0, 1\)"):
+        learner.fit(CountingDataset(X), np.arange(8) % 2)
+    pairs = X.reshape(4, 2, *shape)
+    with pytest.raises(ValueError, match=r"X\.transpose\(0, 1, 4, 2, 3\)"):
+        DeepSiameseEmbedder(supervision="pairs", max_epochs=1).fit(pairs, [0, 1, 0, 1])
+    assert ConvEmbedder(np.moveaxis(X, 3, 1).shape[1:], 2)  # the transposition mends it
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 3), (3, 5, 1), (4, 5, 3), (2, 6, 6)])
+def test_images_whose_first_axis_may_be_channels_are_accepted(shape):
+    assert ConvEmbedder(shape, 2)(torch.zeros(2, *shape)).shape == (2, 2)
+
+
+def test_a_network_of_ones_own_may_read_channels_last():
+    X = np.random.default_rng(0).normal(size=(20, 6, 6, 3)).astype(np.float32)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    options = {"max_epochs": 1, "early_stopping": False, "random_state": 0}
+    assert DeepTripletEmbedder(network, **options).fit(X, np.arange(20) % 2).n_components_ == 2

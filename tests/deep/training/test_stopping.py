@@ -7,11 +7,13 @@ from helpers import CountingDataset
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from skorch.callbacks import Callback, EarlyStopping
+from torch import nn
 
-from skdml import DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
+from skdml.deep import InitialWeightsWarning
 from skdml.deep.data.datasets import ArrayDataset
-from skdml.deep.scores import lower_bound
-from skdml.deep.training.held_out import hold_out, split_rows
+from skdml.deep.scores import RetrievalScore, lower_bound
+from skdml.deep.training.held_out import hold_out, split_labels, split_rows
 from skdml.deep.training.stopping import RetrievalStopping
 
 # Eight classes: whole classes are held out. Three classes: rows of each class are held out.
@@ -298,6 +300,180 @@ def test_early_stopping_of_skorch():
     stop = EarlyStopping(monitor="train_loss", patience=1, threshold=10, sink=lambda text: None)
     learner = DeepTripletEmbedder(**NO_STOPPING, callbacks=[stop]).fit(FEW, FEW_Y)
     assert len(learner.history_["loss"]) < 3
+
+
+# Initial weights: kept on purpose, or never
+
+
+class OwnNetwork(nn.Linear):
+    """A network with random initial weights."""
+
+    def __init__(self, n_features, n_components):
+        super().__init__(n_features, n_components)
+
+
+class StartingNetwork(OwnNetwork):
+    """A network that chooses its initial weights."""
+
+    def initialize_from(self, X):
+        nn.init.eye_(self.weight)
+
+
+def plan_one_value_per_epoch(values):
+    score = PlannedScore(values)
+    score.values = [*values]
+    return score
+
+
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize(
+    ("values", "patience", "best", "n_epochs"),
+    [
+        ([0.9, 0.4, 0.3, 0.2, 0.1], 2, 1, 3),  # the initial weights score best
+        ([0.1, 0.4, 0.6, 0.5, 0.6, 0.1, 0.1], 9, 4, 6),  # the last of two equal scores
+        ([0.9, np.nan, np.nan, 0.6, 0.1, 0.1, 0.1], 9, 3, 6),
+        ([np.nan] * 7, 9, 6, 6),
+    ],
+)
+def test_own_network_keeps_one_of_its_epochs(values, patience, best, n_epochs, refit):
+    options = {"max_epochs": 6, "random_state": 0, "lr": 0.01, "patience": patience}
+    options |= {"scoring": plan_one_value_per_epoch(values), "refit": refit}
+    learner = DeepTripletEmbedder(OwnNetwork, **options).fit(FEW, FEW_Y)
+    assert (learner.best_epoch_, learner.best_share_) == (best, 1.0)
+    assert_array_equal(learner.best_score_, values[best])
+    assert_array_equal(learner.history_["plan"], values[1 : n_epochs + 1])
+    if refit:
+        whole = {"max_epochs": best, "random_state": 0, "lr": 0.01, "early_stopping": False}
+        expected = DeepTripletEmbedder(OwnNetwork, **whole).fit(FEW, FEW_Y).transform(FEW)
+        assert_array_equal(learner.transform(FEW), expected)
+
+
+def test_loss_in_only_one_held_out_class_does_not_count(monkeypatch):
+    planned = [[0.1, 0.1], [0.6, 0.6], [0.6, 0.3], [0.5, 0.45], [0.2, 0.2]]
+    values = [np.tile(groups, (2, 1)) for groups in planned]
+    monkeypatch.setattr(RetrievalScore, "__call__", lambda self, embed: values.pop(0))
+    options = {"max_epochs": 4, "random_state": 0, "patience": 9, "refit": False}
+    learner = DeepTripletEmbedder(OwnNetwork, **options).fit(MANY, MANY_Y)
+    assert (
+        learner.best_epoch_ == 2
+    )  # 0 and .3 lower than epoch 1, where epoch 3 is .1 and .15 lower
+
+
+def test_epoch_without_a_score_is_kept_rather_than_random_weights():
+    class EndTraining(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise KeyboardInterrupt
+
+    options = {"max_epochs": 60, "batch_size": 64, "callbacks": [EndTraining], "random_state": 0}
+    learner = DeepTripletEmbedder(OwnNetwork, **options).fit(MANY, MANY_Y)
+    assert learner.best_epoch_ == len(learner.history_["loss"]) == 2
+    assert np.isnan(learner.history_["map_at_r"]).all()
+
+
+def falling(*given):
+    """A score that is best for the initial weights."""
+    falling.value -= 0.1
+    return falling.value
+
+
+@pytest.fixture
+def falling_options():
+    falling.value = 0.9
+    return {"max_epochs": 2, "random_state": 0, "patience": 9, "scoring": falling}
+
+
+@pytest.mark.parametrize("Learner", [DeepEmbedder, DeepSiameseEmbedder, DeepProxyEmbedder])
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"module": OwnNetwork},
+        {"module": nn.Linear(6, 3)},
+        {"module": nn.Linear(6, 6), "freeze": "module", "head": OwnNetwork},
+    ],
+)
+def test_random_initial_weights_never_come_back(falling_options, Learner, network):
+    learner = Learner(**network, **falling_options).fit(MANY, MANY_Y)
+    assert learner.best_epoch_ == 1
+
+
+@pytest.mark.parametrize("Learner", [DeepEmbedder, DeepTripletEmbedder, DeepProxyEmbedder])
+@pytest.mark.parametrize("network", [{}, {"module": StartingNetwork}])
+def test_kept_initial_weights_give_one_warning(falling_options, Learner, network):
+    learner = Learner(**network, **falling_options)
+    with pytest.warns(InitialWeightsWarning, match=r"held-out classes.*hold_out='rows'") as caught:
+        learner.fit(MANY, MANY_Y)
+    assert learner.best_epoch_ == 0
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("hold_out", ["auto", "rows"])
+def test_warning_for_held_out_rows_advises_to_train_to_the_end(falling_options, hold_out):
+    learner = DeepTripletEmbedder(**falling_options, hold_out=hold_out)
+    with pytest.warns(InitialWeightsWarning, match=r"held-out data.*early_stopping=False"):
+        learner.fit(FEW, FEW_Y)
+    learner.set_params(early_stopping=False).fit(FEW, FEW_Y)  # without a warning
+    assert learner.best_epoch_ == 2
+
+
+def test_a_second_fit_may_keep_the_weights_of_the_first(falling_options):
+    learner = DeepTripletEmbedder(OwnNetwork, warm_start=True, **falling_options)
+    before = learner.fit(MANY, MANY_Y).transform(MANY)
+    with pytest.warns(InitialWeightsWarning, match="weights of the last fit"):
+        learner.fit(MANY, MANY_Y)
+    assert_allclose(learner.transform(MANY), before, rtol=1e-6)
+
+
+# The parameter hold_out
+
+
+@pytest.mark.parametrize("n_classes", [4, 8])
+@pytest.mark.parametrize("kind", ["auto", "rows", "classes"])
+def test_hold_out_sets_what_is_held_out(n_classes, kind):
+    codes = make_codes(n_classes)
+    data = ArrayDataset(np.zeros((len(codes), 2), np.float32), codes)
+    options = {"distance": "euclidean", "scoring": "map_at_r", "kind": kind}
+    if kind == "classes" and n_classes == 4:
+        with pytest.raises(ValueError, match=r"holds out 2 of the 4 classes.*hold_out='rows'"):
+            hold_out(data, 0.2, np.random.default_rng(0), **options)
+        return
+    train, score = hold_out(data, 0.2, np.random.default_rng(0), **options)
+    n_trained = len(np.unique(codes[train]))
+    assert score.unseen_classes == (n_trained < n_classes)
+    assert n_trained == (n_classes if kind == "rows" or n_classes == 4 else n_classes - 2)
+    assert len(train) < len(codes)
+
+
+def test_held_out_classes_keep_points_to_retrieve_if_there_are_very_many():
+    codes = np.arange(400_000) // 2
+    draw = split_labels(codes, 0.9, np.random.default_rng(0), "classes")
+    assert np.bincount(codes[draw[1]]).max() == 2
+    assert draw[3]
+
+
+def test_hold_out_of_a_learner(falling_options):
+    options = {**falling_options, "scoring": "map_at_r", "max_epochs": 1, "module": OwnNetwork}
+    few = {"hold_out": "classes", **options}
+    learner = DeepTripletEmbedder(**few)
+    with pytest.raises(ValueError, match="hold_out='classes'"):
+        learner.fit(FEW, FEW_Y)
+    assert not hasattr(learner, "net_")
+    learner.set_params(early_stopping=False).fit(FEW, FEW_Y)  # nothing is held out
+    with pytest.raises(ValueError, match=r"hold_out='groups' is unknown.*'rows'"):
+        learner.set_params(hold_out="groups").fit(MANY, MANY_Y)
+    pairs = {**few, "supervision": "pairs"}
+    with pytest.raises(ValueError, match=r"needs class labels.*pairs"):
+        DeepSiameseEmbedder(**pairs).fit(MANY.reshape(-1, 2, 6), np.arange(60) % 2)
+
+
+def test_proxy_learner_without_refit_holds_out_rows():
+    options = {"max_epochs": 1, "random_state": 0, "refit": False, "module": OwnNetwork}
+    with pytest.raises(ValueError, match=r"refit=False.*hold_out='rows'"):
+        DeepProxyEmbedder(**options, hold_out="classes").fit(MANY, MANY_Y)
+    auto = DeepProxyEmbedder(**options).fit(MANY, MANY_Y)
+    rows = DeepProxyEmbedder(**options, hold_out="rows").fit(MANY, MANY_Y)
+    assert_array_equal(auto.transform(MANY), rows.transform(MANY))
 
 
 # The refit
