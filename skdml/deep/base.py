@@ -518,7 +518,7 @@ default="euclidean"
     def _keep_net(self, training: Training) -> None:
         """Keep the net of a training, without what only training needs."""
         self.net_ = training.release_net()
-        self.n_components_ = self.net_.width(training.input_shape)
+        self.n_components_ = self.net_.width_
         self.backbone_ = training.backbone
 
     def _map_of(self, net: EmbeddingNet) -> NetworkMap:

@@ -114,13 +114,13 @@ class NetworkMap:
         """Return the same map with another network of the same shapes."""
         return NetworkMap(**(vars(self) | {"module": module}))
 
-    def width(self, feature_shape: tuple[int, ...]) -> int:
-        """Return the width of the embedding of points of a given shape.
+    def width(self, points: NDArray[np.float32]) -> int:
+        """Return the width of the embedding, found by embedding some points.
 
         Parameters
         ----------
-        feature_shape : tuple of int
-            The shape of one point.
+        points : ndarray of float32, shape (n, ...)
+            Training points. A network may fail on made-up points, like a sequence of zeros.
 
         Returns
         -------
@@ -133,11 +133,11 @@ class NetworkMap:
             If the network cannot embed such points.
         """
         try:
-            return self.embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
+            return self.embed(points).shape[1]
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(
                 f"{type(self.module).__name__} cannot take a float32 batch of points of shape "
-                f"{feature_shape}: {error}."
+                f"{points.shape[1:]}: {error}."
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,6 +197,24 @@ def embed_batch(
     if half is not None:
         Z = Z.float()
     return to_unit_length(Z, dim=1) if normalize else Z
+
+
+def first_points(data: NDArray[np.floating] | Dataset, n_points: int = 1) -> NDArray[np.float32]:
+    """Return the first points of some data, to try a network on them.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (n, ...), or torch Dataset
+        The points.
+    n_points : int, default=1
+        How many, at most.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_points, ...)
+        The points.
+    """
+    return next(batches_of_points(data, n_points)).numpy()
 
 
 def batches_of_points(
