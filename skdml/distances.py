@@ -279,7 +279,8 @@ class LearnedDistance:
         Parameters
         ----------
         X : array-like of shape (n_features,) or (n, n_features)
-            A point, or a set of points.
+            A point, or a set of points. For a learner of images or sequences, an array of the shape
+            of one training point is a point, and so is a flattened one.
         Y : array-like of shape (n_features,) or (m, n_features), default=None
             The other point, or the other set of points. If X is a set, None uses X.
 
@@ -291,17 +292,23 @@ class LearnedDistance:
         Raises
         ------
         ValueError
-            If X is a single point and Y is None, or if `embed` refuses the points.
+            If X is a single point and Y is not, or if `embed` refuses the points.
         """
         x: Any = X if hasattr(X, "ndim") else np.asarray(X)
-        if x.ndim != 1:
+        if not self._is_point(x):
             return self.pairwise(x, Y)
         if Y is None:
             raise ValueError(
                 "A distance needs two points, but X is a single point and Y is None. Give Y, or "
                 "give X as a 2-D array of points."
             )
-        a, b = self._embed_point(x), self._embed_point(np.asarray(Y))
+        y = np.asarray(Y)
+        if not self._is_point(y):
+            raise ValueError(
+                f"X is a single point, of shape {x.shape}, but Y is not: it has shape {y.shape}. "
+                "Give two points, or X[None] and Y as two sets of points."
+            )
+        a, b = self._embed_point(np.asarray(x)), self._embed_point(y)
         if self.distance == "euclidean":  # the usual case, computed without the checks
             difference = a - b
             return float(np.sqrt(difference @ difference))
@@ -341,6 +348,10 @@ class LearnedDistance:
         check_consistent_length(X, Y)
         A, B = self._embed_sets(X, Y)
         return paired_base_distance(A, B, self.distance)
+
+    def _is_point(self, x: Any) -> bool:
+        """Whether an array is one point: 1-D, or of the shape of one training point."""
+        return x.ndim == 1 or x.shape == getattr(self.embed, "feature_shape", None)
 
     def _embed_point(self, x: NDArray[Any]) -> NDArray[np.floating]:
         if x.dtype.hasobject:  # the bytes of an object array are addresses, not values

@@ -376,3 +376,26 @@ def test_max_points_limits_the_work_and_random_state_draws_the_points():
 def test_axioms_need_two_points():
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         check_metric_axioms(euclidean, LINE[:1])
+
+
+class Flatten:
+    """An embedding of images that says which shape a point has."""
+
+    feature_shape = (1, 2, 3)
+
+    def __call__(self, X):
+        return np.asarray(X, dtype=float).reshape(len(X), 6)
+
+
+def test_two_points_of_the_training_shape_have_one_distance():
+    d = LearnedDistance(Flatten())
+    images = np.random.default_rng(0).normal(size=(3, 1, 2, 3))
+    expected = np.linalg.norm(images[0] - images[1])
+    assert isinstance(d(images[0], images[1]), float)
+    assert d(images[0], images[1]) == pytest.approx(expected)
+    assert d(images[0].tolist(), images[1].ravel()) == pytest.approx(expected)
+    assert d(images[:1], images[1:]).shape == (1, 2)
+    with pytest.raises(ValueError, match="needs two points"):
+        d(images[0])
+    with pytest.raises(ValueError, match=r"X is a single point, of shape \(1, 2, 3\)"):
+        d(images[0], images)

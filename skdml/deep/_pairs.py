@@ -62,16 +62,20 @@ class Positives:
         Number of positives of each anchor.
     whole_class : bool
         Whether the positives of each anchor are all other points of its class.
+    within_batch : bool
+        Whether the columns are the anchors themselves. If False, they are references.
     """
 
     index: Tensor
     valid: Tensor
     count: Tensor
     whole_class: bool = False
+    within_batch: bool = True
 
     def select_rows(self, rows: Tensor) -> "Positives":
         """Return the positives of some anchors."""
-        return Positives(self.index[rows], self.valid[rows], self.count[rows], self.whole_class)
+        parts = self.index[rows], self.valid[rows], self.count[rows]
+        return Positives(*parts, self.whole_class, self.within_batch)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Return rows and columns of all positive pairs."""
@@ -85,14 +89,14 @@ class Positives:
         return mask
 
     @classmethod
-    def from_mask(cls, mask: Tensor) -> "Positives":
+    def from_mask(cls, mask: Tensor, within_batch: bool = True) -> "Positives":
         """Pack the true entries of a mask of shape (n, m)."""
         row, column, slot, width = padded_slots(mask)
         index = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
         index[row, slot] = column
         valid = torch.zeros_like(index, dtype=torch.bool)
         valid[row, slot] = True
-        return cls(index, valid, valid.sum(1))
+        return cls(index, valid, valid.sum(1), within_batch=within_batch)
 
     @classmethod
     def from_labels(cls, labels: Tensor, ref_labels: Tensor | None = None) -> "Positives":
@@ -113,7 +117,7 @@ class Positives:
             own_place[order] = torch.arange(len(order), device=order.device)
             place = place + (place >= own_place[:, None])
         index = order[place.clamp_(max=max(0, len(order) - 1))]
-        return cls(index, valid, count, whole_class=True)
+        return cls(index, valid, count, whole_class=True, within_batch=within_batch)
 
 
 def pairs_from_labels(labels: Tensor, ref_labels: Tensor | None = None) -> tuple[Positives, Tensor]:
@@ -121,7 +125,9 @@ def pairs_from_labels(labels: Tensor, ref_labels: Tensor | None = None) -> tuple
     return Positives.from_labels(labels, ref_labels), different_mask(labels, ref_labels)
 
 
-def pairs_from_indices(indices: Sequence[Tensor], shape: Sequence[int]) -> tuple[Positives, Tensor]:
+def pairs_from_indices(
+    indices: Sequence[Tensor], shape: Sequence[int], within_batch: bool = True
+) -> tuple[Positives, Tensor]:
     """Return positives and a mask of the negative pairs, as given tuples define them.
 
     A triplet (a, p, n) stands for the pairs (a, p) and (a, n).
@@ -131,7 +137,7 @@ def pairs_from_indices(indices: Sequence[Tensor], shape: Sequence[int]) -> tuple
     same, different = torch.zeros(2, *shape, dtype=torch.bool, device=a.device)
     same[a, p] = True
     different[b, n] = True
-    return Positives.from_mask(same), different
+    return Positives.from_mask(same, within_batch), different
 
 
 def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:

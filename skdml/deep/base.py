@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from skdml._columns import validate_data
 from skdml.base import MetricLearner, unchanged_on_error
-from skdml.deep.data.datasets import as_point_tensor
+from skdml.deep.data.datasets import as_dataset_if_items, as_point_tensor
+from skdml.deep.data.precision import point_dtype
 from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data
 from skdml.deep.losses import LOSSES, get_loss, learns_from
 from skdml.deep.networks.map import NetworkMap
@@ -55,6 +56,11 @@ class DeepEmbedder(NetParametersMixin, MetricLearner):
         The score before training and at the best epoch; NaN without early stopping.
     feature_shape_ : tuple of int
         The shape of one point.
+    origin_ : ndarray of float64, shape (n_features_in_,), or None
+        What the default network for tables subtracts from float64 points before they are cast to
+        float32: the median of each column that is far from zero compared with its spread. None if
+        there is no such column, or for any other network. ``net_.module_`` reads points without
+        the origin.
     n_features_in_ : int
         Number of features; for images, the number of channels.
     feature_names_in_ : ndarray of str of shape (n_features_in_,)
@@ -499,7 +505,11 @@ default="euclidean"
     def _read(self, settings: Settings, X: Any, y: Any, groups: Any, *, reset: bool) -> Any:
         """Return the training data; `reset` sets the attributes that describe points."""
         kind = self._supervision_kind(settings, y)
-        return read_training_data(self, X, y, groups, kind=kind, reset=reset)
+        # Other networks and `augment` get the points as they are.
+        default = settings.module is None and settings.augment is None
+        return read_training_data(
+            self, X, y, groups, kind=kind, reset=reset, subtract_origin=default
+        )
 
     def _supervision_kind(self, settings: Settings, y: Any) -> str:
         """Return what training learns from: "labels", "targets", "views", "pairs" or "triplets"."""
@@ -537,13 +547,14 @@ default="euclidean"
     def _keep_net(self, training: Training) -> None:
         """Keep the net of a training, without what only training needs."""
         self.net_ = training.release_net()
-        self.n_components_ = self.net_.width(training.input_shape)
+        self.n_components_ = self.net_.width_
         self.backbone_ = training.backbone
 
     def _map_of(self, net: EmbeddingNet) -> NetworkMap:
         """Return the network of a net, after the backbone, as a map of points."""
         f = net.map()
         f.feature_shape, f.backbone = self.feature_shape_, self.backbone_
+        f.origin = self.origin_
         return f
 
     def _metric_of(self, f: NetworkMap) -> LearnedDistance:
@@ -552,13 +563,14 @@ default="euclidean"
 
     def _embed(self, X: Any, f: NetworkMap) -> NDArray[np.float32]:
         """Check points, and embed them."""
+        X = as_dataset_if_items(X)
         if isinstance(X, Dataset):
             if len(X) == 0:  # type: ignore[arg-type]  # torch declares no __len__
                 raise ValueError("The Dataset is empty. Pass one with at least one item.")
             check_feature_shape(
                 tuple(as_point_tensor(X[0]).shape), self.feature_shape_, type(self).__name__
             )
-            Z = f.embed(X)
+            Z = f.embed(f.prepare(X))
             if n_bad := (~np.isfinite(Z)).any(axis=1).sum():
                 raise ValueError(
                     f"{n_bad} of {len(Z)} embeddings are not finite. Check that the points of the "
@@ -566,9 +578,9 @@ default="euclidean"
                 )
             return Z
         check_n_dims(X, self.feature_shape_, type(self).__name__)
-        X = validate_data(self, X, reset=False, dtype=np.float32, order="C", allow_nd=True)
+        X = validate_data(self, X, reset=False, dtype=point_dtype(X), order="C", allow_nd=True)
         check_feature_shape(X.shape[1:], self.feature_shape_, type(self).__name__)
-        return f.embed(X)
+        return f.embed(f.prepare(X))
 
     @property
     def _n_features_out(self) -> int:

@@ -92,6 +92,8 @@ class LabelledDataset(Dataset):
         Its items are points, or tuples that begin with a point.
     targets : ndarray of shape (n,) or (n, k)
         The class code, or the graded target, of each item.
+    origin : ndarray of float64, shape (n_features,), default=None
+        What is subtracted from each point before it is cast to float32.
     """
 
     dataset: Dataset
@@ -100,6 +102,7 @@ class LabelledDataset(Dataset):
     kind: str = "labels"
     groups: NDArray[np.int64] | None = None
     classes: NDArray[np.int64] | None = None
+    origin: NDArray[np.float64] | None = None
     collate: ClassVar = staticmethod(default_collate)
 
     def __len__(self) -> int:
@@ -108,18 +111,28 @@ class LabelledDataset(Dataset):
 
     def __getitem__(self, row: int) -> tuple[Tensor, Any]:
         """Return one point and its target."""
-        return as_point_tensor(self.dataset[int(row)]), self.targets[row]
+        return as_point_tensor(self.dataset[int(row)], self.origin), self.targets[row]
 
     def points(self, rows: NDArray[np.integer] | None = None) -> Dataset:
         """Return a Dataset with the items of some rows, or of all."""
-        return self.dataset if rows is None else Subset(self.dataset, np.asarray(rows).tolist())
+        data = self.dataset if rows is None else Subset(self.dataset, np.asarray(rows).tolist())
+        return data if self.origin is None else PointDataset(data, self.origin)
 
 
 class PointDataset(Dataset):
-    """The points of a torch Dataset, without the other parts of its items."""
+    """The points of a torch Dataset, without the other parts of its items.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Its items are points, or tuples that begin with a point.
+    origin : ndarray of float64, shape (n_features,), default=None
+        What is subtracted from each point before it is cast to float32.
+    """
+
+    def __init__(self, dataset: Dataset, origin: NDArray[np.float64] | None = None) -> None:
         self.dataset = dataset
+        self.origin = origin
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -127,16 +140,52 @@ class PointDataset(Dataset):
 
     def __getitem__(self, row: int) -> Tensor:
         """Return one point as a float32 tensor."""
-        return as_point_tensor(self.dataset[row])
+        return as_point_tensor(self.dataset[row], self.origin)
 
 
-def as_point_tensor(item: Any) -> Tensor:
+class ItemDataset(Dataset):
+    """A list of items as a torch Dataset; a split of a Dataset by scikit-learn is such a list."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Any:
+        """Return one item."""
+        return self.items[row]
+
+
+def as_dataset_if_items(X: Any) -> Any:
+    """Return a list of Dataset items (point, ...) as a Dataset, and anything else as it is.
+
+    scikit-learn splits a Dataset into lists of its items. Only a tuple that begins with an array
+    and goes on with something of another shape is taken for an item.
+    """
+    first = X[0] if isinstance(X, (list, tuple)) and len(X) else None
+    if isinstance(first, tuple) and len(first) > 1 and getattr(first[0], "ndim", 0) > 0:
+        shapes = [getattr(part, "shape", ()) for part in first]
+        if any(tuple(shape) != tuple(shapes[0]) for shape in shapes[1:]):
+            return ItemDataset(X)
+    return X
+
+
+def point_of_item(item: Any) -> Any:
+    """Return the point of a Dataset's item: the item, or the first part of a tuple."""
+    return item[0] if isinstance(item, (tuple, list)) and not np.isscalar(item[0]) else item
+
+
+def as_point_tensor(item: Any, origin: NDArray[np.float64] | None = None) -> Tensor:
     """Return the point of a Dataset's item as a float32 tensor.
 
     Parameters
     ----------
     item : Tensor, array-like, or tuple that begins with one
         The item, as returned by ``dataset[i]``.
+    origin : ndarray of float64, shape (n_features,), default=None
+        What is subtracted, in float64, before the cast.
 
     Returns
     -------
@@ -148,9 +197,10 @@ def as_point_tensor(item: Any) -> Tensor:
     ValueError
         If the point is not an array of numbers.
     """
-    if isinstance(item, (tuple, list)) and not np.isscalar(item[0]):
-        item = item[0]
+    item = point_of_item(item)
     try:
+        if origin is not None:
+            return (torch.as_tensor(item, dtype=torch.float64) - torch.from_numpy(origin)).float()
         return torch.as_tensor(item, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(

@@ -15,7 +15,19 @@ from torch.utils.data import Dataset
 from skdml._columns import validate_data
 from skdml._labels import is_continuous, read_labels, read_values
 from skdml.base import check_tuples
-from skdml.deep.data.datasets import ArrayDataset, LabelledDataset, as_point_tensor
+from skdml.deep.data.datasets import (
+    ArrayDataset,
+    LabelledDataset,
+    as_dataset_if_items,
+    as_point_tensor,
+    point_of_item,
+)
+from skdml.deep.data.precision import (
+    choose_origin,
+    point_dtype,
+    to_float32,
+    warn_of_merged_values,
+)
 from skdml.deep.losses import LOSSES, learns_from
 
 if TYPE_CHECKING:
@@ -23,12 +35,10 @@ if TYPE_CHECKING:
 
 TUPLE_SIZES = {"pairs": 2, "triplets": 3}
 
-_POINT_CHECKS: dict[str, Any] = {
-    "dtype": np.float32,
-    "order": "C",
-    "allow_nd": True,
-    "ensure_min_samples": 2,
-}
+_POINT_CHECKS: dict[str, Any] = {"order": "C", "allow_nd": True, "ensure_min_samples": 2}
+
+# Items of a Dataset that are read to choose the origin.
+_ITEMS_FOR_ORIGIN = 256
 
 
 def read_training_data(
@@ -39,6 +49,7 @@ def read_training_data(
     *,
     kind: str,
     reset: bool,
+    subtract_origin: bool = False,
 ) -> ArrayDataset | LabelledDataset:
     """Check X, y and groups and return them as a dataset.
 
@@ -49,7 +60,7 @@ def read_training_data(
     ----------
     learner : DeepEmbedder
         The learner. If `reset` is True, its attributes `n_features_in_`, `feature_names_in_` and
-        `feature_shape_` are set. Otherwise X is checked against them.
+        `feature_shape_` and `origin_` are set. Otherwise X is checked against them.
     X : array-like or torch Dataset
         Points, or tuples of points.
     y : array-like or None
@@ -61,6 +72,9 @@ def read_training_data(
         labels, or tuples.
     reset : bool
         Whether to set the attributes of the learner.
+    subtract_origin : bool, default=False
+        Whether an origin may be subtracted from tables before they are cast to float32. With
+        `reset` it is chosen and set as `origin_` of the learner; otherwise `origin_` is used.
 
     Returns
     -------
@@ -77,7 +91,7 @@ def read_training_data(
             f"groups cannot be used with supervision={kind!r}: groups decide which points share a "
             "batch, and these batches hold tuples. Leave groups out."
         )
-    data = _Reader(learner, kind, reset).read(X, y)
+    data = _Reader(learner, kind, reset, subtract_origin).read(as_dataset_if_items(X), y)
     data.kind = kind
     data.classes = _scoring_classes(y, len(data)) if kind == "views" else None
     if groups is not None:
@@ -94,6 +108,7 @@ class _Reader:
     learner: DeepEmbedder
     kind: str
     reset: bool
+    subtract_origin: bool = False
 
     @property
     def name(self) -> str:
@@ -110,15 +125,17 @@ class _Reader:
         _check_not_texts(X, self.name)
         if not self.reset:
             check_n_dims(X, self.learner.feature_shape_, self.name)
+        checks = _POINT_CHECKS | {"dtype": point_dtype(X)}
         if self.kind == "views":
-            X = validate_data(self.learner, X, reset=self.reset, **_POINT_CHECKS)
+            X = validate_data(self.learner, X, reset=self.reset, **checks)
         else:
             if self.kind == "labels" and y is not None:
                 # scikit-learn would turn a list of numbers and strings into strings.
                 y = _read_classes(y, self.name)
             graded = {"multi_output": True, "y_numeric": True} if self.kind == "targets" else {}
-            X, y = validate_data(self.learner, X, y, reset=self.reset, **_POINT_CHECKS, **graded)
+            X, y = validate_data(self.learner, X, y, reset=self.reset, **checks, **graded)
         self._set_or_check_feature_shape(X.shape[1:])
+        X = self._as_float32(X)
         if self.kind == "views":
             targets = np.arange(len(X))
         else:
@@ -154,19 +171,48 @@ class _Reader:
             self.learner.n_features_in_ = shape[0]
             # A fit on a table may have set names.
             self.learner.__dict__.pop("feature_names_in_", None)
-        return LabelledDataset(dataset, targets)
+        return LabelledDataset(dataset, targets, origin=self._origin_of_dataset(dataset, shape))
 
     def _read_tuples(self, tuples: Any, y: Any) -> ArrayDataset:
         size = TUPLE_SIZES[self.kind]
         tuples = check_tuples(tuples, size)
         points = tuples.reshape(-1, *tuples.shape[2:])
         points = validate_data(
-            self.learner, points, reset=self.reset, dtype=np.float32, allow_nd=True
+            self.learner, points, reset=self.reset, dtype=point_dtype(points), allow_nd=True
         )
         self._set_or_check_feature_shape(points.shape[1:])
+        points = self._as_float32(points)
         targets = np.zeros(len(tuples), np.int64) if size == 3 else _encode_pairs(y, len(tuples))
         points = np.require(points, requirements="W")  # torch shares its memory
         return ArrayDataset(points.reshape(tuples.shape), targets, tuples=True)
+
+    def _as_float32(self, X: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Subtract the origin of the learner, which is set first with `reset`; cast to float32."""
+        origin = self._set_or_get_origin(X)
+        return to_float32(X, origin)
+
+    def _set_or_get_origin(self, X: NDArray[np.floating]) -> NDArray[np.float64] | None:
+        if self.reset:
+            may_subtract = self.subtract_origin and X.ndim == 2
+            self.learner.origin_ = choose_origin(X) if may_subtract else None
+        if self.learner.origin_ is None:
+            warn_of_merged_values(X)
+        return self.learner.origin_
+
+    def _origin_of_dataset(
+        self, dataset: Any, shape: tuple[int, ...]
+    ) -> NDArray[np.float64] | None:
+        """Return the origin for a Dataset; some float64 items are read to choose it."""
+        rows = (
+            [0] if not self.reset else range(0, len(dataset), -(-len(dataset) // _ITEMS_FOR_ORIGIN))
+        )
+        first = point_of_item(dataset[0])
+        if str(getattr(first, "dtype", "")).rpartition(".")[2] != "float64":
+            return self._set_or_get_origin(np.zeros((1, *shape), np.float32))
+        points = [np.asarray(point_of_item(dataset[row]), np.float64) for row in rows]
+        if any(point.shape != shape for point in points):
+            return self._set_or_get_origin(np.zeros((1, *shape), np.float32))
+        return self._set_or_get_origin(np.stack(points))
 
     def _set_or_check_feature_shape(self, shape: tuple[int, ...]) -> None:
         if self.reset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,8 @@ class PKBatchSampler:
 
     1. The samples of each class are shuffled and cut into packs of K samples.
     2. The packs of each class are spread evenly over the epoch, with random offsets.
-    3. Each P consecutive packs make a batch.
+    3. Consecutive packs make a batch until it holds `batch_size` samples. Small classes make small
+       packs, so a batch then holds more than P classes.
 
     A batch thus mixes many classes, a rare class is spread over the whole epoch, and every sample
     occurs at least once in an epoch. A batch with one class only, or without two samples of any
@@ -45,7 +47,8 @@ class PKBatchSampler:
     codes : ndarray of int, shape (n,)
         The class of each sample.
     batch_size : int
-        P x K. The number of samples in a batch may differ from it by about one pack.
+        P x K. The number of samples in a batch may differ from it by about half a pack. The last
+        batch of an epoch may be smaller.
     n_per_class : int, default=4
         K, the number of samples of a class in a pack. It is raised to 2 at least, and limited to
         half of `batch_size`.
@@ -92,7 +95,7 @@ class PKBatchSampler:
         self.codes = codes[self.rows]
         self.groups = None if groups is None else np.asarray(groups)[self.rows]
         self.n_per_class = max(2, min(n_per_class, batch_size // 2))
-        self.n_packs = max(2, batch_size // self.n_per_class)
+        self.batch_size = max(batch_size, 2 * self.n_per_class)
         self.balanced = balanced
         self.seed = seed
         self.epoch = 0
@@ -103,39 +106,42 @@ class PKBatchSampler:
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
         packs = self._packs(rng)
-        for first in range(0, len(packs), self.n_packs):
-            batch_packs = packs[first : first + self.n_packs]
-            batch = np.concatenate(self._complete(batch_packs, packs, rng))
+        for first, end in pairwise(self._batch_limits(packs)):
+            batch = np.concatenate(self._complete(packs[first:end], packs, rng))
             if self.balanced:  # drop repeated samples, keep the order
                 batch = batch[np.sort(np.unique(batch, return_index=True)[1])]
             yield self.rows[batch]
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        counts = self._pack_counts()
-        n_packs = counts.sum()
+        n_samples = len(self.codes)
         if self.balanced:
-            n_packs = len(counts) * self._mean_pack_count(counts)
-        return -(-int(n_packs) // self.n_packs)
+            n_samples = self._packs_per_class() * self._full_pack_sizes().sum()
+        # Half a pack can reach over the end of a full batch; it makes no batch of its own.
+        return 1 + max(0, int((n_samples - (self.n_per_class + 1) / 2) // self.batch_size))
 
-    def _pack_counts(self) -> NDArray[np.integer]:
-        """Return the number of packs of each class without balancing."""
+    def _batch_limits(self, packs: list[NDArray[np.integer]]) -> list[int]:
+        """Return the number of the first pack of each batch, and the number of packs."""
+        sizes = np.array([len(pack) for pack in packs])
+        middles = sizes.cumsum() - sizes / 2
+        n_batches = len(self)
+        batch = np.minimum(middles // self.batch_size, n_batches - 1)
+        return np.searchsorted(batch, np.arange(n_batches + 1)).tolist()
+
+    def _full_pack_sizes(self) -> NDArray[np.integer]:
+        """Return the number of samples in a full pack of each class, with balancing."""
         counts = np.bincount(self.codes)
-        counts = counts[counts > 0]
-        # A single remaining sample joins the pack before it: a pack of one sample has no pair.
-        remainders = (counts > self.n_per_class) & (counts % self.n_per_class > 1)
-        return np.maximum(1, counts // self.n_per_class) + remainders
+        return np.minimum(counts[counts > 0], self.n_per_class)
 
-    @staticmethod
-    def _mean_pack_count(counts: NDArray[np.integer]) -> int:
-        """Return the mean number of packs of a class, rounded up."""
-        return -(-int(counts.sum()) // len(counts))
+    def _packs_per_class(self) -> int:
+        """Return the number of packs of each class that make an epoch, with balancing."""
+        return -(-len(self.codes) // int(self._full_pack_sizes().sum()))
 
     def _packs(self, rng: np.random.Generator) -> list[NDArray[np.integer]]:
         """Return all packs of an epoch, in the order of the epoch."""
         order = rng.permutation(len(self.codes))
         order = order[np.argsort(self.codes[order], kind="stable")]
-        n_packs = self._mean_pack_count(self._pack_counts()) if self.balanced else None
+        n_packs = self._packs_per_class() if self.balanced else None
         packs, positions = [], []
         for samples in np.split(order, np.flatnonzero(np.diff(self.codes[order])) + 1):
             of_class = self._cut(samples) if n_packs is None else self._draw(samples, n_packs, rng)
@@ -177,6 +183,10 @@ class PKBatchSampler:
             others = [pack for pack in packs if self.codes[pack[0]] != first]
             batch = [*batch, _random_pack(others, rng)]
         return batch
+
+
+# The same sampler under a name that says what it does.
+ClassBalancedBatches = PKBatchSampler
 
 
 def _random_pack(packs: list[NDArray[np.integer]], rng: np.random.Generator) -> NDArray[np.integer]:

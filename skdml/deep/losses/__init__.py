@@ -21,6 +21,9 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from skdml.deep.losses.angular import AngularLoss
 from skdml.deep.losses.arcface import ArcFaceLoss, SubCenterArcFaceLoss
 from skdml.deep.losses.center import CenterLoss
@@ -163,6 +166,41 @@ def get_loss(
     return loss
 
 
+# Losses of pytorch-metric-learning that compare two views. They have no attribute that says so.
+VIEW_LOSSES_OF_PEERS = ("SelfSupervisedLoss", "VICRegLoss")
+
+
+def is_view_loss_of_peer(loss: Any) -> bool:
+    """Whether this is a loss of pytorch-metric-learning, or its class, that compares two views."""
+    kind = loss if inspect.isclass(loss) else type(loss)
+    return any(
+        one.__name__ in VIEW_LOSSES_OF_PEERS
+        and one.__module__.startswith("pytorch_metric_learning")
+        for one in inspect.getmro(kind)
+    )
+
+
+def compare_views(loss: Any, one: Tensor, other: Tensor) -> Tensor:
+    """Compute a loss that learns from views.
+
+    Parameters
+    ----------
+    loss : callable
+        The loss. It is called ``loss(one, None, ref_emb=other)``, or ``loss(one, other)`` if it
+        takes no labels.
+    one, other : Tensor of shape (n, d)
+        The two views. Row i of both belongs to the same point.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The loss.
+    """
+    is_module = isinstance(loss, torch.nn.Module)
+    names = inspect.signature(loss.forward if is_module else loss).parameters
+    return loss(one, None, ref_emb=other) if "labels" in names else loss(one, other)
+
+
 def learns_from(loss: Any, **params: Any) -> str:
     """Return the kind of supervision that a loss needs.
 
@@ -179,7 +217,8 @@ def learns_from(loss: Any, **params: Any) -> str:
         "labels" for classes; "targets" for numbers or sets of labels, which are more or less
         similar; "views" for two views, where row i of the references belongs to row i of the
         embeddings. It is the attribute `learns_from` of the loss. Without this attribute, or with
-        ``graded=False``, it is "labels".
+        ``graded=False``, it is "labels". `SelfSupervisedLoss` and `VICRegLoss` of
+        pytorch-metric-learning learn from views.
 
     Examples
     --------
@@ -190,5 +229,7 @@ def learns_from(loss: Any, **params: Any) -> str:
     'labels'
     """
     loss = LOSSES.get(loss) if isinstance(loss, str) else loss
+    if is_view_loss_of_peer(loss):
+        return "views"
     kind = getattr(loss, "learns_from", "labels")
     return "labels" if kind == "targets" and not params.get("graded", True) else kind

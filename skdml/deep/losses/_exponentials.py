@@ -29,7 +29,7 @@ def exponentials(value: Tensor, mask: Tensor, factor: float) -> tuple[Tensor, Te
     Parameters
     ----------
     value : Tensor of shape (n, m)
-        The values v, m > 0. Products c v beyond 1e30 are clipped and have no gradient.
+        The values v. Products c v beyond 1e30 are clipped and have no gradient.
     mask : bool Tensor of shape (n, m)
         The mask m.
     factor : float
@@ -44,6 +44,9 @@ def exponentials(value: Tensor, mask: Tensor, factor: float) -> tuple[Tensor, Te
     log_sum : Tensor of shape (n,)
         The logarithms l; -1e32 for a row without a true entry.
     """
+    if not value.shape[1]:
+        nothing = value.new_zeros(len(value))
+        return torch.empty_like(value), nothing, nothing - MASKED_LOGIT
     # Subtracting a large number from the masked entries is many times faster than torch.where.
     exps = as_number(~mask, value.dtype).mul_(-MASKED_LOGIT).add_(value, alpha=factor)
     peak = exps.amax(1)
@@ -81,7 +84,7 @@ def log_sum_exp(value: Tensor, mask: Tensor, factor: float = 1.0) -> Tensor:
     Parameters
     ----------
     value : Tensor of shape (n, m)
-        The values v, m > 0. Products c v beyond 1e30 are clipped and have no gradient.
+        The values v. Products c v beyond 1e30 are clipped and have no gradient.
     mask : bool Tensor of shape (n, m)
         The mask m.
     factor : float, default=1.0

@@ -106,7 +106,7 @@ class MatrixLoss(torch.nn.Module, ABC):
             else:
                 indices = check_indices(indices_tuple, labels.device)
                 shape = len(labels), matrix.shape[1]
-                positives, neg_mask = pairs_from_indices(indices, shape)
+                positives, neg_mask = pairs_from_indices(indices, shape, ref_emb is None)
                 has_negative = any_in_row(neg_mask)
             rows = self._rows_with_pairs(matrix, positives, neg_mask, has_negative)
             value, n_active = self.compute(*rows)
@@ -124,6 +124,55 @@ class MatrixLoss(torch.nn.Module, ABC):
         if keep.all():
             return matrix, positives, neg_mask
         return matrix[keep], positives.select_rows(keep), neg_mask[keep]
+
+
+class TripletMatrixLoss(MatrixLoss):
+    """Base of the matrix losses that are defined by triplets.
+
+    Triplets in a call are scored as they are given: a positive is compared only with the negatives
+    that are listed with it, and a repeated triplet counts each time. A subclass defines their loss
+    in :meth:`compute_listed`. In a call with pairs, each positive of an anchor is combined with
+    each of its negatives.
+
+    Parameters
+    ----------
+    distance : {"euclidean", "sqeuclidean", "cosine", "angular", "manhattan"}
+        Distance between embeddings.
+
+    Attributes
+    ----------
+    active_share : Tensor of shape ()
+        Share of the embeddings that were anchors with a loss > 0 in the last call, detached.
+    """
+
+    @abstractmethod
+    def compute_listed(
+        self, matrix: Tensor, a: Tensor, p: Tensor, n: Tensor
+    ) -> tuple[Tensor, Tensor | int]:
+        """Compute the loss of listed triplets from the matrix of :meth:`measure`.
+
+        Returns the value and the number of anchors with a loss > 0.
+        """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of a batch; see `MatrixLoss.forward`."""
+        if indices_tuple is None or len(indices_tuple) != 3:
+            return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        labels, _ = check_batch(embeddings, labels, ref_emb, ref_labels)
+        a, p, n = check_indices(indices_tuple, labels.device)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            matrix = self.measure(embeddings, labels, ref_emb)
+            value, n_active = self.compute_listed(matrix, a, p, n)
+        share = torch.as_tensor(n_active / max(1, len(embeddings)), device=value.device)
+        self.active_share = share.detach().to(value.dtype)
+        return value
 
 
 class RowLoss(MatrixLoss):

@@ -11,6 +11,7 @@ from skdml.deep._distances import BatchDistances, attach_gradient
 from skdml.deep._pairs import Positives, check_batch, check_indices, label_masks, pairs_from_labels
 from skdml.deep.losses._checks import check_choice
 from skdml.deep.miners import AllTripletsMiner, Miner, get_miner
+from skdml.deep.miners._checked import CheckedMiner
 from skdml.distances import check_distance
 
 REDUCTIONS = ("active", "mean", "sum")
@@ -147,5 +148,4 @@ class PairwiseLoss(torch.nn.Module, ABC):
             with torch.autocast(distances.embeddings.device.type, enabled=False):
                 masks = label_masks(labels, ref_labels)
                 return self.miner.mine(distances.matrix.detach(), *masks)
-        with torch.no_grad():
-            return self.miner(distances.embeddings, labels, *references)
+        return CheckedMiner(self.miner)(distances.embeddings, labels, *references)

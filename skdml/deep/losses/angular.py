@@ -9,7 +9,7 @@ from torch import Tensor
 from skdml.deep._distances import attach_gradient, directions, full_precision
 from skdml.deep._pairs import Positives, as_number, row_blocks
 from skdml.deep.losses._checks import check_positive
-from skdml.deep.losses._matrix import MatrixLoss, any_in_row
+from skdml.deep.losses._matrix import TripletMatrixLoss, any_in_row
 
 _MAX_ALPHA = 60  # degrees; beyond it the exponentials would leave the range of single precision
 
@@ -102,16 +102,19 @@ def positive_blocks(
         yield a[None], same[a].any(0).nonzero().T
 
 
-class AngularLoss(MatrixLoss):
+class AngularLoss(TripletMatrixLoss):
     r"""Angular loss: the angle at the negative of each triplet is at most alpha.
 
     .. math:: L = \operatorname{mean}_{(a, p) \in P} \; \log \Bigl( 1 + \sum_n
         e^{4 \tan^2 \alpha \, (x_a + x_p)^T x_n - 2 (1 + \tan^2 \alpha) \, x_a^T x_p} \Bigr)
 
     The embeddings are scaled to length 1. P are all positive pairs whose anchor has a negative,
-    and n runs over all negatives of the anchor. The loss takes one matrix product and O(B^2)
-    memory for a batch of B points. If given tuples share an anchor, each positive of the anchor is
-    combined with each of its negatives.
+    and n runs over all negatives of the anchor. Given triplets are scored as they are: n runs over
+    the negatives that are listed with (a, p). Of given pairs, each positive of an anchor is
+    combined with each of its negatives. The loss takes one matrix product and O(B^2) memory for a
+    batch of B points.
+
+    Unlike the paper, which draws one pair of each class, all positive pairs of the batch count.
 
     Parameters
     ----------
@@ -130,7 +133,7 @@ class AngularLoss(MatrixLoss):
 
     References
     ----------
-    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017.
+    Wang, Zhou, Wen, Liu, Lin: Deep Metric Learning with Angular Loss, ICCV 2017, eqs. 7 and 8.
 
     Examples
     --------
@@ -159,6 +162,16 @@ class AngularLoss(MatrixLoss):
         given = [embeddings] if ref_emb is None else [embeddings, ref_emb]
         unit = [directions(x) for x in full_precision(*given)]
         return torch.cat(unit) @ unit[-1].T
+
+    def compute_listed(self, matrix: Tensor, a: Tensor, p: Tensor, n: Tensor) -> tuple[Tensor, int]:
+        """Compute the mean over the listed positive pairs, and count the anchors."""
+        n_columns = matrix.shape[1]
+        t = math.tan(math.radians(self.alpha)) ** 2
+        from_positive = matrix[len(matrix) - n_columns + p, n]
+        exponent = 4 * t * (matrix[a, n] + from_positive) - 2 * (1 + t) * matrix[a, p]
+        pairs, pair = (a * n_columns + p).unique(return_inverse=True)
+        odds = exponent.new_zeros(len(pairs)).index_add(0, pair, exponent.exp())
+        return odds.log1p().sum() / max(1, len(pairs)), len(a.unique())
 
     def compute(
         self, distance: Tensor, positives: Positives, neg_mask: Tensor

@@ -92,6 +92,8 @@ class SubCenterArcFaceLoss(MarginSoftmaxLoss):
 
     Mislabelled points gather around one proxy of the class, and the other proxies stay clean.
 
+    Unlike the paper, psi continues beyond an angle of pi - m, as in `ArcFaceLoss`.
+
     Parameters
     ----------
     n_classes : int

@@ -16,7 +16,8 @@ class CenterLoss(ProxyLoss):
         {\sum_c e^{w_c^T x_i + b_c}} + \frac{\lambda}{2 n} \sum_i \lVert x_i - p_{y_i} \rVert^2
 
     Unlike the paper, the centers are learned by gradient descent, as the weights are. The update
-    rule of the paper is a gradient step with another step length.
+    rule of the paper is a gradient step with another step length. Unlike the paper, which sums over
+    the batch, the loss is the mean.
 
     Parameters
     ----------

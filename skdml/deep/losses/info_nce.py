@@ -20,6 +20,8 @@ class InfoNCELoss(torch.nn.Module):
     A pair can be two views of one thing, a question and its answer, or an image and its caption.
     No labels are needed: all other references are negatives.
 
+    Unlike the paper by Radford et al., the temperature is not learned.
+
     Parameters
     ----------
     temperature : float, default=0.07

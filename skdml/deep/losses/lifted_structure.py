@@ -18,6 +18,9 @@ def lifted(
     .. math:: \max \Bigl(0, \log \Bigl( \sum_{n \in N(i)} e^{m - d_{in}} +
         \sum_{n \in N(j)} e^{m - d_{nj}} \Bigr) + d_{ij} \Bigr)
 
+    N(i) are the points that row i pairs with i as negatives. N(j) are those of row j if j is in the
+    batch. If j is a reference, they are the rows that pair j with themselves as a negative.
+
     Parameters
     ----------
     distance : Tensor of shape (n, m)
@@ -39,7 +42,9 @@ def lifted(
     row, column = positives.pairs()
     distance = distance.clamp(max=MAX_SQUARABLE)
     nearness = torch.where(neg_mask, margin - distance, -MAX_LOGIT)
-    log_sum = torch.logaddexp(nearness.logsumexp(1)[row], nearness.logsumexp(0)[column])
+    of_anchor = nearness.logsumexp(1)
+    of_positive = of_anchor if positives.within_batch else nearness.logsumexp(0)
+    log_sum = torch.logaddexp(of_anchor[row], of_positive[column])
     return row, (log_sum + distance[row, column]).clamp(min=0)
 
 
@@ -57,7 +62,8 @@ class LiftedStructureLoss(RowLoss):
     .. math:: L = \operatorname{mean}_i \max \Bigl(0, \log \sum_p e^{d_{ip}} +
         \log \sum_n e^{m - d_{in}} \Bigr)
 
-    Its mean is over the anchors with a positive and a negative. Both forms take O(B^2) time and
+    Its mean is over the anchors with a positive and a negative. Unlike the paper by Hermans et al.,
+    which sums over the anchors, it is a mean. Both forms take O(B^2) time and
     memory for a batch of B points. With references, the negatives of a reference are the
     embeddings of other classes.
 

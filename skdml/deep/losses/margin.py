@@ -6,7 +6,7 @@ from torch import Tensor
 from skdml.deep._distances import attach_gradient
 from skdml.deep._pairs import Positives, as_number
 from skdml.deep.losses._checks import check_count, check_label_range, check_margin
-from skdml.deep.losses._matrix import MatrixLoss
+from skdml.deep.losses._matrix import TripletMatrixLoss
 
 # The boundary of the paper, 1.2, is a Euclidean distance of points of length 1. The same boundary
 # in other distances is 1.2^2, 1.2^2 / 2 and 2 arcsin(1.2 / 2) / pi.
@@ -49,7 +49,7 @@ def mean_of_terms(
     )
 
 
-class MarginLoss(MatrixLoss):
+class MarginLoss(TripletMatrixLoss):
     r"""Margin loss: positives within a learned boundary, negatives beyond it, each by a margin.
 
     .. math:: \ell(a, p, n) = [d_{ap} - \beta_a + m]_+ + [\beta_a - d_{an} + m]_+
@@ -58,10 +58,13 @@ class MarginLoss(MatrixLoss):
     each class of anchors has a boundary of its own.
 
     The loss is the sum over all triplets, divided by the number of terms [...] that are > 0. So
-    beta moves to where the share of positives with a term > 0 equals that of negatives. If given
-    tuples share an anchor, each positive of the anchor is combined with each of its negatives.
+    beta moves to where the share of positives with a term > 0 equals that of negatives. Given
+    triplets are scored as they are. Of given pairs, each positive of an anchor is combined with
+    each of its negatives.
 
-    Unlike the paper, which draws one negative for each positive pair, all triplets count.
+    Unlike the paper, which draws one negative for each positive pair, all triplets of the batch
+    count if none are given; the miner "distance_weighted" draws as in the paper. Unlike the paper,
+    the loss has no regulariser of beta and no beta for each point.
 
     Parameters
     ----------
@@ -133,6 +136,15 @@ class MarginLoss(MatrixLoss):
             return distance - self.beta
         check_label_range(labels, self.n_classes)
         return distance - self.beta[labels.long()][:, None]
+
+    def compute_listed(
+        self, matrix: Tensor, a: Tensor, p: Tensor, n: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the mean of the terms > 0 of listed triplets, and count the active anchors."""
+        terms = torch.stack([matrix[a, p] + self.margin, self.margin - matrix[a, n]]).clamp(min=0)
+        n_terms = (terms > 0).sum().clamp(min=1)
+        active = torch.zeros_like(matrix[:, 0]).index_add(0, a, terms.detach().sum(0))
+        return terms.sum() / n_terms, (active > 0).sum()
 
     def compute(
         self, distance: Tensor, positives: Positives, neg_mask: Tensor

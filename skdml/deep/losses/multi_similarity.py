@@ -48,12 +48,13 @@ def multi_similarity(
 class MultiSimilarityLoss(RowLoss):
     r"""Multi-similarity loss: weights of pairs depend on the other pairs of the anchor.
 
-    .. math:: L = \operatorname{mean}_i \;
+    .. math:: L = \operatorname{mean}_i \; \Bigl[
         \frac{1}{\alpha} \log \Bigl(1 + \sum_{p} e^{\alpha (d_{ip} - b)}\Bigr) +
-        \frac{1}{\beta} \log \Bigl(1 + \sum_{n} e^{-\beta (d_{in} - b)}\Bigr)
+        \frac{1}{\beta} \log \Bigl(1 + \sum_{n} e^{-\beta (d_{in} - b)}\Bigr) \Bigr]
 
-    The mean is over the anchors with a positive. With the cosine distance and b = 1 - lambda, this
-    is the loss of the paper.
+    The mean is over all anchors of the batch. An anchor without a positive has only the second
+    term, and an anchor without a negative has only the first. With the cosine distance and
+    b = 1 - lambda, this is the loss of the paper.
 
     Parameters
     ----------
@@ -78,18 +79,18 @@ class MultiSimilarityLoss(RowLoss):
     References
     ----------
     Wang, Han, Huang, Dong, Scott: Multi-Similarity Loss with General Pair Weighting for Deep
-    Metric Learning, CVPR 2019.
+    Metric Learning, CVPR 2019, eq. 15.
 
     Examples
     --------
     >>> import torch
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> loss = MultiSimilarityLoss()(x, torch.tensor([0, 0, 1]))
-    >>> round(loss.item(), 4)  # log(1 + exp(-1)) / 2, plus a negligible term
-    0.1566
+    >>> round(loss.item(), 4)  # 2/3 of log(1 + exp(-1)) / 2, plus negligible terms
+    0.1044
     """
 
-    needs_negatives = False
+    needs_positives = needs_negatives = False
 
     def __init__(
         self,

@@ -27,7 +27,8 @@ class NPairsLoss(RowLoss):
     pairs as negatives, all positive pairs and all negatives of the batch are used. So the loss
     does not depend on the order of the batch.
 
-    Dot products reward long embeddings. Use weight decay for the network, or normalise its output.
+    Unlike the paper, the loss does not penalise the length of embeddings. Dot products reward long
+    embeddings. Use weight decay for the network, or normalise its output.
 
     Attributes
     ----------

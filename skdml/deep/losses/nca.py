@@ -46,6 +46,9 @@ class NCALoss(SoftmaxLoss):
 
     The mean is over the anchors with a positive.
 
+    Unlike the paper, which sums over all training points, the loss is the mean over a batch, and a
+    neighbour is drawn from the batch.
+
     Parameters
     ----------
     temperature : float, default=1.0

@@ -55,8 +55,10 @@ class NTXentLoss(SoftmaxLoss):
         \frac{e^{-d_{ip} / \tau}}{e^{-d_{ip} / \tau} + \sum_{n: y_n \ne y_i} e^{-d_{in} / \tau}}
 
     P are the positive pairs whose anchor has a negative. The other positives of the anchor are not
-    in the denominator. With the cosine distance, this is the loss of the paper, because 1 - d is
-    the cosine. Time and memory are O(B^2) for a batch of B points.
+    in the denominator. Time and memory are O(B^2) for a batch of B points.
+
+    With the cosine distance, 1 - d is the cosine. Unlike the paper by Chen et al., an anchor may
+    have several positives; with two views of each point, the loss is that of the paper.
 
     Parameters
     ----------

@@ -47,8 +47,9 @@ class SupConLoss(SoftmaxLoss):
     .. math:: L = \operatorname{mean}_i \; \frac{1}{|P(i)|} \sum_{p \in P(i)} -\log
         \frac{e^{-d_{ip} / \tau}}{\sum_{a \ne i} e^{-d_{ia} / \tau}}
 
-    The mean is over the anchors with a positive. With the cosine distance, this is the loss of the
-    paper.
+    The mean is over the anchors with a positive. With the cosine distance, 1 - d is the cosine.
+
+    Unlike the paper, which sums over the anchors, the loss is their mean.
 
     Parameters
     ----------

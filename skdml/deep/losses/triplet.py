@@ -183,8 +183,9 @@ class TripletLoss(PairwiseLoss):
     The loss over all triplets is exact. It takes O(B^2 log B) time and O(B^2) memory for a batch
     of B points. If soft or with the swap, the time also grows with the size of the largest class.
 
-    Unlike the paper by Schroff et al., which squares the Euclidean distance, the default distance
-    is not squared; ``distance="sqeuclidean"`` squares it.
+    Unlike the paper by Schroff et al., which squares the Euclidean distance and sums over the
+    triplets, the default distance is not squared and the default loss is a mean. For the loss of
+    the paper, use ``distance="sqeuclidean"`` and ``reduction="sum"``.
 
     Parameters
     ----------

@@ -32,6 +32,9 @@ class VICRegLoss(torch.nn.Module):
     the two sides, divided by `std`. The loss needs no labels and no negatives. It takes O(n d^2)
     time.
 
+    Unlike the paper (eq. 5), the squared distance of two views is also divided by d, as in the code
+    of its authors. The weights then do not depend on the width of the embedding.
+
     Parameters
     ----------
     invariance, variance, covariance : float, default=25.0, 25.0 and 1.0

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from skdml.deep.data.datasets import ArrayDataset, LabelledDataset
-from skdml.deep.networks.map import NetworkMap
+from skdml.deep.networks.map import NetworkMap, first_points
 from skdml.distances import distinct_points
 
 
@@ -31,12 +31,7 @@ class FrozenNetwork(NetworkMap):
     Attributes
     ----------
     n_outputs : int
-        The width of the outputs.
-
-    Raises
-    ------
-    ValueError
-        If the network does not return one vector for each point.
+        The width of the outputs; 0 before the first call of `embed_dataset`.
 
     Examples
     --------
@@ -54,7 +49,7 @@ class FrozenNetwork(NetworkMap):
     ) -> None:
         module = module.to(device).eval()
         super().__init__(module, normalize=False, device=device, feature_shape=feature_shape)
-        self.n_outputs = self.width(feature_shape)
+        self.n_outputs = 0
 
     def embed_dataset(self, data: ArrayDataset | LabelledDataset) -> ArrayDataset:
         """Compute the outputs for all training points.
@@ -72,10 +67,12 @@ class FrozenNetwork(NetworkMap):
         Raises
         ------
         ValueError
-            If an output is not finite.
+            If the network does not return one vector for each point, or an output is not finite.
         """
         points: Any = data.points()
         tuples = getattr(data, "tuples", False)
+        if self.n_outputs == 0:
+            self.n_outputs = self.width(first_points(points))
         if tuples:
             points, point_numbers = distinct_points([points])
         Z = self.embed(points)

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize as to_unit_length
 from torch.utils.data import DataLoader, Dataset
 
 from skdml.deep.data.datasets import PointDataset
+from skdml.deep.data.precision import point_dtype, to_float32
 
 # The largest batch without gradients, in points and in numbers (for large points).
 MAX_BATCH_POINTS = 2048
@@ -37,6 +38,8 @@ class NetworkMap:
         The shape of one point. Calling the map checks points against it.
     backbone : NetworkMap, default=None
         A frozen network that is applied to the points first.
+    origin : ndarray of float64, shape (n_features,), default=None
+        What `prepare` subtracts from points before they are cast to float32.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class NetworkMap:
         device: str | torch.device,
         feature_shape: tuple[int, ...] | None = None,
         backbone: NetworkMap | None = None,
+        origin: NDArray[np.float64] | None = None,
     ) -> None:
         self.module = module
         self.normalize = normalize
         self.device = device
         self.feature_shape = feature_shape
         self.backbone = backbone
+        self.origin = origin
 
     def __call__(self, X: ArrayLike) -> NDArray[np.float32]:
         """Check and embed points.
@@ -72,7 +77,7 @@ class NetworkMap:
         ValueError
             If X is not a finite numeric array, or its points have another shape.
         """
-        points: NDArray[np.float32] = check_array(X, dtype=np.float32, order="C", allow_nd=True)
+        points: Any = check_array(X, dtype=point_dtype(X), order="C", allow_nd=True)
         shape = self.feature_shape
         if shape is not None and points.shape[1:] != shape:
             if points.ndim != 2 or points.shape[1] != np.prod(shape):
@@ -81,7 +86,24 @@ class NetworkMap:
                     f"{points.shape[1:]}."
                 )
             points = points.reshape(-1, *shape)
-        return self.embed(points)
+        return self.embed(self.prepare(points))
+
+    def prepare(self, data: NDArray[np.floating] | Dataset) -> Any:
+        """Subtract the origin from points and cast them to float32, as `embed` takes them.
+
+        Parameters
+        ----------
+        data : ndarray of shape (n, ...), or torch Dataset
+            Points as the user has them.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, ...), or PointDataset
+            Points as the network reads them.
+        """
+        if isinstance(data, Dataset):
+            return PointDataset(data, self.origin)
+        return to_float32(data, self.origin)
 
     @torch.no_grad()
     def embed(self, data: NDArray[np.float32] | Dataset) -> NDArray[np.float32]:
@@ -90,7 +112,7 @@ class NetworkMap:
         Parameters
         ----------
         data : ndarray of float32, shape (n, ...), or torch Dataset
-            Points.
+            Points as the network reads them; see `prepare`.
 
         Returns
         -------
@@ -114,13 +136,13 @@ class NetworkMap:
         """Return the same map with another network of the same shapes."""
         return NetworkMap(**(vars(self) | {"module": module}))
 
-    def width(self, feature_shape: tuple[int, ...]) -> int:
-        """Return the width of the embedding of points of a given shape.
+    def width(self, points: NDArray[np.float32]) -> int:
+        """Return the width of the embedding, found by embedding some points.
 
         Parameters
         ----------
-        feature_shape : tuple of int
-            The shape of one point.
+        points : ndarray of float32, shape (n, ...)
+            Training points. A network may fail on made-up points, like a sequence of zeros.
 
         Returns
         -------
@@ -133,11 +155,11 @@ class NetworkMap:
             If the network cannot embed such points.
         """
         try:
-            return self.embed(np.zeros((1, *feature_shape), np.float32)).shape[1]
+            return self.embed(points).shape[1]
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(
                 f"{type(self.module).__name__} cannot take a float32 batch of points of shape "
-                f"{feature_shape}: {error}."
+                f"{points.shape[1:]}: {error}."
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,6 +219,24 @@ def embed_batch(
     if half is not None:
         Z = Z.float()
     return to_unit_length(Z, dim=1) if normalize else Z
+
+
+def first_points(data: NDArray[np.floating] | Dataset, n_points: int = 1) -> NDArray[np.float32]:
+    """Return the first points of some data, to try a network on them.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (n, ...), or torch Dataset
+        The points.
+    n_points : int, default=1
+        How many, at most.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_points, ...)
+        The points.
+    """
+    return next(batches_of_points(data, n_points)).numpy()
 
 
 def batches_of_points(

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import PassthroughScoring
 
+from skdml.deep.data.reading import TUPLE_SIZES
 from skdml.deep.losses import (
+    LOSSES,
     ContrastiveLoss,
     LiftedStructureLoss,
     MarginLoss,
@@ -19,16 +22,17 @@ from skdml.deep.losses import (
     get_loss,
 )
 from skdml.deep.miners import AllTripletsMiner, get_miner
+from skdml.deep.miners._checked import CheckedMiner
 from skdml.deep.networks.frozen import FrozenNetwork
 from skdml.deep.networks.initial import MAX_START_POINTS
-from skdml.deep.networks.map import batches_of_points
+from skdml.deep.networks.map import batches_of_points, first_points
 from skdml.deep.networks.modules import ConvEmbedder, ResidualEmbedder
 from skdml.deep.parameters import Part, accepted_names, own_params
 from skdml.deep.settings import Settings
 from skdml.deep.training.alarms import CollapseAlarm, IdleAlarm
 from skdml.deep.training.checkpoint import SaveCheckpoint
-from skdml.deep.training.memory import check_accepts_references
-from skdml.deep.training.net import EmbeddingNet, Width
+from skdml.deep.training.memory import check_accepts_references, enlarge_queue
+from skdml.deep.training.net import EmbeddingNet, Width, check_loss
 
 if TYPE_CHECKING:
     from skdml.deep.training.fitting import Training
@@ -139,7 +143,8 @@ def assemble_net(training: "Training") -> EmbeddingNet:
     net.check_callback_params(settings.net_params)
     net.check_monitors()
     net.check_call()
-    width = net.width(training.input_shape)
+    enlarge_queue(net.criterion_, settings.batch_size + 3 * (settings.n_per_class + 1))
+    width = net.width_ = net.map().width(sample_points(training))
     if settings.n_components not in (None, width):
         previous = " of the last fit (warm_start=True)" if training.previous is not None else ""
         raise ValueError(
@@ -150,7 +155,14 @@ def assemble_net(training: "Training") -> EmbeddingNet:
         check_margin_in_range(net.criterion_, width)
     if settings.memory_size:
         check_memory(net, training, width)
+    if training.data.kind in TUPLE_SIZES:
+        check_accepts_tuples(net, training.data.kind, width)
     return net
+
+
+def sample_points(training: "Training") -> NDArray[np.float32]:
+    """Return a training point, as an array of shape (1, ...), to try the network on it."""
+    return first_points(training.data.points(training.rows[:1]))
 
 
 def skorch_params(settings: Settings) -> dict[str, Any]:
@@ -288,7 +300,9 @@ def loss_of(training: "Training") -> Part:
     # The loss builds a miner from its name, because it knows the distance.
     is_set = any(name.startswith("miner__") for name in settings.net_params.params)
     miner = built_miner(settings) if is_set else settings.miner
-    offered = {"distance": settings.distance, "miner": miner}
+    ours = not inspect.isclass(loss) or loss in LOSSES.values()
+    # Losses of other packages know no names of miners.
+    offered = {"distance": settings.distance, "miner": miner if ours else miner_for_net(settings)}
     if settings.margin is not None:
         offered["margin"] = settings.margin
         if "margin" not in inspect.signature(loss).parameters:
@@ -298,9 +312,10 @@ def loss_of(training: "Training") -> Part:
             )
     if loss is VICRegLoss:  # in units of networks whose points lie 1 apart at the start
         offered["std"] = None
-    width = Width(training.input_shape)
+    width = Width(sample_points(training))
     sizes = {"n_classes": training.n_classes, "n_components": width}
     sizes |= {"num_classes": training.n_classes, "embedding_size": width}  # of other packages
+    sizes |= {"descriptors_dim": width}
     return Part("loss", loss, offered, if_required=sizes)
 
 
@@ -312,7 +327,48 @@ def built_miner(settings: Settings) -> Callable[..., Any]:
 def miner_for_net(settings: Settings) -> Callable[..., Any] | None:
     """Return the miner that the net runs for a loss that does not mine; None means no mining."""
     miner = built_miner(settings)
-    return None if isinstance(miner, AllTripletsMiner) else miner
+    return None if isinstance(miner, AllTripletsMiner) else CheckedMiner(miner)
+
+
+def check_accepts_tuples(net: EmbeddingNet, kind: str, width: int) -> None:
+    """Raise unless the loss can learn from given pairs or triplets.
+
+    No two given pairs share a point. A loss that compares the positives of an anchor with its
+    negatives therefore learns nothing from pairs.
+
+    Parameters
+    ----------
+    net : EmbeddingNet
+        The net. Its loss is called once on random embeddings.
+    kind : {"pairs", "triplets"}
+        The supervision.
+    width : int
+        Width of the embedding.
+
+    Raises
+    ------
+    ValueError
+        If the loss keeps something for each class, or has no gradient.
+    """
+    name = type(net.criterion_).__name__
+    if any(getattr(net.criterion_, one, None) is not None for one in ("n_classes", "num_classes")):
+        raise ValueError(
+            f"{name} keeps parameters for each class, but supervision={kind!r} has no classes. "
+            "Choose a loss over pairs or triplets, or supervision='labels'."
+        )
+    if kind != "pairs":
+        return
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(32, width, generator=generator).to(net.device).requires_grad_()
+    loss = net.get_loss(points, torch.arange(16) % 2)
+    check_loss(loss)
+    (gradient,) = torch.autograd.grad(loss, points, allow_unused=True)
+    if width > 1 and (gradient is None or not gradient.any()):
+        raise ValueError(
+            f"{name} compares the positives of an anchor with its negatives, and learns nothing "
+            "from supervision='pairs', where no two pairs share a point. Use a loss over single "
+            "pairs, like 'contrastive', or supervision='labels' or 'triplets'."
+        )
 
 
 def check_memory(net: EmbeddingNet, training: "Training", width: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,57 @@ class CrossBatchMemory:
         # A pickle must also load on a machine without the GPU; `add` moves the memory back.
         state = self.__dict__.copy()
         return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
+
+
+def enlarge_queue(loss: Any, n_points: int) -> None:
+    """Let the memory inside a loss hold at least one batch.
+
+    `CrossBatchMemory` of pytorch-metric-learning cannot take a batch that is larger than its
+    memory.
+
+    Parameters
+    ----------
+    loss : callable
+        The loss. Losses without a queue are left as they are.
+    n_points : int
+        The largest number of points in a batch.
+
+    Warns
+    -----
+    UserWarning
+        If the memory had to be enlarged.
+    """
+    if hasattr(loss, "reset_queue") and loss.memory_size < n_points:
+        warnings.warn(
+            f"memory_size={loss.memory_size} of {type(loss).__name__} is smaller than a batch; "
+            f"{n_points} is used. Set memory_size to several batches, or take a smaller "
+            "batch_size.",
+            stacklevel=2,
+        )
+        loss.memory_size = n_points
+        loss.reset_queue()
+
+
+def empty_queue(loss: Any) -> None:
+    """Empty the memory inside a loss, if it has one: labels may have another meaning now."""
+    if hasattr(loss, "reset_queue"):
+        loss.reset_queue()
+
+
+def detach_state(loss: Any) -> None:
+    """Detach the tensors that a loss keeps from one batch to the next, like running statistics.
+
+    Otherwise the next backward pass would go through the graph of the last batch.
+
+    Parameters
+    ----------
+    loss : callable
+        The loss.
+    """
+    for part in loss.modules() if isinstance(loss, torch.nn.Module) else ():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(part, name, value.detach())
 
 
 def check_accepts_references(

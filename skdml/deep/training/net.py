@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNet
 from skorch.exceptions import DeviceWarning
 from torch.utils.data import DataLoader
 
 from skdml.deep.data.reading import TUPLE_SIZES
 from skdml.deep.data.samplers import RecordingBatchSampler
-from skdml.deep.losses import learns_from
+from skdml.deep.losses import compare_views, learns_from
 from skdml.deep.networks.map import NetworkMap, embed_batch
 from skdml.deep.scores import SCORINGS
 from skdml.deep.training.chunks import backward_in_chunks
-from skdml.deep.training.memory import CrossBatchMemory
+from skdml.deep.training.memory import CrossBatchMemory, detach_state, empty_queue
 from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, cpu_state_dict
 
 
@@ -94,14 +95,16 @@ class EmbeddingNet(NeuralNet):
     def empty_memory(self):
         """Forget the embeddings of earlier batches."""
         self.memory_ = CrossBatchMemory(self.memory_size) if self.memory_size else None
+        empty_queue(self.criterion_)
 
     def get_params_for(self, prefix):
         """Return the parameters of a part, with `Width` replaced; see `skorch.NeuralNet`."""
         params = super().get_params_for(prefix)
-        return {
-            name: self.width(value.feature_shape) if isinstance(value, Width) else value
-            for name, value in params.items()
-        }
+        for name, value in params.items():
+            if isinstance(value, Width):
+                params[name] = self.map().width(value.points)
+                setattr(self, f"{prefix}__{name}", params[name])  # the points are not needed again
+        return params
 
     def get_params_for_optimizer(self, prefix, named_parameters):
         """Return the parameters of the optimizer; those of the loss are a group of their own."""
@@ -301,6 +304,7 @@ class EmbeddingNet(NeuralNet):
             loss = self.get_loss(embeddings, y, X=X, training=True)
             check_loss(loss)
             (loss if self.scaler_ is None else self.scaler_.scale(loss)).backward()
+            detach_state(self.criterion_)
             return loss.detach()
 
         n_pieces = 1 if self.chunk_size is None else -(-len(X) // self.chunk_size)
@@ -354,10 +358,6 @@ class EmbeddingNet(NeuralNet):
         """Return the network as it is now as a `NetworkMap`."""
         return NetworkMap(self.module_, normalize=self.normalize, device=self.device)
 
-    def width(self, feature_shape):
-        """Return the width of the embedding of points of a shape."""
-        return self.map().width(feature_shape)
-
     def get_iterator(self, dataset, training=False):
         """Return the loader of a dataset; see `skorch.NeuralNet.get_iterator`."""
         # A loader without a generator would draw from the global one. This generator decides the
@@ -381,7 +381,7 @@ class EmbeddingNet(NeuralNet):
         y_true = y_true.to(self.device)
         if learns_from(self.criterion_) == "views":
             one, other = y_pred.chunk(2)
-            loss = self.criterion_(one, None, ref_emb=other)
+            loss = compare_views(self.criterion_, one, other)
         elif self.supervision in TUPLE_SIZES:  # only the tuples count: each point is a class
             indices = self._indices(y_pred, y_true)
             own = torch.arange(len(y_pred), device=y_pred.device)
@@ -417,7 +417,13 @@ class EmbeddingNet(NeuralNet):
             mined = (self.miner(embeddings.detach(), labels, *references),)
             self.mined_ |= any(len(i) for i in mined[0])
         named = dict(zip(("ref_emb", "ref_labels"), references, strict=False))
-        return self.criterion_(embeddings, labels, *mined, **named)
+        try:
+            return self.criterion_(embeddings, labels, *mined, **named)
+        except AssertionError as error:
+            raise ValueError(
+                f"{type(self.criterion_).__name__} cannot take a batch of {len(labels)} points: "
+                f"{str(error) or 'an assertion failed'}. Change the batches or the loss."
+            ) from error
 
     def check_call(self):
         """Raise if the loss does not take the arguments that it will be given."""
@@ -553,6 +559,6 @@ def fastest_step(
 
 
 class Width(NamedTuple):
-    """Stands for the width of the embedding, which is known once the network is built."""
+    """Stands for the width of the embedding of points, which is known once the network is built."""
 
-    feature_shape: tuple[int, ...]
+    points: NDArray[np.float32]

@@ -50,6 +50,16 @@ def test_equal_classes_give_p_classes_of_k_samples():
     assert Counter(np.concatenate(batches).tolist()) == Counter(range(400))
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_batches_of_small_classes_reach_their_size(balanced):
+    codes = np.r_[np.repeat(np.arange(400), 2), 400 + np.arange(800)]
+    sampler = PKBatchSampler(codes, batch_size=64, n_per_class=4, balanced=balanced)
+    sizes = [len(batch) for batch in sampler]
+    assert len(sizes) == len(sampler)
+    assert 60 <= np.median(sizes) <= 66
+    assert max(sizes) <= 66 or balanced
+
+
 def test_rare_class_is_spread_over_the_epoch():
     codes = np.repeat([0, 1], [400, 40])
     sampler = PKBatchSampler(codes, batch_size=44, n_per_class=4, seed=0)

@@ -38,6 +38,23 @@ def literal_angular(x, y, rows, alpha):
     return mean(terms)
 
 
+def literal_listed_margin(d, triplets, m, beta):
+    terms = []
+    for a, p, n in triplets:
+        terms += [d[a][p] - beta + m, beta - d[a][n] + m]
+    return mean(t for t in terms if t > 0)
+
+
+def literal_listed_angular(x, y, triplets, alpha):
+    x, y = ([[v / math.sqrt(dot(u, u)) for v in u] for u in z] for z in (x, y))
+    t = math.tan(math.radians(alpha)) ** 2
+    odds = {}
+    for a, p, n in triplets:
+        f = 4 * t * (dot(x[a], y[n]) + dot(y[p], y[n])) - 2 * (1 + t) * dot(x[a], y[p])
+        odds[a, p] = odds.get((a, p), 0) + math.exp(f)
+    return mean(map(math.log1p, odds.values()))
+
+
 def literal_n_pairs(x, y, rows):
     return mean(
         math.log1p(sum(math.exp(dot(x[i], y[n]) - dot(x[i], y[p])) for n in negatives))
@@ -56,6 +73,38 @@ def test_angular_and_n_pairs_equal_their_definitions(reference):
         assert got.item() == pytest.approx(literal_angular(a, b, rows, alpha), rel=1e-9)
     got = NPairsLoss()(x, labels, None, y, y_labels)
     assert got.item() == pytest.approx(literal_n_pairs(a, b, rows), rel=1e-9)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_listed_triplets_are_scored_as_they_are(reference):
+    x, labels, y, y_labels = batch_and_reference(reference)
+    columns = x if y is None else y
+    every = literal_rows(labels, y_labels)
+    triplets = [(a, p, n) for a, (ps, ns) in enumerate(every) for p in ps for n in ns]
+    triplets = triplets[3::7] + triplets[:2] * 2  # anchors share positives, two triplets repeat
+    indices = tuple(torch.tensor(triplets).T)
+    d = literal_matrix(x, columns, "euclidean")
+    margin = MarginLoss(0.3, boundary=1.1).double()
+    expected = literal_listed_margin(d, triplets, 0.3, 1.1)
+    assert margin(x, labels, indices, y, y_labels).item() == pytest.approx(expected, rel=1e-6)
+    active = {t[0] for t in triplets if d[t[0]][t[1]] > 0.8 or d[t[0]][t[2]] < 1.4}
+    assert margin.active_share.item() == pytest.approx(len(active) / len(x))
+    expected = literal_listed_angular(x.tolist(), columns.tolist(), triplets, 40)
+    got = AngularLoss(40)(x, labels, indices, y, y_labels)
+    assert got.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_gradients_by_listed_triplets():
+    x, labels = make_batch(width=4, sizes=(3, 3, 2))
+    x.requires_grad_()
+    a, p, n = (torch.tensor(i) for i in ([0, 0, 4, 4], [1, 1, 5, 5], [2, 3, 6, 6]))
+    for loss in (MarginLoss(0.3, boundary=1.1).double(), AngularLoss(40)):
+        assert torch.autograd.gradcheck(lambda u, loss=loss: loss(u, labels, (a, p, n)), (x,))
+        none = tuple(i[:0] for i in (a, p, n))
+        value = loss(x, labels, none)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value == 0
+        assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("reference", [False, True])

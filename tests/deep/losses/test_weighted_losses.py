@@ -29,7 +29,6 @@ def literal_multi_similarity(d, rows, alpha, beta, base):
         math.log1p(sum(math.exp(alpha * (d[i][p] - base)) for p in positives)) / alpha
         + math.log1p(sum(math.exp(-beta * (d[i][n] - base)) for n in negatives)) / beta
         for i, (positives, negatives) in enumerate(rows)
-        if positives
     )
 
 
@@ -47,11 +46,14 @@ def literal_circle(d, rows, m, scale, d_weight=None):
     return mean(losses)
 
 
-def literal_lifted(d, same, different, m):
+def literal_lifted(d, same, different, m, reference):
     terms = []
     for i, j in same:
         total = sum(math.exp(m - d[a][n]) for a, n in different if a == i)
-        total += sum(math.exp(m - d[n][b]) for n, b in different if b == j)
+        if reference:
+            total += sum(math.exp(m - d[n][b]) for n, b in different if b == j)
+        else:
+            total += sum(math.exp(m - d[a][n]) for a, n in different if a == j)
         terms.append(max(0, math.log(total) + d[i][j]) ** 2 / 2 if total else 0)
     return mean(terms)
 
@@ -68,10 +70,10 @@ def literal_smooth_lifted(d, rows, m):
     )
 
 
-def literal_variance(d, same, different, pos_eps, neg_eps):
-    near, far = mean(d[i][j] for i, j in same), mean(d[i][j] for i, j in different)
-    return mean(max(0, d[i][j] - (1 + pos_eps) * near) ** 2 for i, j in same) + mean(
-        max(0, (1 - neg_eps) * far - d[i][j]) ** 2 for i, j in different
+def literal_variance(cosine, same, different, pos_eps, neg_eps):
+    near, far = (mean(cosine[i][j] for i, j in pairs) for pairs in (same, different))
+    return mean(max(0, (1 - pos_eps) * near - cosine[i][j]) ** 2 for i, j in same) + mean(
+        max(0, cosine[i][j] - (1 + neg_eps) * far) ** 2 for i, j in different
     )
 
 
@@ -91,13 +93,44 @@ def test_losses_equal_their_definitions(distance, reference):
     for loss, expected in (
         (MultiSimilarityLoss(2, 5, 0.7), literal_multi_similarity(d, rows, 2, 5, 0.7)),
         (CircleLoss(0.3, 3), literal_circle(d, rows, 0.3, 3)),
-        (LiftedStructureLoss(0.5), literal_lifted(d, *pairs, 0.5)),
+        (LiftedStructureLoss(0.5), literal_lifted(d, *pairs, 0.5, reference)),
         (LiftedStructureLoss(0.5, smooth=True), literal_smooth_lifted(d, rows, 0.5)),
-        (IntraPairVarianceLoss(0.1, 0.2), literal_variance(d, *pairs, 0.1, 0.2)),
     ):
         loss.distance = distance
         got = loss(x, labels, None, y, y_labels)
         assert got.item() == pytest.approx(expected, rel=1e-9), loss
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_intra_pair_variance_equals_its_definition(reference):
+    x, labels, y, y_labels = batch_and_reference(reference)
+    d = literal_matrix(x, x if y is None else y, "cosine")
+    cosine = [[1 - value for value in row] for row in d]
+    expected = literal_variance(cosine, *literal_pairs(labels, y_labels), 0.1, 0.2)
+    got = IntraPairVarianceLoss(0.1, 0.2)(x, labels, None, y, y_labels)
+    assert got.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_multi_similarity_averages_over_anchors_without_positives():
+    x = make_batch(width=3, sizes=(6,))[0]
+    labels = torch.tensor([0, 0, 1, 2, 3, 4])
+    d = literal_matrix(x, x, "cosine")
+    expected = literal_multi_similarity(d, literal_rows(labels, None), 2, 50, 0.5)
+    assert MultiSimilarityLoss()(x, labels).item() == pytest.approx(expected, rel=1e-9)
+    few = tuple(torch.tensor(i) for i in ([0], [1], [0, 3], [2, 0]))
+    rows = [([1], [2]), ([], []), ([], []), ([], [0]), ([], []), ([], [])]
+    expected = literal_multi_similarity(d, rows, 2, 50, 0.5)
+    assert MultiSimilarityLoss()(x, labels, few).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_lifted_structure_takes_the_listed_negatives_of_both_points():
+    x = make_batch(width=3, sizes=(6,))[0]
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    same, different = [(0, 1), (2, 1)], [(1, 3), (0, 4), (5, 2)]
+    pairs = (*torch.tensor(same).T, *torch.tensor(different).T)
+    d = literal_matrix(x, x, "euclidean")
+    expected = literal_lifted(d, same, different, 0.5, reference=False)
+    assert LiftedStructureLoss(0.5)(x, labels, pairs).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("reference", [False, True])
@@ -148,16 +181,12 @@ def test_losses_equal_those_of_pytorch_metric_learning():
         (CircleLoss(), 364.04390496280297),
         (CircleLoss(0.25, 32), 152.09645379621693),
         (LiftedStructureLoss(), 9.724509371663146),
-        (IntraPairVarianceLoss(distance="euclidean"), 0.5944229589216973),
         (SignalToNoiseRatioContrastiveLoss(), 3.6963272357417036),
     ):
         assert loss(x, labels).item() == pytest.approx(expected, rel=1e-9), loss
     # That package also counts anchors without positives; the first seven rows have none.
-    for loss, expected in (
-        (MultiSimilarityLoss(), 2.019164281642712),
-        (LiftedStructureLoss(smooth=True), 4.0579542128091814),
-    ):
-        assert loss(x[:7], labels[:7]).item() == pytest.approx(expected, rel=1e-9), loss
+    loss = LiftedStructureLoss(smooth=True)(x[:7], labels[:7])
+    assert loss.item() == pytest.approx(4.0579542128091814, rel=1e-9)
 
 
 def test_parameters_outside_their_range_raise():
