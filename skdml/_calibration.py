@@ -14,7 +14,7 @@ from scipy.special import gammaincc, gammaincinv, ndtr, ndtri
 
 # With fewer classes, the lower tail of the distances between classes holds too few values, and a
 # distribution of all of them is assumed.
-N_CLASSES_OF_TAIL = 20
+N_CLASSES_OF_TAIL = 10
 
 # Nearest other classes that are kept for each sample, if the lower tail is used.
 N_NEAREST = 8
@@ -22,7 +22,7 @@ N_NEAREST = 8
 # The tail holds the smallest distances: about this number of independent pairs of classes, or
 # fewer if there are few classes, and at least the given multiple of the accepted share.
 _N_PAIRS_OF_TAIL = 60
-_N_PAIRS_PER_CLASS = 1.5
+_N_PAIRS_PER_CLASS = 1.0
 _MULTIPLE_OF_RATE = 3
 
 # Numbers of midpoints at which distributions are evaluated.
@@ -60,7 +60,7 @@ def accepting_threshold(
     Each enrolled class is held out in turn. The expected number of enrolled classes within a
     distance bounds the share of accepted impostors, also for dependent classes (Boole).
 
-    - With 20 classes or more, the smallest distances t follow a power law, rate ~ t^k. The
+    - With 10 classes or more, the smallest distances t follow a power law, rate ~ t^k. The
       exponent is Hill's estimate. Rate and exponent have the gamma distributions of a power-law
       process (Crow 1974).
     - With fewer classes, t^(2/3) is assumed to be normal over pairs of classes, as the
@@ -69,7 +69,7 @@ def accepting_threshold(
     Parameters
     ----------
     impostors : ImpostorDistances
-        The distances. Those of all pairs of classes, if there are fewer than 20 classes;
+        The distances. Those of all pairs of classes, if there are fewer than 10 classes;
         otherwise at least the smallest of each sample.
     n_classes : int
         Number of enrolled classes.

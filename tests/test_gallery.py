@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skdml import LearnedDistance, MahalanobisMetric, MetricLearner
+from skdml._enrolment import gallery_distances
 from skdml.gallery import GalleryClassifier
 
 DIGITS, NAMES = load_digits(return_X_y=True)
@@ -297,7 +298,7 @@ class Separator(BaseEstimator):
 
     def fit(self, X, y):
         self.means_ = np.array([X[y == name].mean(axis=0) for name in np.unique(y)])
-        self.unit_ = 1e-3 * len(self.means_) ** 2
+        self.unit_ = 1000 / len(self.means_) ** 2
         return self
 
     def transform(self, X):
@@ -333,6 +334,13 @@ def test_each_class_is_measured_by_a_learner_that_was_not_fitted_on_it():
     assert sorted(np.concatenate([one.classes for one in state.held_out])) == list(range(10))
     for one in state.held_out:
         assert not set(one.estimator.y_) & set(one.classes)
+    measured = gallery_distances(state, 0.05)[0]
+    together = [
+        np.isin(measured.query, one.classes) & np.isin(measured.other, one.classes)
+        for one in state.held_out
+    ]
+    assert not np.any(together)
+    assert set(measured.query) == set(range(10))
     # Classes that are enrolled later are unseen by every learner; removed ones stay trained.
     model.remove(0).partial_fit(points[who == 0] + 50, np.full(6, 99))
     model.partial_fit(points[who == 0], np.zeros(6, int))
