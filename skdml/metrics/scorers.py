@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_scalar
 
+from skdml._accept_rates import check_rate
 from skdml.distances import base_distance_of, paired_base_distance
 from skdml.metrics import retrieval
 from skdml.metrics.verification import equal_error_rate, tar_at_far, verification_report
@@ -127,7 +128,7 @@ def make_verification_scorer(
     Raises
     ------
     ValueError
-        If `measure` or `supervision` is unknown.
+        If `measure` or `supervision` is unknown, or `far` is out of range.
 
     See Also
     --------
@@ -153,6 +154,7 @@ def make_verification_scorer(
         )
     if supervision not in ("labels", "pairs"):
         raise ValueError(f"supervision={supervision!r} is unknown; choose 'labels' or 'pairs'.")
+    check_rate(far, "far")
     options = {"n_pairs": n_pairs, "random_state": random_state}
     drawing = options if supervision == "labels" else None
     return partial(_verification_score, measure, far, drawing)
