@@ -121,7 +121,8 @@ def count_safe_accepts(
     Biometrika, 1934.
     """
     n_pairs = len(identities)
-    combinations = np.unique(np.sort(identities, axis=1), axis=0, return_inverse=True)[1].ravel()
+    codes = np.unique(identities, return_inverse=True)[1].reshape(-1, 2)
+    combinations = codes.min(axis=1) * (codes.max() + 1) + codes.max(axis=1)
     n_identities = _effective_number(identities.ravel())
     n_combinations = _effective_number(combinations)
     n_observations = min(n_identities, n_combinations)
