@@ -88,6 +88,8 @@ class VerificationDisplay:
         threshold: float | None = None,
         name: str | None = None,
     ) -> None:
+        if threshold is not None and np.isnan(threshold):
+            raise ValueError("threshold=nan is not a distance. Give a number, or None.")
         self.same = same
         self.distance = distance
         self.threshold = threshold

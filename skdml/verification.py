@@ -10,17 +10,27 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.utils import Tags, check_scalar
+from sklearn.metrics import roc_auc_score
+from sklearn.utils import Tags, check_array, check_scalar
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skdml._accept_rates import (
+    AcceptCounts,
+    check_enough,
+    check_rate,
+    count_accepts,
+    count_safe_accepts,
+    extrapolate_distance,
+    find_identities,
+)
 from skdml.base import check_tuples, unchanged_on_error
 from skdml.constraints import check_same
 from skdml.distances import base_distance_of, paired_base_distance
 from skdml.model_selection import PairGroupKFold
 
-RULES = ("accuracy", "f_beta", "eer", "far", "frr")
+RULES = ("accuracy", "f_beta", "precision", "eer", "far", "frr")
+TARGETS = {"precision": "target_precision", "far": "target_far", "frr": "target_frr"}
 METHODS = ("sigmoid", "isotonic")
 
 
@@ -31,11 +41,15 @@ def choose_threshold(
     *,
     target: float | None = None,
     beta: float = 1.0,
+    prior: float | None = None,
+    confidence: float | None = None,
+    identities: NDArray[np.integer] | None = None,
 ) -> float:
     """Choose the largest distance at which a pair is accepted as "same".
 
-    The candidates are the thresholds of :func:`sklearn.metrics.roc_curve`: every distance in the
-    data, and one below 0 that accepts no pair. If several are equally good, the smallest is chosen,
+    The candidates lie halfway between the observed distances. Distances that differ by rounding
+    errors only are not separated, so a pair gets the same answer alone and in a batch. One more
+    candidate is below 0 and accepts no pair. If several are equally good, the smallest is chosen,
     because it accepts the fewest different pairs.
 
     Parameters
@@ -44,19 +58,29 @@ def choose_threshold(
         Whether a pair is of the same class. Both kinds of pairs are needed.
     distance : ndarray of shape (n_pairs,)
         The distance within each pair.
-    rule : {"accuracy", "f_beta", "eer", "far", "frr"}, default="accuracy"
+    rule : {"accuracy", "f_beta", "precision", "eer", "far", "frr"}, default="accuracy"
         What the threshold optimises. The false-accept rate (FAR) is the share of different pairs
         that are accepted; the false-reject rate (FRR) is the share of same pairs that are rejected.
 
         - "accuracy": the highest accuracy.
         - "f_beta": the highest F-beta score.
+        - "precision": the lowest FRR with a precision of at least `target`.
         - "eer": the smallest difference between FAR and FRR.
         - "far": the lowest FRR with a FAR of at most `target`.
         - "frr": the lowest FAR with an FRR of at most `target`.
     target : float, default=None
-        The rate for "far" and "frr", in (0, 1).
+        The rate for "precision", "far" and "frr", in (0, 1).
     beta : float, default=1.0
         The weight of recall relative to precision for "f_beta", > 0.
+    prior : float, default=None
+        The base rate for "accuracy", "f_beta" and "precision": the share of same pairs where the
+        threshold will be used, in (0, 1). None uses the share among the given pairs.
+    confidence : float, default=None
+        If given, an upper bound of the FAR is at most `target` for "far", at this confidence, in
+        (0, 1). None compares the observed FAR with `target`.
+    identities : ndarray of int, shape (n_pairs, 2), default=None
+        The identity of each point. With `confidence`, an identity that is in many pairs counts as
+        one observation. None treats all pairs as independent.
 
     Returns
     -------
@@ -66,7 +90,19 @@ def choose_threshold(
     Raises
     ------
     ValueError
-        If there are fewer than 1 / target pairs of the kind that the rate counts.
+        If there are pairs of one kind only, or a parameter is out of range. Without `confidence`
+        also if there are fewer than 1 / target pairs of the kind that the rate counts.
+
+    Warns
+    -----
+    UserWarning
+        If no same pair is accepted, or if there are too few identities to observe the FAR at this
+        confidence. The threshold is then extrapolated from the distribution of the distances of
+        different pairs, on the safe side.
+
+    See Also
+    --------
+    skdml.metrics.far_frr_curve : Both rates at every threshold.
 
     Examples
     --------
@@ -74,43 +110,116 @@ def choose_threshold(
     >>> from skdml.verification import choose_threshold
     >>> same = np.array([True, True, False, True, False])
     >>> choose_threshold(same, np.array([0.1, 0.2, 0.3, 0.4, 0.5]), "frr", target=0.4)
-    0.2
+    0.25
     """
-    far, tar, thresholds = roc_curve(same, -distance, drop_intermediate=False)
-    thresholds[0] = 1.0  # replaces infinity: no distance is below -1 either
-    n_same, n_different = same.sum(), (~same).sum()
-    # Counts are integers, so equally good thresholds are exactly equal.
-    true_accepts, false_accepts = np.rint(tar * n_same), np.rint(far * n_different)
+    same, distance = check_pair_distances(same, distance)
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is unknown; choose one of {list(RULES)}.")
+    rate = check_rate(target, TARGETS[rule]) if rule in TARGETS else np.nan
+    if rule == "far" and confidence is not None:
+        level = check_rate(confidence, "confidence")
+        return _choose_bounded(same, distance, rate, level, identities)
+    n_same, n_different = int(same.sum()), int((~same).sum())
+    if rule in ("far", "frr"):
+        n_pairs, kind = (n_different, "different") if rule == "far" else (n_same, "same")
+        check_enough(rate, n_pairs, TARGETS[rule], kind)
+    odds = 1.0
+    if prior is not None:
+        prior = check_rate(prior, "prior")
+        odds = prior / (1 - prior) * n_different / n_same
+    counts = count_accepts(same, distance)
+    best = _best(counts, rule, rate, _check_beta(beta), odds)
+    return _threshold(counts, best, rule)
+
+
+def _best(counts: AcceptCounts, rule: str, target: float, beta: float, odds: float) -> int:
+    """Return the index of the best threshold. The weight of a same pair is `odds`.
+
+    Counts are integers, so equally good thresholds are exactly equal if `odds` is 1.
+    """
+    accepts, false_accepts = odds * counts.same, counts.different
+    n_same, n_different = counts.same[-1], counts.different[-1]
+    rejects = n_same - counts.same
     if rule == "accuracy":
-        best = np.argmax(true_accepts - false_accepts)
-    elif rule == "f_beta":
-        below = beta**2 * n_same + true_accepts + false_accepts
-        best = np.argmax((1 + beta**2) * true_accepts / below)
-    elif rule == "eer":
-        false_rejects = n_same - true_accepts
-        best = np.argmin(abs(false_accepts * n_same - false_rejects * n_different))
-    elif rule == "far":
-        rate = _check_rate(target, n_different, "target_far", "different")
-        last = np.flatnonzero(false_accepts <= rate * n_different)[-1]
-        # The smallest threshold that accepts as many same pairs.
-        best = np.flatnonzero(true_accepts == true_accepts[last])[0]
-    else:
-        rate = _check_rate(target, n_same, "target_frr", "same")
-        best = np.flatnonzero(n_same - true_accepts <= rate * n_same)[0]
-    return float(-thresholds[best])
+        return int(np.argmax(accepts - false_accepts))
+    if rule == "f_beta":
+        below = beta**2 * odds * n_same + accepts + false_accepts
+        return int(np.argmax((1 + beta**2) * accepts / below))
+    if rule == "precision":
+        enough = accepts / np.maximum(accepts + false_accepts, 1e-300) >= target
+        return int(np.argmax(np.where(enough, counts.same, 0)))
+    if rule == "eer":
+        return int(np.argmin(abs(false_accepts * n_same - rejects * n_different)))
+    if rule == "far":
+        return _lowest_with_equal_recall(counts, false_accepts / n_different <= target)
+    return int(np.argmax(rejects / n_same <= target))
 
 
-def _check_rate(target: float | None, n_pairs: int, name: str, kind: str) -> float:
-    """Return the target rate; raise if there are too few pairs to estimate it."""
-    if target is None:
-        raise ValueError(f"{name}=None is not a rate. Give a number in (0, 1).")
-    needed = int(np.ceil(1 / target))
-    if n_pairs < needed:
-        raise ValueError(
-            f"{name}={target} cannot be estimated from {n_pairs} {kind} pairs: at least "
-            f"1 / {target} = {needed} are needed. Give ten times as many for a good estimate."
+def _lowest_with_equal_recall(counts: AcceptCounts, allowed: NDArray[np.bool_]) -> int:
+    """Return the smallest threshold that accepts as many same pairs as the largest allowed one."""
+    last = np.flatnonzero(allowed)[-1]
+    return int(np.argmax(counts.same == counts.same[last]))
+
+
+def _choose_bounded(
+    same: NDArray[np.bool_],
+    distance: NDArray[np.floating],
+    target: float,
+    confidence: float,
+    identities: NDArray[np.integer] | None,
+) -> float:
+    """Choose the threshold for which an upper bound of the false-accept rate is the target."""
+    if identities is None:
+        identities = np.arange(2 * len(same)).reshape(-1, 2)
+    impostor = np.flatnonzero(~same)
+    impostor = impostor[np.argsort(distance[impostor], kind="stable")]
+    n_safe, n_observations = count_safe_accepts(identities[impostor], target, confidence)
+    if n_safe >= 0:
+        counts = count_accepts(same, distance)
+        best = _lowest_with_equal_recall(counts, counts.different <= n_safe)
+        return _threshold(counts, best, "far")
+    warnings.warn(
+        f"target_far={target} is extrapolated: {len(impostor)} different pairs, worth "
+        f"{n_observations:.3g} independent identities, are too few to observe this rate at a "
+        f"confidence of {confidence}. The threshold is on the safe side and may reject many same "
+        "pairs. Give pairs of more identities, or raise target_far. Set confidence=None if new "
+        "pairs are of the same identities.",
+        UserWarning,
+        stacklevel=4,
+    )
+    bound = extrapolate_distance(distance[impostor], n_observations, target, confidence)
+    # The bound counts as one more rejected distance, so the threshold lies below it.
+    counts = count_accepts(np.append(same, False), np.append(distance, distance.dtype.type(bound)))
+    allowed = (counts.thresholds < bound) & (counts.different / len(impostor) <= target)
+    best = _lowest_with_equal_recall(counts, allowed | (counts.thresholds == -np.inf))
+    return _threshold(counts, best, "far")
+
+
+def _threshold(counts: AcceptCounts, best: int, rule: str) -> float:
+    """Return a threshold, and warn if it accepts no same pair."""
+    if counts.same[best] == 0:
+        advice = {
+            "accuracy": "Rejecting every pair is the most accurate where same pairs are rare or "
+            "not nearer. Take threshold='f_beta', 'eer', 'precision' or 'far', or set prior.",
+            "far": "Give pairs of more identities, or raise target_far.",
+            "precision": "No threshold reaches target_precision. Lower it.",
+        }
+        n_same = counts.same[-1]
+        warnings.warn(
+            f"threshold={rule!r} accepts none of the {n_same} same pairs. "
+            + advice.get(rule, "Same pairs are not nearer than different pairs."),
+            UserWarning,
+            stacklevel=4,
         )
-    return target
+    # Distances are not negative, so -1 accepts no pair.
+    return float(counts.thresholds[best]) if best else -1.0
+
+
+def _check_beta(beta: float) -> float:
+    check_scalar(beta, "beta", Real, min_val=0, include_boundaries="neither")
+    if not np.isfinite(beta):
+        raise ValueError(f"beta == {beta}, must be finite.")
+    return beta
 
 
 class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -128,13 +237,23 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         :class:`~sklearn.frozen.FrozenEstimator`. If it has no method `pair_distance`, the distance
         between its outputs of `transform` is used: the base distance of the learner, if there is
         one, or the Euclidean distance.
-    threshold : {"accuracy", "f_beta", "eer", "far", "frr"} or float, default="accuracy"
+    threshold : {"accuracy", "f_beta", "precision", "eer", "far", "frr"} or float, \
+            default="accuracy"
         The rule that chooses the largest accepted distance, as in `choose_threshold`. A number is
         used as that distance.
     target_far : float, default=None
         Largest false-accept rate, in (0, 1). Required for ``threshold="far"``.
     target_frr : float, default=None
-        Largest false-reject rate, in (0, 1). Required for ``threshold="frr"``.
+        Largest false-reject rate on the given pairs, in (0, 1). Required for ``threshold="frr"``.
+    target_precision : float, default=None
+        Smallest precision on the given pairs, in (0, 1): the share of same pairs among the accepted
+        pairs. Required for ``threshold="precision"``.
+    confidence : float, default=0.95
+        Confidence, in (0, 1), that the false-accept rate for pairs of new identities is at most
+        `target_far`. An identity, such as a person, counts as one observation even if it is in many
+        pairs. `groups` tells the identities; without it, points that are linked by same pairs are
+        of one identity. With too few identities the rate is extrapolated, and a warning says so.
+        None keeps the rate on the given pairs only, which suits new pairs of the same identities.
     beta : float, default=1.0
         Weight of recall relative to precision for ``threshold="f_beta"``, > 0.
     cv : int or splitter, default=5
@@ -143,6 +262,11 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     method : {"sigmoid", "isotonic"}, default=None
         How `predict_proba` computes probabilities from distances: by a decreasing logistic curve,
         or by any decreasing curve. None offers no `predict_proba`.
+    prior : float, default=None
+        The base rate: the share of same pairs where the verifier will be used, in (0, 1). It sets
+        the level of the probabilities, and the rules "accuracy", "f_beta" and "precision" depend on
+        it. None uses the share among the pairs in `fit`. Set it if same pairs are rarer in use: of
+        `make_pairs`, half are same.
 
     Attributes
     ----------
@@ -155,8 +279,11 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     n_self_pairs_ : int
         Number of pairs of a point with itself. They are not used, because their distance is always
         0.
+    prior_ : float
+        The base rate that is used.
     calibrator_ : estimator
-        Maps the negative distance to the probability of "same". Only if `method` is given.
+        Maps the negative distance to the probability of "same", at the base rate of the pairs on
+        which the threshold is chosen. Only if `method` is given.
 
     See Also
     --------
@@ -187,17 +314,23 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         threshold: str | float = "accuracy",
         target_far: float | None = None,
         target_frr: float | None = None,
+        target_precision: float | None = None,
+        confidence: float | None = 0.95,
         beta: float = 1.0,
         cv: Any = 5,
         method: str | None = None,
+        prior: float | None = None,
     ) -> None:
         self.estimator = estimator
         self.threshold = threshold
         self.target_far = target_far
         self.target_frr = target_frr
+        self.target_precision = target_precision
+        self.confidence = confidence
         self.beta = beta
         self.cv = cv
         self.method = method
+        self.prior = prior
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Fit the learner, unless it is frozen, and choose the threshold.
@@ -209,8 +342,9 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         y : array-like of shape (n_pairs,)
             1 for pairs of the same class, 0 or -1 for pairs of different classes.
         groups : array-like of shape (n_pairs, 2), default=None
-            The group of each point, such as a person. The folds then share no group. See
-            `skdml.model_selection.PairGroupKFold`.
+            The group of each point, such as a person. The folds then share no group, see
+            `skdml.model_selection.PairGroupKFold`. The false-accept rate counts each group once,
+            see `confidence`.
 
         Returns
         -------
@@ -221,30 +355,62 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         ------
         ValueError
             If X or y are invalid, if all pairs of two different points are of one kind, if a
-            parameter is out of range, or if there are too few pairs for the folds or for the target
-            rate.
+            parameter is out of range, or if there are too few pairs for the folds or for
+            `target_frr`.
+
+        Warns
+        -----
+        UserWarning
+            If pairs of a point with itself are dropped, if the false-accept rate is extrapolated,
+            or if the threshold accepts no same pair.
         """
         with unchanged_on_error(self):
             target = self._check_params()
             pairs, same, self.classes_, keep = _check_pairs(X, y)
-            groups = None if groups is None else np.asarray(groups)[keep]
+            groups = None if groups is None else _check_groups(groups, len(keep))[keep]
             self.n_self_pairs_ = int((~keep).sum())
+            self.prior_ = float(same.mean()) if self.prior is None else float(self.prior)
             labels = self.classes_[same.astype(int)]
             if isinstance(self.estimator, FrozenEstimator):
                 self.estimator_ = self.estimator
-                test_same, distance = same, pair_distances(self.estimator, pairs)
+                used: NDArray[np.integer] = np.arange(len(pairs))
+                distance = pair_distances(self.estimator, pairs)
             else:
-                test_same, distance = self._out_of_fold(pairs, labels, same, groups)
+                used, distance = self._out_of_fold(pairs, labels, same, groups)
                 self.estimator_ = clone(self.estimator).fit(pairs, labels)
             if isinstance(self.threshold, str):
+                prior = None if self.prior_ == same[used].mean() else self.prior_
                 self.threshold_ = choose_threshold(
-                    test_same, distance, self.threshold, target=target, beta=self.beta
+                    same[used],
+                    distance,
+                    self.threshold,
+                    target=target,
+                    beta=self.beta,
+                    prior=prior,
+                    confidence=self.confidence,
+                    identities=self._identities(pairs, same, groups, used),
                 )
             else:
                 self.threshold_ = float(self.threshold)
             if self.method is not None:
-                self.calibrator_ = calibrate(test_same, distance, self.method)
+                self.calibrator_ = calibrate(same[used], distance, self.method)
+                base_rate = same[used].mean()
+                self._odds = self.prior_ / (1 - self.prior_) * (1 - base_rate) / base_rate
         return self
+
+    def _identities(
+        self,
+        pairs: NDArray[Any],
+        same: NDArray[np.bool_],
+        groups: NDArray[Any] | None,
+        used: NDArray[np.integer],
+    ) -> NDArray[np.integer] | None:
+        """Return the identities of the used pairs, if the rule counts them."""
+        if self.threshold != "far" or self.confidence is None:
+            return None
+        if groups is None:
+            return find_identities(pairs, same)[used]
+        return np.unique(groups, return_inverse=True)[1].reshape(-1, 2)[used]
 
     def _out_of_fold(
         self,
@@ -252,10 +418,10 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         labels: NDArray[Any],
         same: NDArray[np.bool_],
         groups: NDArray[Any] | None,
-    ) -> tuple[Any, Any]:
-        """Return which test pairs are same, and their distances by learners of the other folds."""
+    ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """Return the indices of the test pairs, and their distances by learners of other folds."""
         if isinstance(self.threshold, Real) and self.method is None:
-            return None, None  # there is nothing to choose
+            return np.array([], dtype=int), np.array([])  # there is nothing to choose
         if getattr(self.estimator, "supervision", "pairs") != "pairs":
             raise ValueError(
                 f"{type(self.estimator).__name__} has supervision={self.estimator.supervision!r} "
@@ -263,7 +429,7 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "wrap it in sklearn.frozen.FrozenEstimator."
             )
         splitter = PairGroupKFold(self.cv, random_state=0) if _is_count(self.cv) else self.cv
-        test_same, test_distance = [], []
+        tested, test_distance = [], []
         for train, test in splitter.split(pairs, labels, groups):
             if same[train].all() or not same[train].any():
                 raise ValueError(
@@ -271,15 +437,16 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     "one kind. Give more pairs, or take fewer folds."
                 )
             learner = clone(self.estimator).fit(pairs[train], labels[train])
-            test_same.append(same[test])
+            tested.append(test)
             test_distance.append(pair_distances(learner, pairs[test]))
-        kinds = np.concatenate(test_same)
+        used = np.concatenate(tested)
+        kinds = same[used]
         if kinds.all() or not kinds.any():
             raise ValueError(
                 f"cv={self.cv!r} leaves {len(kinds)} test pairs that are all of one kind, so no "
                 "threshold can be chosen. Give more pairs, or take fewer folds."
             )
-        return kinds, np.concatenate(test_distance)
+        return used, np.concatenate(test_distance)
 
     def pair_distance(self, X: ArrayLike) -> NDArray[np.floating]:
         """Compute the learned distance within each pair.
@@ -344,10 +511,10 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_pairs, 2)
-            Probabilities in the order of `classes_`. They depend on the distance alone, not on the
-            threshold.
+            Probabilities in the order of `classes_`. They depend on the distance and on `prior_`,
+            not on the threshold. Where the distance says nothing, the probability is `prior_`.
         """
-        return probabilities(self.calibrator_, self.pair_distance(X))
+        return probabilities(self.calibrator_, self.pair_distance(X), self._odds)
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Area under the ROC curve. It does not depend on the threshold.
@@ -370,25 +537,31 @@ class PairVerifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _check_params(self) -> float | None:
         """Check the parameters, and return the target rate, if the rule has one."""
-        check_scalar(self.beta, "beta", Real, min_val=0, include_boundaries="neither")
+        _check_beta(self.beta)
         if _is_count(self.cv):
             check_scalar(self.cv, "cv", Integral, min_val=2)
         if self.method is not None and self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is unknown; choose one of {list(METHODS)}.")
-        if not isinstance(self.threshold, Real) and self.threshold not in RULES:
+        for name in ("prior", "confidence"):
+            if getattr(self, name) is not None:
+                check_rate(getattr(self, name), name)
+        if isinstance(self.threshold, Real) and not isinstance(self.threshold, bool):
+            if np.isnan(self.threshold):
+                raise ValueError("threshold=nan is not a distance. Give a number or a rule.")
+            return None
+        if self.threshold not in RULES:
             raise ValueError(
                 f"threshold={self.threshold!r} is unknown; choose one of {list(RULES)}, or give a "
                 "number."
             )
-        if self.threshold not in ("far", "frr"):
+        if self.threshold not in TARGETS:
             return None
-        name = f"target_{self.threshold}"
+        name = TARGETS[self.threshold]
         if getattr(self, name) is None:
             raise ValueError(
                 f"threshold={self.threshold!r} needs {name}, but it is None. Give a rate in (0, 1)."
             )
-        limits = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
-        return check_scalar(getattr(self, name), name, Real, **limits)
+        return check_rate(getattr(self, name), name)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -469,18 +642,91 @@ def calibrate(
     if method == "isotonic":
         curve = IsotonicRegression(y_min=0, y_max=1, increasing=True, out_of_bounds="clip")
         return curve.fit(-distance, same)
-    unit = distance.std() or 1.0  # makes the penalty independent of the unit of the distance
-    curve = LogisticRegression(C=1e4, solver="newton-cholesky").fit(-distance[:, None] / unit, same)
-    curve.coef_ = np.maximum(curve.coef_, 0) / unit
+    # The penalty does not depend on the unit and the origin of the distance.
+    centre, unit = distance.mean(), distance.std() or 1.0
+    score = (centre - distance[:, None]) / unit
+    curve = LogisticRegression(C=1e4, solver="newton-cholesky").fit(score, same)
+    if curve.coef_[0, 0] <= 0:  # same pairs are not nearer, so the distance says nothing
+        curve.coef_[:], curve.intercept_[:] = 0.0, np.log(same.mean() / (1 - same.mean()))
+    curve.coef_ /= unit
+    curve.intercept_ += curve.coef_[0] * centre
     return curve
 
 
-def probabilities(calibrator: Any, distance: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the probabilities of "different" and "same" by a curve of `calibrate`."""
+def probabilities(
+    calibrator: Any, distance: NDArray[np.floating], odds: float = 1.0
+) -> NDArray[np.floating]:
+    """Compute the probabilities of "different" and "same" by a curve of `calibrate`.
+
+    Parameters
+    ----------
+    calibrator : estimator
+        The curve.
+    distance : ndarray of shape (n_pairs,)
+        The distance within each pair.
+    odds : float, default=1.0
+        The odds of "same" at the base rate in use, divided by those at the base rate of the pairs
+        that the curve is fitted to.
+
+    Returns
+    -------
+    ndarray of shape (n_pairs, 2)
+        The probabilities.
+
+    References
+    ----------
+    C. Elkan, "The foundations of cost-sensitive learning", IJCAI 2001, theorem 2.
+    """
     if isinstance(calibrator, IsotonicRegression):
         same = calibrator.predict(-distance)
-        return np.column_stack([1 - same, same])
-    return calibrator.predict_proba(-distance[:, None])
+    else:
+        same = calibrator.predict_proba(-distance[:, None])[:, 1]
+    same = odds * same / (odds * same + 1 - same)
+    return np.column_stack([1 - same, same])
+
+
+def check_pair_distances(
+    y_true: ArrayLike, distance: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Check the labels and the distances of pairs, and return the labels as booleans.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_pairs,)
+        1 for pairs of the same class, 0 or -1 for pairs of different classes.
+    distance : array-like of shape (n_pairs,)
+        The distance within each pair.
+
+    Returns
+    -------
+    same : ndarray of bool, shape (n_pairs,)
+        Whether a pair is of the same class.
+    distance : ndarray of shape (n_pairs,)
+        The distances.
+
+    Raises
+    ------
+    ValueError
+        If a distance is not finite, or all pairs are of one kind.
+    """
+    checked: NDArray[Any] = check_array(distance, ensure_2d=False, input_name="distance")
+    if checked.ndim != 1:
+        raise ValueError(f"distance needs the shape (n_pairs,); got {checked.shape}.")
+    same = check_same(y_true, len(checked), both_kinds=False)
+    if same.all() or not same.any():
+        kind = "the same" if same.any() else "different"
+        raise ValueError(f"Verification needs pairs of both kinds; all {len(same)} are {kind}.")
+    return same, checked
+
+
+def _check_groups(groups: ArrayLike, n_pairs: int) -> NDArray[Any]:
+    checked = np.asarray(groups)
+    if checked.shape != (n_pairs, 2):
+        raise ValueError(
+            f"groups needs the shape (n_pairs, 2) = ({n_pairs}, 2), one group for each point; got "
+            f"{checked.shape}."
+        )
+    return checked
 
 
 def _check_pairs(

@@ -101,6 +101,8 @@ def test_invalid_pairs_and_kinds_are_refused():
         VerificationDisplay.from_predictions(SAME, DISTANCE, kind="pie")
     with pytest.raises(ValueError, match="one label for each of the 400 pairs"):
         VerificationDisplay.from_predictions(SAME[:3], DISTANCE)
+    with pytest.raises(ValueError, match="threshold=nan is not a distance"):
+        VerificationDisplay.from_predictions(SAME, DISTANCE, threshold=np.nan)
     with pytest.raises(ValueError, match="pairs need the shape"):
         VerificationDisplay.from_estimator(METRIC, X, Y)
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_scalar
 
+from skdml._accept_rates import check_rate
 from skdml._labels import read_labels
 from skdml.distances import base_distance_of, paired_base_distance
 from skdml.metrics import retrieval
@@ -130,7 +131,7 @@ def make_verification_scorer(
     Raises
     ------
     ValueError
-        If `measure` or `supervision` is unknown.
+        If `measure` or `supervision` is unknown, or `far` is out of range.
 
     See Also
     --------
@@ -156,6 +157,7 @@ def make_verification_scorer(
         )
     if supervision not in ("labels", "pairs"):
         raise ValueError(f"supervision={supervision!r} is unknown; choose 'labels' or 'pairs'.")
+    check_rate(far, "far")
     options = {"n_pairs": n_pairs, "random_state": random_state}
     drawing = options if supervision == "labels" else None
     return partial(_verification_score, measure, far, drawing)

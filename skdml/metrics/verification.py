@@ -9,15 +9,13 @@ class, a different pair has points of two classes.
 """
 
 from collections.abc import Iterable
-from numbers import Real
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.utils import check_array, check_scalar
+from sklearn.metrics import roc_auc_score
 
-from skdml.constraints import check_same
+from skdml._accept_rates import check_enough, check_rate, count_accepts
+from skdml.verification import check_pair_distances
 
 
 def far_frr_curve(
@@ -39,7 +37,9 @@ def far_frr_curve(
     frr : ndarray of shape (n_thresholds,)
         False-reject rates, from 1 to 0, in decreasing order.
     thresholds : ndarray of shape (n_thresholds,)
-        Minus infinity, which accepts no pair, and then all distinct distances, in increasing order.
+        In increasing order: minus infinity, which accepts no pair; the values halfway between
+        neighbouring distances; and a value above all distances. Distances that differ by rounding
+        errors only are not separated, so a pair gets the same answer alone and in a batch.
 
     Raises
     ------
@@ -57,9 +57,9 @@ def far_frr_curve(
     >>> far.tolist(), frr.tolist()
     ([0.0, 0.0, 0.5, 0.5, 1.0], [1.0, 0.5, 0.5, 0.0, 0.0])
     """
-    same, checked = _check_pairs(y_true, distance)
-    far, tar, scores = roc_curve(same, -checked, drop_intermediate=False)
-    return far, 1 - tar, -scores
+    counts = count_accepts(*check_pair_distances(y_true, distance))
+    n_same, n_different = counts.same[-1], counts.different[-1]
+    return counts.different / n_different, (n_same - counts.same) / n_same, counts.thresholds
 
 
 def equal_error_rate(y_true: ArrayLike, distance: ArrayLike) -> float:
@@ -129,12 +129,12 @@ def tar_at_far(y_true: ArrayLike, distance: ArrayLike, far: float = 0.01) -> flo
     >>> tar_at_far([1, 1, 0, 0], [0.1, 0.7, 0.6, 0.9], far=0.5)
     1.0
     """
-    limits = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
-    check_scalar(far, "far", Real, **limits)
-    same, checked = _check_pairs(y_true, distance)
-    _check_enough((~same).sum(), far)
-    rates, frr, _ = far_frr_curve(same, checked)
-    return float(1 - frr[np.flatnonzero(rates <= far)[-1]])
+    far = check_rate(far, "far")
+    same, checked = check_pair_distances(y_true, distance)
+    check_enough(far, int((~same).sum()), "far", "different")
+    counts = count_accepts(same, checked)
+    last = np.flatnonzero(counts.different / counts.different[-1] <= far)[-1]
+    return float(counts.same[last] / counts.same[-1])
 
 
 def verification_report(
@@ -180,7 +180,7 @@ def verification_report(
     >>> report["roc_auc"], report["tar_at_far_0.5"]
     (0.75, 1.0)
     """
-    same, checked = _check_pairs(y_true, distance)
+    same, checked = check_pair_distances(y_true, distance)
     n_same, n_different = int(same.sum()), int((~same).sum())
     rates, frr, _ = far_frr_curve(same, checked)
     errors = rates * n_different + frr * n_same
@@ -190,27 +190,6 @@ def verification_report(
         "accuracy": float(1 - errors.min() / len(same)),
     }
     for rate in far if isinstance(far, Iterable) else (far,):
-        # Rates that are out of range are passed on, because `tar_at_far` refuses them.
-        enough = not isinstance(rate, Real) or rate * n_different >= 1 or rate <= 0
+        enough = 1 / n_different <= check_rate(rate, "far")
         report[f"tar_at_far_{rate}"] = tar_at_far(same, checked, rate) if enough else np.nan
     return report | {"n_same": n_same, "n_different": n_different}
-
-
-def _check_pairs(y_true: ArrayLike, distance: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    checked: NDArray[Any] = check_array(distance, ensure_2d=False, input_name="distance")
-    if checked.ndim != 1:
-        raise ValueError(f"distance needs the shape (n_pairs,); got {checked.shape}.")
-    same = check_same(y_true, len(checked), both_kinds=False)
-    if same.all() or not same.any():
-        kind = "the same" if same.any() else "different"
-        raise ValueError(f"Verification needs pairs of both kinds; all {len(same)} are {kind}.")
-    return same, checked
-
-
-def _check_enough(n_different: int, far: float) -> None:
-    needed = int(np.ceil(1 / far))
-    if n_different < needed:
-        raise ValueError(
-            f"far={far} cannot be estimated from {n_different} different pairs: at least "
-            f"1 / {far} = {needed} are needed."
-        )

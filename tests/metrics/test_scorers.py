@@ -150,3 +150,9 @@ def test_scorers_in_cross_validation_and_in_a_search(scorer):
 def test_invalid_parameters_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("far", [np.nan, 0.0, 1.5])
+def test_rates_of_scorers_are_checked_at_once(far):
+    with pytest.raises(ValueError, match="far == "):
+        make_verification_scorer("tar_at_far", far=far)

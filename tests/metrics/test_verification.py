@@ -54,7 +54,10 @@ def pairs(ties=False):
 def test_rates_match_a_plain_loop_and_scikit_learn(ties):
     same, distance = pairs(ties)
     far, frr, thresholds = far_frr_curve(same, distance)
-    assert_array_equal(thresholds, [-np.inf, *np.unique(distance)])
+    values = np.unique(distance)
+    assert thresholds[0] == -np.inf
+    assert_allclose(thresholds[1:-1], values[:-1] + (values[1:] - values[:-1]) / 2)
+    assert thresholds[-1] > values[-1]
     assert_allclose(far, [(distance[~same] <= t).mean() for t in thresholds])
     assert_allclose(frr, [(distance[same] > t).mean() for t in thresholds], atol=1e-15)
     theirs = dict(zip(*det_curve(same, -distance)[:2], strict=True))
@@ -62,6 +65,23 @@ def test_rates_match_a_plain_loop_and_scikit_learn(ties):
     for rate in theirs:
         assert theirs[rate] >= ours[rate] - 1e-12
     assert len(theirs) > 20
+
+
+def test_rates_are_ratios_of_counts():
+    distance = np.r_[np.arange(1, 101.0), np.arange(1, 101) - 0.5]
+    same = np.arange(200) < 100
+    far, frr, _ = far_frr_curve(same, distance)
+    for k in range(1, 100):
+        assert k / 100 in far
+        assert k / 100 in frr
+    assert tar_at_far(~same, distance, 0.29) == 0.3
+
+
+def test_distances_that_differ_by_rounding_are_not_separated():
+    far, frr, thresholds = far_frr_curve([1, 0, 1], [1.0, 1 + 2e-15, 2.0])
+    assert_array_equal(far, [0, 1, 1])
+    assert_array_equal(frr, [1, 0.5, 0])
+    assert thresholds[1] == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -89,7 +109,9 @@ def test_verification_report(ties):
     [
         (lambda: tar_at_far([1, 0, 0], [1.0, 2.0, 3.0], 0.1), "at least 1 / 0.1 = 10 are needed"),
         (lambda: tar_at_far([1, 0], [1.0, 2.0], 1.5), "far == 1.5"),
+        (lambda: tar_at_far([1, 0], [1.0, 2.0], np.nan), "far == nan"),
         (lambda: verification_report([1, 0], [1.0, 2.0], far=-1), "far == -1"),
+        (lambda: verification_report([1, 0], [1.0, 2.0], far=np.nan), "far == nan"),
         (lambda: far_frr_curve([0, 0], [1.0, 2.0]), "all 2 are different"),
         (lambda: far_frr_curve([1, 2], [1.0, 2.0]), "has to hold 1 .same. and 0"),
         (lambda: far_frr_curve([1, 0], [1.0, np.nan]), "NaN"),
