@@ -187,9 +187,7 @@ class PairDistances:
         return squared, gradient_of
 
 
-def constrained_points(
-    X: NDArray[np.floating], *rows: NDArray[np.integer]
-) -> tuple[NDArray[np.floating], ...]:
+def constrained_points(X: NDArray[np.floating], *rows: NDArray[np.integer]) -> tuple[NDArray, ...]:
     """Distinct points that occur in constraints.
 
     The order of the points and their duplicates then make no difference. Constraints drawn from

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import validate_data
 
 from skdml.base import unchanged_on_error
 from skdml.linear._eigen import (
@@ -279,7 +278,7 @@ class RCA(LinearMetricLearner):
             points, codes, classes = self._read_labelled(X, y, min_classes, **options)
             chunks, chunked = classes[codes], np.ones(len(points), dtype=bool)
         else:
-            points, chunks = validate_data(self, X, y, **self._input() | options)
+            points, chunks = self._validate(X, y, **self._input() | options)
             chunks = check_chunks(chunks)
             chunked = chunks >= 0
         return ChunkedRows(points, chunks, chunked, self._read_weight(sample_weight, points))
@@ -307,5 +306,5 @@ class RCA(LinearMetricLearner):
         if self.n_components is not None:
             L = leading_by_variance(L, covariance, self.n_components)
         self._moments = within, total
-        self.components_ = L.astype(X.dtype, copy=False)
+        self._set_components(L, X.dtype)
         return self
