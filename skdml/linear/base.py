@@ -52,6 +52,14 @@ class LinearMetricLearner(MetricLearner):
     A learner implements `fit`, which sets `components_`, the matrix L of shape (n_components,
     n_features). f does not subtract a mean, because that changes no distance.
 
+    A result is finite, or X is refused with a ValueError that names a column and its range. Values
+    may have any magnitude up to 1e70 in float64 and 1e15 in float32. A column must be constant or
+    have a range, maximum minus minimum, of at least 1e-70 in float64 and 1e-36 in float32, and of
+    at least this share of the widest range. The widest column needs a range of at least 1e-70 in
+    float64 and 1e-15 in float32. `transform`, distances and the matrix M are refused in the same
+    way if they or squared distances overflow. If all rows are equal, the learner raises a
+    ValueError, or a UserWarning says that there is nothing to learn from.
+
     A subclass sets ``_sparse = True`` if its `fit` takes sparse X. If it learns from tuples, it
     lists the valid values of its parameter `supervision` in ``_supervisions``.
     """
