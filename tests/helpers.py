@@ -1,13 +1,16 @@
 """What several test files share: the learners under contract, small data, literal references."""
 
+import inspect
 import math
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from torch.utils.data import Dataset
 
 import skdml
+import skdml.linear
 from skdml import LearnedDistance, MetricLearner
 
 
@@ -40,6 +43,49 @@ def make_learners():
         skdml.DeepSiameseEmbedder(max_epochs=2),
         skdml.DeepTripletEmbedder(max_epochs=2),
     ]
+
+
+REAL_TARGETS = {"MLKR"}  # learns from numbers; tests give it the codes of the classes
+
+
+def linear_learners():
+    """Return every public linear learner with its defaults, and a seed if it is random."""
+    public = (getattr(skdml.linear, name) for name in skdml.linear.__all__)
+    kinds = [
+        kind
+        for kind in public
+        if inspect.isclass(kind)
+        and issubclass(kind, skdml.linear.LinearMetricLearner)
+        and hasattr(kind, "fit")
+    ]
+    return [seeded(kind(), 0) for kind in kinds]
+
+
+def seeded(learner, seed):
+    """Return a copy of a learner, with a seed if it takes one."""
+    learner = clone(learner)
+    return learner.set_params(random_state=seed) if hasattr(learner, "random_state") else learner
+
+
+def name_of(learner):
+    """Return the name of the class of a learner."""
+    return type(learner).__name__
+
+
+def supervise(learner, X, y):
+    """Return arguments of `fit` for the supervision of a linear learner: points or tuples."""
+    kind, rng = getattr(learner, "supervision", "labels"), np.random.default_rng(0)
+    if kind == "labels":
+        return X, y.astype(float) if name_of(learner) in REAL_TARGETS else y
+    if kind == "chunks":
+        return X, np.where(rng.random(len(y)) < 0.7, 5 * y + rng.integers(5, size=len(y)), -1)
+    size = {"pairs": 2, "triplets": 3, "quadruplets": 4}[kind]
+    rows = rng.integers(len(X), size=(300, size))
+    same = y[rows[:, 0]] == y[rows[:, 1]]
+    if kind == "pairs":
+        return X[rows], same.astype(int)
+    third = y[rows[:, 0]] if kind == "triplets" else y[rows[:, 2]]
+    return (X[rows[same & (third != y[rows[:, -1]])]],)
 
 
 class AngleOfSquares(MetricLearner):

@@ -123,5 +123,5 @@ class DifferenceLearner(LinearMetricLearner):
         same, different, total = all_differences(sums) if labelled else sums.means()
         L = self._components(same, different, total / 2)
         self._seen = sums
-        self.components_ = L.astype(dtype, copy=False)
+        self._set_components(L, dtype)
         return self

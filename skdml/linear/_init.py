@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh, svd
 from scipy.sparse import csr_matrix, issparse
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import ArpackError, LinearOperator, svds
 from sklearn.utils import check_array
 
 from skdml.linear._points import Matrix, Points
@@ -137,7 +137,12 @@ def _sparse_principal_axes(
     # A fixed start, so that svds draws none from a global generator. It is not constant, because
     # centring would turn a constant vector into 0.
     start = np.cos(np.arange(min(X.shape)))
-    return svds(centred, k=n_axes, v0=start)[2][::-1] if n_axes > 0 else np.empty((0, X.shape[1]))
+    if n_axes < 1:
+        return np.empty((0, X.shape[1]))
+    try:
+        return svds(centred, k=n_axes, v0=start)[2][::-1]
+    except ArpackError:  # all points are equal, up to rounding: every axis is a principal axis
+        return np.eye(n_axes, X.shape[1])
 
 
 def discriminants(

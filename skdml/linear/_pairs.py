@@ -5,7 +5,6 @@ matrix products; no function here holds a matrix of all n x n distances.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,9 +187,7 @@ class PairDistances:
         return squared, gradient_of
 
 
-def constrained_points(
-    X: NDArray[np.floating], *rows: NDArray[np.integer]
-) -> tuple[NDArray[Any], ...]:
+def constrained_points(X: NDArray[np.floating], *rows: NDArray[np.integer]) -> tuple[NDArray, ...]:
     """Distinct points that occur in constraints.
 
     The order of the points and their duplicates then make no difference. Constraints drawn from

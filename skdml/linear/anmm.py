@@ -195,5 +195,5 @@ class ANMM(LinearMetricLearner):
 
             margin = margin_matrix(scaled, *pairs)
             L = margin_axes(margin, self.n_components, self.embedding_type)
-            self.components_ = L.astype(points.dtype)
+            self._set_components(L, points.dtype)
             return self

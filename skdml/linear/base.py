@@ -1,5 +1,6 @@
 """The base class of linear learners: f(x) = L x, with L in `components_`; it checks their input."""
 
+import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -21,6 +22,13 @@ from skdml.constraints import (
     encode_labels,
 )
 from skdml.distances import LearnedDistance
+from skdml.linear._ranges import (
+    check_embeddings,
+    check_ranges,
+    column_ranges,
+    describe_column,
+    union_of_ranges,
+)
 
 FLOATS = [np.float64, np.float32]
 """The dtypes that are kept; all others become the first."""
@@ -46,6 +54,14 @@ class LinearMetricLearner(MetricLearner):
     A learner implements `fit`, which sets `components_`, the matrix L of shape (n_components,
     n_features). f does not subtract a mean, because that changes no distance.
 
+    A result is finite, or X is refused with a ValueError that names a column and its range. Values
+    may have any magnitude up to 1e70 in float64 and 1e15 in float32. A column must be constant or
+    have a range, maximum minus minimum, of at least 1e-70 in float64 and 1e-36 in float32, and of
+    at least this share of the widest range. The widest column needs a range of at least 1e-70 in
+    float64 and 1e-15 in float32. `transform`, distances and the matrix M are refused in the same
+    way if they or squared distances overflow. If all rows are equal, the learner raises a
+    ValueError, or a UserWarning says that there is nothing to learn from.
+
     A subclass sets ``_sparse = True`` if its `fit` takes sparse X. If it learns from tuples, it
     lists the valid values of its parameter `supervision` in ``_supervisions``.
     """
@@ -55,6 +71,7 @@ class LinearMetricLearner(MetricLearner):
 
     # Set by `fit`.
     components_: NDArray[np.floating]
+    _column_ranges: NDArray[np.float64]
 
     # Parameters that the methods below read. A subclass has those that it needs.
     n_components: int | None
@@ -80,6 +97,12 @@ class LinearMetricLearner(MetricLearner):
         -------
         ndarray of shape (n_samples, n_components)
             X Lᵀ; float32 if X is float32, else float64.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite or has another number of features, or if squared distances of the
+            embeddings would overflow.
         """
         check_is_fitted(self)
         return _apply(self.components_, validate_data(self, X, reset=False, **self._input()))
@@ -102,9 +125,22 @@ class LinearMetricLearner(MetricLearner):
         -------
         ndarray of shape (n_features, n_features)
             M = LᵀL, symmetric and positive semi-definite, in the dtype of `components_`.
+
+        Raises
+        ------
+        ValueError
+            If M overflows its dtype, which float32 columns with a range below 1e-18 may cause.
         """
         check_is_fitted(self)
-        return self.components_.T @ self.components_
+        L = self.components_
+        with np.errstate(over="ignore", invalid="ignore"):
+            M = L.T @ L
+        if not np.isfinite(M).all():
+            column = int(abs(L).max(axis=0).argmax())
+            ranges = getattr(self, "_column_ranges", None)
+            seen = f"column {column}" if ranges is None else describe_column(ranges, column)
+            raise ValueError(f"M overflows {M.dtype}; fit on float64 numbers. {seen}.")
+        return M
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -142,7 +178,7 @@ class LinearMetricLearner(MetricLearner):
         # C order: the same rows as a data frame, or transposed, then give the same bits.
         given = {"ensure_min_samples": 2, "order": "C"} | self._input() | options
         # Labels first: scikit-learn would turn a list of numbers and strings into strings.
-        X, y = validate_data(self, X, read_labels(y), **given)
+        X, y = self._validate(X, read_labels(y), **given)
         return X, *encode_labels(y, min_kinds)
 
     def _read_pairs(self, X: Any, y: Any, min_kinds: int = 2, **options: Any) -> "Pairs":
@@ -193,9 +229,7 @@ class LinearMetricLearner(MetricLearner):
                 f"shape (n, {size}, n_features); got {tuples.shape}."
             )
         points = tuples.reshape(-1, tuples.shape[2])
-        points = validate_data(
-            self, points, **{"dtype": FLOATS, "ensure_min_samples": size} | options
-        )
+        points = self._validate(points, **{"dtype": FLOATS, "ensure_min_samples": size} | options)
         return points, np.arange(len(points)).reshape(-1, size).T
 
     def _n_constraints(self, n_samples: int) -> int:
@@ -230,6 +264,41 @@ class LinearMetricLearner(MetricLearner):
     def _input(self) -> dict[str, Any]:
         """Options of `validate_data`."""
         return {"dtype": FLOATS, "accept_sparse": "csr" if self._sparse else False}
+
+    def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+        """Check points of `fit` as `validate_data` does, and refuse columns out of range.
+
+        With ``reset=False`` the rule applies to the rows of all batches together.
+        """
+        checked = validate_data(self, X, y, **options)
+        points = checked[0] if isinstance(checked, tuple) else checked
+        ranges = column_ranges(points)
+        if not options.get("reset", True):
+            ranges = union_of_ranges(self._column_ranges, ranges)
+        check_ranges(ranges, points.dtype, getattr(self, "feature_names_in_", None))
+        self._column_ranges = ranges
+        return checked
+
+    def _set_components(self, L: NDArray[np.floating], dtype: Any) -> None:
+        """Store L in the dtype of X, if it is finite; warn if all rows were equal."""
+        low, high = self._column_ranges
+        with np.errstate(over="ignore"):
+            components = L.astype(dtype)
+        if not np.isfinite(components).all():
+            finite = np.isfinite(components).all(axis=0)
+            column = describe_column(self._column_ranges, int(finite.argmin()))
+            raise ValueError(
+                f"{column}. The learned map is not finite in {np.dtype(dtype)}. Rescale the "
+                "columns to similar ranges."
+            )
+        if (low == high).all():
+            warnings.warn(
+                f"All rows that {type(self).__name__} learned from are equal, so there was nothing "
+                "to learn. The distance is that of the start, or 0.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self.components_ = components
 
 
 class Pairs(NamedTuple):
@@ -290,7 +359,8 @@ class LinearMap:
         Raises
         ------
         ValueError
-            If X is not 2-D, is empty, is not finite or has another number of features.
+            If X is not 2-D, is empty, is not finite or has another number of features, or if
+            squared distances of the embeddings would overflow.
         """
         with name_columns_of_strings(X, "LinearMap"):
             points = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
@@ -344,7 +414,9 @@ def check_n_components(n_components: int | None, limit: int, reason: str) -> int
 
 
 def _apply(components: NDArray[np.floating], X: Any) -> NDArray[np.floating]:
-    return safe_sparse_dot(X, components.T.astype(X.dtype, copy=False), dense_output=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # check_embeddings refuses the result
+        Z = safe_sparse_dot(X, components.T.astype(X.dtype, copy=False), dense_output=True)
+    return check_embeddings(Z, components, X)
 
 
 def no_same_class_message(codes: NDArray[np.integer]) -> str:

@@ -292,7 +292,7 @@ class DMLEig(LinearMetricLearner):
             L, self.prior_share_ = mix_with_prior(
                 root(A.T @ S @ A), given, self.prior_share, labels
             )
-            self.components_ = L[:n_components].astype(given.dtype)
+            self._set_components(L[:n_components], given.dtype)
         return self
 
     def _maximise(

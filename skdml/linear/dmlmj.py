@@ -188,5 +188,5 @@ class DMLMJ(LinearMetricLearner):
             L = scale_axes(values[:n_components], axes[:n_components], self.embedding_type)
             if self.embedding_type != "orthonormalized":
                 L = L / scale
-            self.components_ = L.astype(points.dtype)
+            self._set_components(L, points.dtype)
             return self

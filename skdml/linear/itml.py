@@ -258,7 +258,7 @@ class ITML(LinearMetricLearner):
             mapped = safe_sparse_dot(given, L0.T.astype(given.dtype), dense_output=True)
             labels = y if self.supervision == "labels" else None
             A, self.prior_share_ = mix_with_prior(A, mapped, self.prior_share, labels)
-            self.components_ = leading_components(A @ L0, n_components).astype(given.dtype)
+            self._set_components(leading_components(A @ L0, n_components), given.dtype)
             return self
 
     def _minimise(self, pairs: PairDistances, same: NDArray[np.bool_]) -> NDArray[np.floating]:

@@ -259,7 +259,7 @@ class LDML(LinearMetricLearner):
             labels = y if self.supervision == "labels" else None
             A, self.prior_share_ = mix_with_prior(A, mapped, self.prior_share, labels)
             self.bias_ = float(most_likely_bias(pairs(A)[0], same) if self.prior_share_ else b)
-            self.components_ = leading_components(A @ L0, n_components).astype(given.dtype)
+            self._set_components(leading_components(A @ L0, n_components), given.dtype)
             return self
 
     def _minimise(

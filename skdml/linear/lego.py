@@ -131,7 +131,7 @@ def update_in_place(
         Az = A @ z
         squared = float(z @ Az)
         target = (1 - margin if is_same else 1 + margin) * unit
-        if squared <= 0 or (squared <= target if is_same else squared >= target):
+        if squared**2 <= 0 or (squared <= target if is_same else squared >= target):
             continue
         change = (exact_step(squared, target, eta / unit**2) - squared) / squared**2
         dger(change, Az, Az, a=A, overwrite_a=1)
@@ -366,7 +366,7 @@ class LEGO(LinearMetricLearner):
         self._state = process_pairs(state._replace(rng=rng), pairs, self.margin, self.eta)
 
         L = root(mix_with_identity(self._state.mean, self.prior_share), n_components)
-        self.components_ = (L if axes is None else L @ axes).astype(dtype)
+        self._set_components(L if axes is None else L @ axes, dtype)
         self.n_pairs_seen_, self.n_updates_ = self._state.n_pairs, self._state.n_updates
         return self
 

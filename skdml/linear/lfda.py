@@ -102,7 +102,7 @@ def local_scatter(X: NDArray[np.floating], n_neighbors: int) -> NDArray[np.float
 def local_within_and_between(
     X: NDArray[np.floating], codes: NDArray[np.integer], n_neighbors: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Matrices S̃ʷ and S̃ᵇ of the paper's equations 13 and 14, divided by n.
+    """Matrices S̃ʷ and S̃ᵇ of the paper's equations 13 and 14.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def local_within_and_between(
         local, size = local_scatter(rows, n_neighbors), len(rows)
         within += local / size
         between += local * (1 / n - 1 / size) - scatter_of(rows) * (size / n)
-    return within / n, between / n
+    return within, between
 
 
 def _centre(X: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -148,6 +148,10 @@ class LFDA(LinearMetricLearner):
     and 1/n in S̃ᵇ. The affinity is A_ij = exp(-|x_i - x_j|² / (σ_i σ_j)), where σ_i is the
     distance from x_i to its k-th nearest neighbour in its class.
 
+    S̃ʷ and S̃ᵇ are sums, not means, as in the paper. With ``embedding_type="weighted"`` or "plain",
+    distances therefore shrink as 1/√n with more rows; their ranking does not. If all rows are
+    equal, a UserWarning says that nothing was learned.
+
     Parameters
     ----------
     n_components : int, default=None
@@ -156,7 +160,8 @@ class LFDA(LinearMetricLearner):
         k of the local scaling; fewer in a class with at most k points.
     embedding_type : {"weighted", "orthonormalized", "plain"}, default="weighted"
         Length of the axes. "weighted" makes vᵀ S̃ʷ v = λ: axes that separate the classes better
-        are longer. "plain" makes vᵀ S̃ʷ v = 1. "orthonormalized" takes orthonormal axes of the same
+        are longer. "plain" makes vᵀ S̃ʷ v = 1. In both, S̃ʷ is the shrunk matrix; see `shrinkage`.
+        "orthonormalized" takes orthonormal axes of the same
         space. With n_components=None these only rotate X, and distances are Euclidean.
     shrinkage : float, default=0.03
         Share of a diagonal matrix in S̃ʷ, in [0, 1]. The diagonal matrix holds the variances of the
@@ -256,5 +261,5 @@ class LFDA(LinearMetricLearner):
             values, axes = generalized_eigenvectors(between, S, len(rows))
             L = scale_axes(values[:n_components], axes[:n_components], self.embedding_type)
             orthonormal = self.embedding_type == "orthonormalized"
-            self.components_ = (L if orthonormal else L / scale).astype(rows.dtype)
+            self._set_components(L if orthonormal else L / scale, rows.dtype)
             return self

@@ -525,7 +525,7 @@ class LMNN(LinearMetricLearner):
             problem = self._make_problem(points, start)
             start = start * best_scale(start, problem) if isinstance(init, str) else start
             L, self.loss_curve_ = solve(problem, start, self.max_iter, self.tol, self.verbose)
-            self.components_ = (L / points.scale).astype(rows.dtype)
+            self._set_components(L / points.scale, rows.dtype)
             self.n_iter_ = len(self.loss_curve_) - 1
         return self
 

@@ -231,7 +231,7 @@ class LSML(LinearMetricLearner):
                 name="LSML",
                 verbose=self.verbose,
             )
-            self.components_ = leading_components(A @ L0, n_components).astype(given.dtype)
+            self._set_components(leading_components(A @ L0, n_components), given.dtype)
             return self
 
     def _n_constraints(self, n_samples: int) -> int:

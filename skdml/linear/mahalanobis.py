@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import OAS, LedoitWolf, MinCovDet
 from sklearn.utils import Tags
 
-from skdml._columns import validate_data
 from skdml._labels import read_labels
 from skdml.base import unchanged_on_error
 from skdml.linear._moments import (
@@ -135,8 +134,8 @@ def whiten(
     """
     if not np.isfinite(covariance).all():
         raise ValueError(
-            "The covariance is not finite: squares of the rows of X are too large for a float64. "
-            "Divide X by a constant."
+            "The covariance estimator returned entries that are not finite. Choose another one, or "
+            "standardise the columns."
         )
     if not covariance.any():
         which = "In each class of y all rows" if within_class else f"All {n_samples} rows of X"
@@ -297,7 +296,7 @@ class MahalanobisMetric(LinearMetricLearner):
                 location = location if self.within_class else location + shift
             L = whiten(covariance, len(rows), self.n_components, self.within_class)
             n_seen = sum(count for count, _ in classes.values())
-            return self._store(L.astype(data.dtype), covariance, location, n_seen, moments)
+            return self._store(L, data.dtype, covariance, location, n_seen, moments)
 
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -346,7 +345,7 @@ class MahalanobisMetric(LinearMetricLearner):
             moments = merge(seen, moments)
             n, covariance = moments.n_rows, moments.scatter / moments.n_rows
             L = whiten(covariance, n, self.n_components, self.within_class)
-            return self._store(L.astype(data.dtype), covariance, moments.mean, n, moments)
+            return self._store(L, data.dtype, covariance, moments.mean, n, moments)
 
     def _refuse_weight(
         self, sample_weight: ArrayLike | None, estimator: BaseEstimator | None
@@ -359,23 +358,24 @@ class MahalanobisMetric(LinearMetricLearner):
 
     def _check_rows(self, X: Any, y: Any, **options: Any) -> tuple[Any, Any]:
         if not self.within_class:
-            return validate_data(self, X, dtype=FLOATS, **options), None
+            return self._validate(X, dtype=FLOATS, **options), None
         if y is None:
             raise ValueError(
                 "MahalanobisMetric(within_class=True) requires y to be passed, but the target y "
                 "is None."
             )
-        return validate_data(self, X, read_labels(y), dtype=FLOATS, **options)
+        return self._validate(X, read_labels(y), dtype=FLOATS, **options)
 
     def _store(
         self,
-        components: NDArray[np.floating],
+        L: NDArray[np.floating],
+        dtype: np.dtype,
         covariance: NDArray[np.floating],
         location: NDArray[np.floating],
         n_samples: float,
         moments: Moments | None,
     ) -> Self:
-        self.components_ = components
+        self._set_components(L, dtype)
         self.covariance_ = covariance
         self.location_ = location
         self.n_samples_seen_ = n_samples

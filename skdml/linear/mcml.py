@@ -307,7 +307,7 @@ class MCML(LinearMetricLearner):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
             options |= {"name": "MCML", "verbose": self.verbose}
             L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, **options)
-            self.components_ = (L / points.scale).astype(rows.dtype)
+            self._set_components(L / points.scale, rows.dtype)
         return self
 
     def _loss(self, points: Points, n_threads: int) -> Objective:

@@ -6,14 +6,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 
-from skdml._columns import validate_data
 from skdml._threads import one_thread
 from skdml.base import unchanged_on_error
 from skdml.linear._kernels import KernelBlock, initial_kernel_components, kernel_sums
 from skdml.linear._points import Matrix, Points, distinct_rows
 from skdml.linear._prior import add_log_det_prior
+from skdml.linear._ranges import check_target_range
 from skdml.linear._solvers import Objective, minimize_lbfgs
 from skdml.linear.base import LinearMetricLearner
 
@@ -220,13 +220,26 @@ class MLKR(LinearMetricLearner):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
             options |= {"name": "MLKR", "verbose": self.verbose}
             L, self.loss_curve_, self.n_iter_ = minimize_lbfgs(loss, start, **options)
-            self.components_ = (L / points.scale).astype(rows.dtype)
+            self._set_components(L / points.scale, rows.dtype)
         return self
 
     def _read_targets(self, X: Any, y: Any) -> tuple[Any, NDArray[np.floating]]:
         if y is None:
             raise ValueError("MLKR requires y to be passed, but the target y is None.")
-        return validate_data(self, X, y, y_numeric=True, ensure_min_samples=2, **self._input())
+        # `validate_data` would convert an array of objects after its search for NaN and infinity.
+        y = _as_numbers(y)
+        X, y = self._validate(X, y, y_numeric=True, ensure_min_samples=2, **self._input())
+        check_target_range(y, X.dtype)
+        return X, y
+
+
+def _as_numbers(y: ArrayLike) -> NDArray[np.floating]:
+    """Convert targets to float64; refuse those that are missing, infinite or no numbers."""
+    options: dict[str, Any] = {"ensure_2d": False, "ensure_min_samples": 0, "input_name": "y"}
+    try:
+        return check_array(y, dtype=np.float64, **options)
+    except TypeError as error:  # such as pandas.NA in an array of objects
+        raise ValueError(f"y has to hold real numbers, and no missing values: {error}.") from error
 
 
 def _merge_equal_rows(

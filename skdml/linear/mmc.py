@@ -275,7 +275,7 @@ class MMC(LinearMetricLearner):
             same_mean = pairs(A)[0][same].mean()
             L = A @ L0 / np.sqrt(same_mean if same_mean > 0 else 1.0)
             L = L if axes is None else L @ axes
-            self.components_ = leading_components(L, n_components).astype(given.dtype)
+            self._set_components(leading_components(L, n_components), given.dtype)
             return self
 
     def _check_parameters(self, X: ArrayLike) -> None:

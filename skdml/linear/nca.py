@@ -489,7 +489,7 @@ class NCA(LinearMetricLearner):
             add_prior = partial(add_log_det_prior, strength=strength)
             found = self._solve(start, points, add_prior, rng, n_threads)
             L, self.loss_curve_, self.n_iter_ = found
-            self.components_ = (L / points.scale).astype(rows.dtype)
+            self._set_components(L / points.scale, rows.dtype)
         return self
 
     def _solve(

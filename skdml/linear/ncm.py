@@ -256,7 +256,7 @@ class _CentroidClassifier(ClassifierMixin, LinearMetricLearner):
 
             centroids = cluster_means(points, clusters, weight)
             L = self._minimise(start, points, codes, centroids, centroid_codes, weight)
-            self.components_ = (L / scale).astype(given.dtype)
+            self._set_components(L / scale, given.dtype)
             self.centroids_ = cluster_means(given, clusters, weight).astype(given.dtype)
             self.classes_, self._centroid_codes = classes, centroid_codes
             return self

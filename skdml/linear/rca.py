@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdml._columns import validate_data
 from skdml._labels import read_labels
 from skdml.base import unchanged_on_error
 from skdml.linear._eigen import (
@@ -281,7 +280,7 @@ class RCA(LinearMetricLearner):
             chunks, chunked = classes[codes], np.ones(len(points), dtype=bool)
         else:
             y = y if y is None else read_labels(y, continuous=True)
-            points, chunks = validate_data(self, X, y, **self._input() | options)
+            points, chunks = self._validate(X, y, **self._input() | options)
             chunks = check_chunks(chunks)
             chunked = chunks >= 0
         return ChunkedRows(points, chunks, chunked, self._read_weight(sample_weight, points))
@@ -309,5 +308,5 @@ class RCA(LinearMetricLearner):
         if self.n_components is not None:
             L = leading_by_variance(L, covariance, self.n_components)
         self._moments = within, total
-        self.components_ = L.astype(X.dtype, copy=False)
+        self._set_components(L, X.dtype)
         return self

@@ -438,7 +438,7 @@ class SCML(LinearMetricLearner):
             w = self._minimise(points, basis @ axes.T, TripletPairs(triplets, len(given)))
             M = (basis.T * w) @ basis if w.any() else np.eye(given.shape[1])
             self.basis_, self.weights_ = basis, w / unit**2
-            self.components_ = (root(M, n_components) / unit).astype(given.dtype)
+            self._set_components(root(M, n_components) / unit, given.dtype)
         return self
 
     def _check_parameters(self) -> None:

@@ -391,7 +391,7 @@ class SDML(LinearMetricLearner):
                 P, self.sparsity_param, self.max_iter, self.tol, self.verbose
             )
             self.n_iter_ = len(self.loss_curve_) - 1
-            self.components_ = (root(M, n_components) / scale).astype(dtype)
+            self._set_components(root(M, n_components) / scale, dtype)
         return self
 
     def _check_parameters(self) -> None:

@@ -157,7 +157,8 @@ def test_n_components_and_float32():
 
 
 def test_equal_points_give_a_finite_map():
-    learner = DMLEig(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
+    with pytest.warns(UserWarning, match="All rows that DMLEig learned from are equal"):
+        learner = DMLEig(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
     assert np.isfinite(learner.components_).all()
     learner.fit(np.repeat([[0.0, 0.0], [1.0, 2.0]], 3, axis=0), [0, 0, 0, 1, 1, 1])
     assert np.isfinite(learner.components_).all()

@@ -185,7 +185,8 @@ def test_pairs_of_equal_points_are_ignored():
     pairs = np.concatenate([PAIRS, np.repeat(PAIRS[:3, :1], 2, axis=1)])
     learner = LEGO(supervision="pairs").fit(pairs, np.append(SAME, [True, False, False]))
     assert learner.n_updates_ == LEGO(supervision="pairs").fit(PAIRS, SAME).n_updates_
-    flat = LEGO(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
+    with pytest.warns(UserWarning, match="All rows that LEGO learned from are equal"):
+        flat = LEGO(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
     assert_allclose(flat.get_mahalanobis_matrix(), np.eye(2))
 
 

@@ -27,7 +27,7 @@ def literal_affinity(X, k):
 
 
 def literal_matrices(X, y, k):
-    """Return S̃ʷ and S̃ᵇ by the paper's equations 13 to 16, divided by n."""
+    """Return S̃ʷ and S̃ᵇ by the paper's equations 13 to 16."""
     n, d = X.shape
     within, between = np.zeros((2, d, d))
     A = {c: literal_affinity(X[y == c], k) for c in set(y.tolist())}
@@ -42,7 +42,7 @@ def literal_matrices(X, y, k):
             a, size = A[c][position[c][i], position[c][j]], len(A[c])
             within += a / size * outer
             between += a * (1 / n - 1 / size) * outer
-    return within / n, between / n
+    return within, between
 
 
 @pytest.mark.parametrize("k", [1, 7])

@@ -304,7 +304,8 @@ def test_duplicated_rows():
     assert np.isfinite(learner.components_).all()
     points = LMNN().fit(np.repeat([[0.0], [1.0]], 3, axis=0), [0, 0, 0, 1, 1, 1])
     assert points.loss_curve_[-1] == pytest.approx(0, abs=1e-12)
-    same = LMNN().fit(np.zeros((6, 2)), [0, 0, 0, 1, 1, 1])
+    with pytest.warns(UserWarning, match="All rows that LMNN learned from are equal"):
+        same = LMNN().fit(np.zeros((6, 2)), [0, 0, 0, 1, 1, 1])
     assert np.isfinite(same.components_).all()
 
 

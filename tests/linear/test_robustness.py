@@ -10,38 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import REAL_TARGETS, linear_learners, name_of, seeded
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine
 from sklearn.metrics import pairwise_distances
 
-import skdml.linear
-from skdml.linear import LinearMetricLearner
-
 # Warnings that a docstring documents, and the singular data that cause them.
 DOCUMENTED = {"MahalanobisMetric": "The covariance is singular"}
 SINGULAR = {"six rows", "fewer rows than columns", "constant column", "collinear columns"}
-REAL_TARGETS = {"MLKR"}  # learns from numbers; here from the codes of the classes
-
-
-def learners():
-    """Return every public linear learner with its defaults, and a seed if it is random."""
-    public = (getattr(skdml.linear, name) for name in skdml.linear.__all__)
-    kinds = [
-        kind
-        for kind in public
-        if inspect.isclass(kind) and issubclass(kind, LinearMetricLearner) and hasattr(kind, "fit")
-    ]
-    return [seeded(kind(), 0) for kind in kinds]
-
-
-def seeded(learner, seed):
-    learner = clone(learner)
-    return learner.set_params(random_state=seed) if hasattr(learner, "random_state") else learner
-
-
-def name_of(learner):
-    return type(learner).__name__
 
 
 def target(learner, y):
@@ -81,7 +58,7 @@ def make_data():
     }
 
 
-LEARNERS, DATA = learners(), make_data()
+LEARNERS, DATA = linear_learners(), make_data()
 every_learner = pytest.mark.parametrize("learner", LEARNERS, ids=name_of)
 
 

@@ -208,7 +208,8 @@ def test_unscaled_iris_and_wine_in_float32():
 
 
 def test_equal_points_give_a_finite_map():
-    learner = SDML(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
+    with pytest.warns(UserWarning, match="All rows that SDML learned from are equal"):
+        learner = SDML(random_state=0).fit(np.ones((6, 2)), [0, 0, 0, 1, 1, 1])
     assert np.isfinite(learner.components_).all()
 
 
