@@ -328,4 +328,4 @@ def test_metric_accepts_flattened_images():
     ):
         d(np.zeros((3, 9)))
     with pytest.raises(ValueError, match=r"fitted on points of shape \(2, 3, 5\)"):
-        learner.transform(X[:, :, :3])
+        learner.transform(X[:, :, :2])
