@@ -177,6 +177,7 @@ def test_given_neighbours_are_drawn():
 # Histories and metrics
 
 
+@pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")  # a short fit
 def test_history_has_a_panel_for_each_series():
     embedder = DeepTripletEmbedder(max_epochs=3, random_state=0).fit(X, Y)
     shown = TrainingHistoryDisplay.from_estimator(embedder)

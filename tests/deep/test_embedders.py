@@ -14,6 +14,9 @@ from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning
 from skdml.deep.data.samplers import PKBatchSampler
 
+# Fits of a few epochs often keep their initial weights.
+pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
+
 X, y = load_iris(return_X_y=True)
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=3, random_state=0)
 

@@ -54,7 +54,7 @@ def test_narrow_start_is_the_pca_projection():
     assert_allclose(distances(Z), expected / expected.mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (4, 1, 1)])
 def test_image_start_is_an_isometry(shape):
     X = random(40, *shape)
     net = initialized(ConvEmbedder(shape, int(np.prod(shape)), channels=(4,), n_hidden=8), X)

@@ -19,7 +19,11 @@ from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTrip
 from skdml.deep.data.samplers import PKBatchSampler
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss, learns_from
 from skdml.deep.miners import BatchHardMiner
+from skdml.deep.training.checkpoint import unpack_state
 from skdml.deep.training.memory import CrossBatchMemory
+
+# Fits of a few epochs often keep their initial weights.
+pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
 
 X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_state=0)
 OPTIONS = {"max_epochs": 3, "batch_size": 16, "early_stopping": False, "random_state": 0}
@@ -210,7 +214,7 @@ def test_resumed_fit_continues_with_its_memory(tmp_path, killed):
     with pytest.raises(Stop):
         DeepTripletEmbedder(**options, checkpoint=tmp_path).fit(X, Y)
     (file,) = tmp_path.iterdir()
-    assert len(pickle.loads(file.read_bytes())["net"].memory_) == 60
+    assert len(unpack_state(file.read_bytes(), file)["net"].memory_) == 60
     StopAfter.armed = False
     again = DeepTripletEmbedder(**options, checkpoint=tmp_path).fit(X, Y)
     whole = DeepTripletEmbedder(**options).fit(X, Y)
@@ -484,7 +488,7 @@ def test_network_is_compiled_while_it_trains(tmp_path, killed):
         learner.fit(X, Y)
     assert COMPILED
     (file,) = tmp_path.iterdir()
-    assert "network_" not in vars(pickle.loads(file.read_bytes())["net"])
+    assert "network_" not in vars(unpack_state(file.read_bytes(), file)["net"])
     StopAfter.armed = False
     forget_compiled()
     Z = learner.fit(X, Y).transform(X)  # continues from the checkpoint

@@ -18,6 +18,9 @@ from torch.utils.data import Dataset
 from skdml import DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.networks.map import batches_of_points
 
+# Fits of a few epochs often keep their initial weights.
+pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
+
 # Eight classes: whole classes are held out. Three classes: rows of each class are held out.
 MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
 FEW, FEW_Y = MANY[MANY_Y < 3], MANY_Y[MANY_Y < 3]
@@ -314,15 +317,15 @@ def test_threads_can_share_a_learner():
 
 
 def test_metric_accepts_flattened_images():
-    X = np.random.default_rng(0).normal(size=(30, 2, 4, 3))
+    X = np.random.default_rng(0).normal(size=(30, 2, 3, 5))
     learner = DeepTripletEmbedder(**QUICK).fit(X, np.arange(30) % 3)
     d = learner.get_metric()
     assert learner.n_features_in_ == 2
     assert_array_equal(d(X.reshape(30, -1)), d.pairwise(X))
     assert d(X[0].ravel(), X[1].ravel()) == pytest.approx(d.pairwise(X[:2])[0, 1])
     with pytest.raises(
-        ValueError, match=r"points of shape \(2, 4, 3\); got points of shape \(9,\)"
+        ValueError, match=r"points of shape \(2, 3, 5\); got points of shape \(9,\)"
     ):
         d(np.zeros((3, 9)))
-    with pytest.raises(ValueError, match=r"fitted on points of shape \(2, 4, 3\)"):
-        learner.transform(X[:, :, :3])
+    with pytest.raises(ValueError, match=r"fitted on points of shape \(2, 3, 5\)"):
+        learner.transform(X[:, :, :2])
