@@ -67,7 +67,7 @@ def test_miner_for_a_loss_without_miner():
     assert repr(learner.net_.miner.miner) == repr(PairMarginMiner(0.5))
     assert DeepEmbedder(loss="margin", **QUICK).fit(X, y).net_.miner is None
     cosine = DeepEmbedder(loss="margin", miner=BatchHardMiner, distance="cosine", **QUICK)
-    assert cosine.fit(X, y).net_.miner.distance == "cosine"
+    assert cosine.fit(X, y).net_.miner.miner.distance == "cosine"
 
 
 def test_miner_parameters_are_learner_parameters():
