@@ -222,7 +222,7 @@ def test_partial_fit_and_warm_start_continue():
         random_state=0, warm_start=True, max_epochs=1, lr=1e-30, early_stopping=False
     )
     warm.net_, warm.backbone_ = learner.net_, None
-    warm.feature_shape_, warm.n_features_in_ = (6,), 6
+    warm.feature_shape_, warm.n_features_in_, warm.origin_ = (6,), 6, None
     np.testing.assert_allclose(
         warm.fit(MANY, MANY_Y).transform(MANY), learner.transform(MANY), rtol=1e-5
     )

@@ -67,10 +67,10 @@ def test_miner_by_name_class_or_instance_is_the_same(Learner):
 def test_miner_for_a_loss_without_miner():
     learner = DeepEmbedder(loss="margin", miner="pair_margin", miner__pos_margin=0.5, **QUICK)
     learner.fit(X, y)
-    assert repr(learner.net_.miner) == repr(PairMarginMiner(0.5))
+    assert repr(learner.net_.miner.miner) == repr(PairMarginMiner(0.5))
     assert DeepEmbedder(loss="margin", **QUICK).fit(X, y).net_.miner is None
     cosine = DeepEmbedder(loss="margin", miner=BatchHardMiner, distance="cosine", **QUICK)
-    assert cosine.fit(X, y).net_.miner.distance == "cosine"
+    assert cosine.fit(X, y).net_.miner.miner.distance == "cosine"
 
 
 def test_miner_parameters_are_learner_parameters():

@@ -84,16 +84,16 @@ def test_tuples_subtract_the_origin():
 def test_later_fits_keep_the_origin():
     learner = DeepTripletEmbedder(**QUICK).partial_fit(TABLE[::2], LABELS[::2])
     origin = learner.origin_
-    learner.partial_fit(TABLE[1::2] + [64.0, 0.0], LABELS[1::2])
+    learner.partial_fit(TABLE[1::2] + np.array([64.0, 0.0]), LABELS[1::2])
     assert_array_equal(learner.origin_, origin)
     assert_subtracts_the_origin(learner)
     warm = DeepTripletEmbedder(warm_start=True, **QUICK).fit(TABLE, LABELS)
     origin = warm.origin_
-    warm.fit(TABLE + [640.0, 0.0], LABELS)
+    warm.fit(TABLE + np.array([640.0, 0.0]), LABELS)
     assert_array_equal(warm.origin_, origin)
-    assert clone(warm).set_params(warm_start=False).fit(TABLE + [640, 0], LABELS).origin_[0] == (
-        origin[0] + 640
-    )
+    assert clone(warm).set_params(warm_start=False).fit(
+        TABLE + np.array([640.0, 0.0]), LABELS
+    ).origin_[0] == (origin[0] + 640)
 
 
 def test_other_networks_get_their_points_unchanged_with_a_warning():

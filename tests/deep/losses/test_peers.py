@@ -71,9 +71,9 @@ def test_learners_take_miners_that_are_modules(loss, miner):
 
 def test_a_miner_that_does_not_fit_is_refused():
     packaged = their_miners.EmbeddingsAlreadyPackagedAsTriplets()
-    with pytest.raises(ValueError, match="EmbeddingsAlreadyPackaged.* cannot choose from a batch"):
+    with pytest.raises(ValueError, match=r"EmbeddingsAlreadyPackaged.* cannot choose from a batch"):
         CheckedMiner(packaged)(POINTS[:4], LABELS[:4])
-    with pytest.raises(ValueError, match="The miner function does not fit: indices_tuple must be"):
+    with pytest.raises(ValueError, match=r"function does not fit: indices_tuple must be"):
         CheckedMiner(lambda x, y: (y, y))(POINTS, LABELS)
 
 
