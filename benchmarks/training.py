@@ -21,7 +21,7 @@ from benchmarks import losses as loss_benchmark
 from benchmarks._timing import median_ratio, medians, take_turns
 from benchmarks._worker import measure_time, resident_mib
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.data.samplers import PKBatchSampler
+from skdml.deep.data.samplers import ClassBalancedBatches
 from skdml.deep.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
 from skdml.deep.networks.initial import MAX_START_POINTS
 from skdml.deep.networks.map import MAX_BATCH_POINTS
@@ -80,7 +80,7 @@ def seed_of_fit():
 
 def draw_batches(y, n_epochs, params):
     """Return the batches of every epoch, as tensors of row numbers."""
-    sampler = PKBatchSampler(y, **params, seed=seed_of_fit())
+    sampler = ClassBalancedBatches(y, **params, seed=seed_of_fit())
     return [[torch.from_numpy(rows) for rows in sampler] for _ in range(n_epochs)]
 
 

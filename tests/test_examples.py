@@ -45,6 +45,7 @@ def test_verification_at_a_rate(printed):
     assert number("genuine", 0) * 2 < number("genuine", 1)
 
 
+@pytest.mark.filterwarnings("ignore:reject_far")  # so few classes are enrolled that it warns
 def test_few_shot_and_unknowns(printed):
     number = printed("few_shot_and_unknowns")
     for shots in (1, 5):

@@ -14,9 +14,6 @@ from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTrip
 from skdml.deep import CollapseWarning
 from skdml.deep.losses import ContrastiveLoss, TripletLoss
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 X, Y = make_blobs(n_samples=96, centers=4, n_features=5, cluster_std=3, random_state=0)
 IMAGES = (
     np.random.default_rng(0).normal(size=(12, 1, 6, 6)) + np.arange(12)[:, None, None, None] % 3

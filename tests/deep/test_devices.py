@@ -15,9 +15,6 @@ from skdml.deep.losses import LOSSES, learns_from
 from skdml.deep.miners import MINERS, get_miner
 from skdml.deep.training.stopping import cpu_state_dict
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 # Operations that may use tensors of both devices.
 MOVES = {"to", "copy_", "__set__", "_has_compatible_shallow_copy_type"}

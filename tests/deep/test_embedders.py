@@ -12,10 +12,7 @@ from torch.utils.data import Dataset
 
 from skdml import DeepEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep import CollapseWarning
-from skdml.deep.data.samplers import PKBatchSampler
-
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
+from skdml.deep.data.samplers import ClassBalancedBatches
 
 X, y = load_iris(return_X_y=True)
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=3, random_state=0)
@@ -241,7 +238,7 @@ def test_batches_hold_every_sample_and_both_kinds_of_pairs():
         counts = rng.integers(1, 12, size=rng.integers(2, 9))
         counts[0] += 1
         codes = np.repeat(np.arange(len(counts)), counts)
-        sampler = PKBatchSampler(codes, int(rng.integers(4, 20)), 3, seed=1)
+        sampler = ClassBalancedBatches(codes, int(rng.integers(4, 20)), 3, seed=1)
         batches = list(sampler)
         assert len(batches) == len(sampler)
         assert set(np.concatenate(batches)) == set(range(len(codes)))

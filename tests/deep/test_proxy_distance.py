@@ -13,9 +13,6 @@ from skorch.callbacks import Callback
 from skdml import DeepProxyEmbedder
 from skdml.metrics import map_at_r
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 MANY, MANY_Y = make_blobs(n_samples=240, centers=8, n_features=6, cluster_std=1, random_state=0)
 PATIENT = {"patience": 9, "random_state": 0}  # every epoch is scored
 QUICK = {"max_epochs": 3, **PATIENT}

@@ -27,9 +27,6 @@ from skdml.deep.losses import (
     learns_from,
 )
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 X, y = load_iris(return_X_y=True)
 
 

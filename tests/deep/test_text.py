@@ -15,9 +15,6 @@ from torch import nn
 
 from skdml import DeepProxyEmbedder, DeepTripletEmbedder
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 WORDS = {"fruit": "apple pear plum quince", "tool": "hammer saw wrench chisel"}
 TEXTS = [f"{a} and {b}" for words in WORDS.values() for a in words.split() for b in words.split()]
 y = np.repeat(list(WORDS), 16)

@@ -27,7 +27,7 @@ GROUP_BATCHES = ("together", "apart", None)
 MIN_BATCH_SIZES = {"views": 2, "targets": 3}
 
 
-class PKBatchSampler:
+class ClassBalancedBatches:
     """Batches of about P classes with K samples each (PK batches), as a torch batch sampler.
 
     An epoch is drawn in three steps:
@@ -73,8 +73,8 @@ class PKBatchSampler:
     Examples
     --------
     >>> import numpy as np
-    >>> from skdml.deep.data.samplers import PKBatchSampler
-    >>> batches = PKBatchSampler(np.repeat([0, 1, 2], 6), batch_size=6, n_per_class=2)
+    >>> from skdml.deep.data.samplers import ClassBalancedBatches
+    >>> batches = ClassBalancedBatches(np.repeat([0, 1, 2], 6), batch_size=6, n_per_class=2)
     >>> [len(batch) for batch in batches]
     [6, 6, 6]
     """
@@ -185,10 +185,6 @@ class PKBatchSampler:
         return batch
 
 
-# The same sampler under a name that says what it does.
-ClassBalancedBatches = PKBatchSampler
-
-
 def _random_pack(packs: list[NDArray[np.integer]], rng: np.random.Generator) -> NDArray[np.integer]:
     return packs[rng.integers(len(packs))]
 
@@ -245,7 +241,7 @@ class SingleGroupBatchSampler:
 
     Parameters
     ----------
-    samplers : list of PKBatchSampler or ShuffledBatchSampler
+    samplers : list of ClassBalancedBatches or ShuffledBatchSampler
         The batch sampler of each group.
     seed : int, default=0
         The seed. Seed and epoch number determine the order of the batches.
@@ -262,7 +258,7 @@ class SingleGroupBatchSampler:
     """
 
     def __init__(
-        self, samplers: Sequence[PKBatchSampler | ShuffledBatchSampler], *, seed: int = 0
+        self, samplers: Sequence[ClassBalancedBatches | ShuffledBatchSampler], *, seed: int = 0
     ) -> None:
         self.samplers = samplers
         self.seed = seed
@@ -292,7 +288,7 @@ def make_batch_sampler(
     balanced: bool,
     group_batches: str | None,
     seed: int,
-) -> PKBatchSampler | ShuffledBatchSampler | SingleGroupBatchSampler:
+) -> ClassBalancedBatches | ShuffledBatchSampler | SingleGroupBatchSampler:
     """Return the batch sampler that fits the targets of a dataset.
 
     Class labels give PK batches; tuples, views and graded targets give shuffled batches.
@@ -306,7 +302,7 @@ def make_batch_sampler(
     batch_size : int
         The number of rows in a batch.
     n_per_class, balanced
-        For class labels, as in `PKBatchSampler`.
+        For class labels, as in `ClassBalancedBatches`.
     group_batches : {"together", "apart", None}
         How the groups of `data` are used. "together" mixes groups: samples of a class in a batch
         come from different groups where possible. "apart" draws each batch from a single group.
@@ -316,7 +312,7 @@ def make_batch_sampler(
 
     Returns
     -------
-    PKBatchSampler, ShuffledBatchSampler or SingleGroupBatchSampler
+    ClassBalancedBatches, ShuffledBatchSampler or SingleGroupBatchSampler
         The sampler.
 
     Raises
@@ -328,10 +324,10 @@ def make_batch_sampler(
     min_size = MIN_BATCH_SIZES.get(data.kind, 1)
     mixed_groups = data.groups if group_batches == "together" else None
 
-    def sampler_of(rows: NDArray[np.integer]) -> PKBatchSampler | ShuffledBatchSampler:
+    def sampler_of(rows: NDArray[np.integer]) -> ClassBalancedBatches | ShuffledBatchSampler:
         if data.kind != "labels":
             return ShuffledBatchSampler(rows, batch_size, min_size=min_size, seed=seed)
-        return PKBatchSampler(
+        return ClassBalancedBatches(
             data.targets,
             batch_size,
             n_per_class,

@@ -22,9 +22,6 @@ from skdml.deep.miners import (
     PairMarginMiner,
 )
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 X, y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
 QUICK = {"max_epochs": 2, "random_state": 0, "module__n_hidden": 8, "early_stopping": False}
 

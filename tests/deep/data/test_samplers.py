@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdml.deep.data.datasets import ArrayDataset
-from skdml.deep.data.samplers import PKBatchSampler, ShuffledBatchSampler, make_batch_sampler
+from skdml.deep.data.samplers import ClassBalancedBatches, ShuffledBatchSampler, make_batch_sampler
 
 
 @st.composite
@@ -24,7 +24,7 @@ def class_counts(draw):
 @given(class_counts(), st.integers(2, 40), st.integers(2, 9), st.integers(0, 99))
 def test_every_batch_is_comparable_and_every_sample_occurs(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    sampler = PKBatchSampler(codes, batch_size, n_per_class, seed=seed)
+    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, seed=seed)
     for _ in range(2):
         batches = list(sampler)
         assert len(batches) == len(sampler)
@@ -41,7 +41,7 @@ def test_every_batch_is_comparable_and_every_sample_occurs(counts, batch_size, n
 
 def test_equal_classes_give_p_classes_of_k_samples():
     codes = np.repeat(np.arange(10), 40)
-    sampler = PKBatchSampler(codes, batch_size=32, n_per_class=4, seed=0)
+    sampler = ClassBalancedBatches(codes, batch_size=32, n_per_class=4, seed=0)
     batches = list(sampler)
     assert [len(batch) for batch in batches] == [32] * 12 + [16]
     for batch in batches:
@@ -53,7 +53,7 @@ def test_equal_classes_give_p_classes_of_k_samples():
 @pytest.mark.parametrize("balanced", [False, True])
 def test_batches_of_small_classes_reach_their_size(balanced):
     codes = np.r_[np.repeat(np.arange(400), 2), 400 + np.arange(800)]
-    sampler = PKBatchSampler(codes, batch_size=64, n_per_class=4, balanced=balanced)
+    sampler = ClassBalancedBatches(codes, batch_size=64, n_per_class=4, balanced=balanced)
     sizes = [len(batch) for batch in sampler]
     assert len(sizes) == len(sampler)
     assert 60 <= np.median(sizes) <= 66
@@ -62,32 +62,32 @@ def test_batches_of_small_classes_reach_their_size(balanced):
 
 def test_rare_class_is_spread_over_the_epoch():
     codes = np.repeat([0, 1], [400, 40])
-    sampler = PKBatchSampler(codes, batch_size=44, n_per_class=4, seed=0)
+    sampler = ClassBalancedBatches(codes, batch_size=44, n_per_class=4, seed=0)
     with_rare = [1 in codes[batch] for batch in sampler]
     assert np.mean(with_rare) > 0.7
 
 
 def test_epochs_differ_and_the_seed_determines_them():
     codes = np.repeat(np.arange(4), 10)
-    one, two = (PKBatchSampler(codes, 8, seed=1) for _ in range(2))
+    one, two = (ClassBalancedBatches(codes, 8, seed=1) for _ in range(2))
     first, second = np.concatenate(list(one)), np.concatenate(list(one))
     assert not np.array_equal(first, second)
     two.epoch = 1  # as after a checkpoint
     assert_array_equal(np.concatenate(list(two)), second)
-    other = PKBatchSampler(codes, 8, seed=2)
+    other = ClassBalancedBatches(codes, 8, seed=2)
     assert not np.array_equal(np.concatenate(list(other)), first)
 
 
 def test_only_the_given_rows_are_drawn():
     codes = np.repeat([0, 1, 2], 10)
     rows = np.arange(5, 25)
-    batches = list(PKBatchSampler(codes, 8, 2, rows=rows))
+    batches = list(ClassBalancedBatches(codes, 8, 2, rows=rows))
     assert_array_equal(np.unique(np.concatenate(batches)), rows)
 
 
 def test_k_is_at_most_half_of_a_batch():
     codes = np.repeat([0, 1, 2], 8)
-    assert max(map(len, PKBatchSampler(codes, batch_size=4, n_per_class=8))) == 4
+    assert max(map(len, ClassBalancedBatches(codes, batch_size=4, n_per_class=8))) == 4
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_k_is_at_most_half_of_a_batch():
 )
 def test_labels_with_nothing_to_compare_raise(codes, message):
     with pytest.raises(ValueError, match=message):
-        PKBatchSampler(np.array(codes), 4)
+        ClassBalancedBatches(np.array(codes), 4)
 
 
 def test_shuffled_batches_hold_every_row_once():
@@ -125,7 +125,7 @@ def test_a_small_remainder_joins_the_last_full_batch():
 def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_per_class, seed):
     codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     options = {"balanced": True, "seed": seed}
-    sampler = PKBatchSampler(codes, batch_size, n_per_class, **options)
+    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, **options)
     packs = sampler._packs(np.random.default_rng(seed))
     drawn = np.bincount([codes[pack[0]] for pack in packs], minlength=len(counts))
     assert set(drawn[np.array(counts) > 0]) == {len(packs) // np.count_nonzero(counts)}
@@ -134,7 +134,7 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
         assert len(set(pack)) == len(pack) == min(sampler.n_per_class, counts[codes[pack[0]]])
     batches = list(sampler)
     assert len(batches) == len(sampler)
-    plain = len(PKBatchSampler(codes, batch_size, n_per_class, seed=seed))
+    plain = len(ClassBalancedBatches(codes, batch_size, n_per_class, seed=seed))
     assert plain <= len(sampler) <= plain + len(counts)
     for batch in batches:
         assert len(set(batch.tolist())) == len(batch)
@@ -145,7 +145,7 @@ def test_balanced_batches_draw_every_class_equally_often(counts, batch_size, n_p
 
 def test_balanced_batches_use_all_samples_over_many_epochs():
     codes = np.repeat([0, 1, 2], [300, 8, 8])
-    sampler = PKBatchSampler(codes, 24, 4, balanced=True, seed=0)
+    sampler = ClassBalancedBatches(codes, 24, 4, balanced=True, seed=0)
     seen = Counter()
     for _ in range(20):
         seen.update(np.concatenate(list(sampler)).tolist())
@@ -171,7 +171,7 @@ def classes_and_groups(draw):
 def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_class, balanced):
     codes, groups, seed = drawn
     options = {"groups": groups, "balanced": balanced, "seed": seed}
-    sampler = PKBatchSampler(codes, batch_size, n_per_class, **options)
+    sampler = ClassBalancedBatches(codes, batch_size, n_per_class, **options)
     packs = sampler._packs(np.random.default_rng(seed))
     assert max(map(len, packs)) <= sampler.n_per_class + (not balanced)
     batches = list(sampler)
@@ -192,11 +192,11 @@ def test_groups_of_a_class_are_spread_over_its_packs(drawn, batch_size, n_per_cl
 
 def test_samples_of_a_class_come_from_different_groups():
     codes, groups = np.repeat(np.arange(5), 40), np.tile(np.arange(4), 50)
-    together = PKBatchSampler(codes, 20, 4, groups=groups)
+    together = ClassBalancedBatches(codes, 20, 4, groups=groups)
     for batch in together:
         pairs = Counter(zip(codes[batch].tolist(), groups[batch].tolist(), strict=True))
         assert len(set(pairs.values())) == 1  # each class as often from each group
-    mixed = next(iter(PKBatchSampler(codes, 20, 4)))
+    mixed = next(iter(ClassBalancedBatches(codes, 20, 4)))
     assert len(set(zip(codes[mixed].tolist(), groups[mixed].tolist(), strict=True))) < len(mixed)
 
 

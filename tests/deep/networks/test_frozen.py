@@ -25,9 +25,6 @@ from skdml import (
     DeepTripletEmbedder,
 )
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 DIGITS, DIGITS_Y = load_digits(return_X_y=True)
 X = (DIGITS[:300] / 16).reshape(-1, 1, 8, 8).astype(np.float32)
 y = DIGITS_Y[:300]

@@ -18,9 +18,6 @@ from skdml.deep.networks.initial import (
 from skdml.deep.networks.modules import edges
 from skdml.metrics import map_at_r
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 
 def make_classes(n_classes, *, nuisance, n_per_class=12, n_features=6, seed=0):
     """Classes with standard deviation 1 in all directions but two, and `nuisance` in those two."""

@@ -14,9 +14,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepTripletEmbedder
 from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 # Eight classes, two of them held out. An epoch has 5 or 6 batches of 16 points, so that every
 # second epoch is scored.
 X, Y = make_blobs(n_samples=96, centers=8, n_features=5, cluster_std=3, random_state=0)

@@ -33,9 +33,6 @@ MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3,
 QUICK = {"max_epochs": 3, "random_state": 0, "module__n_hidden": 8}
 NO_STOPPING = {**QUICK, "early_stopping": False}
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 siamese_and_triplet = pytest.mark.parametrize("Learner", [DeepSiameseEmbedder, DeepTripletEmbedder])
 
 

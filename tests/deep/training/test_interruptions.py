@@ -30,9 +30,6 @@ from skdml.deep.losses import (
 from skdml.deep.miners import SemiHardMiner
 from skdml.deep.training.checkpoint import unpack_state
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_state=0)
 # An epoch has six batches.
 OPTIONS = {"batch_size": 16, "lr": 0.01, "random_state": 0, "early_stopping": False}
@@ -272,7 +269,7 @@ def test_batches_without_tuples_warn_once():
 def test_batches_without_same_class_pairs_warn(monkeypatch):
     one_per_class = [np.array([np.flatnonzero(c == Y)[i] for c in range(6)]) for i in range(16)]
     monkeypatch.setattr(
-        "skdml.deep.data.samplers.PKBatchSampler.__iter__", lambda self: iter(one_per_class)
+        "skdml.deep.data.samplers.ClassBalancedBatches.__iter__", lambda self: iter(one_per_class)
     )
     learner = DeepTripletEmbedder(max_epochs=2, **OPTIONS)
     with pytest.warns(IdleBatchesWarning, match="16 of the 16 batches of epoch 1"):

@@ -16,14 +16,11 @@ from skorch.callbacks import Callback, GradientNormClipping
 from torch import nn
 
 from skdml import DeepEmbedder, DeepProxyEmbedder, DeepSiameseEmbedder, DeepTripletEmbedder
-from skdml.deep.data.samplers import PKBatchSampler
+from skdml.deep.data.samplers import ClassBalancedBatches
 from skdml.deep.losses import LOSSES, ContrastiveLoss, TripletLoss, learns_from
 from skdml.deep.miners import BatchHardMiner
 from skdml.deep.training.checkpoint import unpack_state
 from skdml.deep.training.memory import CrossBatchMemory
-
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
 
 X, Y = make_blobs(n_samples=96, centers=6, n_features=5, cluster_std=4, random_state=0)
 OPTIONS = {"max_epochs": 3, "batch_size": 16, "early_stopping": False, "random_state": 0}
@@ -90,7 +87,7 @@ def train_by_hand(loss, memory_size, miner=None):
     network = copy.deepcopy(SMALL)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     points, labels = torch.from_numpy(X.astype(np.float32)), torch.from_numpy(Y)
-    sampler, memory = PKBatchSampler(Y, 16, seed=seed), []
+    sampler, memory = ClassBalancedBatches(Y, 16, seed=seed), []
     for epoch in range(3):
         for rows in sampler:
             z, y = network(points[rows]), labels[rows]

@@ -18,9 +18,6 @@ from skdml.deep import ResidualEmbedder
 from skdml.deep.losses import TripletLoss
 from skdml.deep.training.net import fastest_step
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 # Eight classes: whole classes are held out. Three classes: rows of each class are held out.
 MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
 FEW, FEW_Y = MANY[MANY_Y < 3], MANY_Y[MANY_Y < 3]

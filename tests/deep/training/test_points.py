@@ -18,9 +18,6 @@ from torch.utils.data import Dataset
 from skdml import DeepSiameseEmbedder, DeepTripletEmbedder
 from skdml.deep.networks.map import batches_of_points
 
-# Fits of a few epochs often keep their initial weights.
-pytestmark = pytest.mark.filterwarnings("ignore::skdml.deep.InitialWeightsWarning")
-
 # Eight classes: whole classes are held out. Three classes: rows of each class are held out.
 MANY, MANY_Y = make_blobs(n_samples=120, centers=8, n_features=6, cluster_std=3, random_state=0)
 FEW, FEW_Y = MANY[MANY_Y < 3], MANY_Y[MANY_Y < 3]
