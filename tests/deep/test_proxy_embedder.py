@@ -34,7 +34,6 @@ def proxies(learner):
     return learner.net_.criterion_.proxies.detach().numpy()
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_named_loss_trains(name):
     distance = "cosine" if name in ("histogram", "smooth_ap", "fastap") else "euclidean"
