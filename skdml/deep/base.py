@@ -16,8 +16,12 @@ from torch.utils.data import Dataset
 from skdml._columns import validate_data
 from skdml.base import MetricLearner, unchanged_on_error
 from skdml.deep.data.datasets import as_dataset_if_items, as_point_tensor
-from skdml.deep.data.precision import point_dtype
-from skdml.deep.data.reading import check_feature_shape, check_n_dims, read_training_data
+from skdml.deep.data.reading import (
+    check_feature_shape,
+    check_n_dims,
+    point_dtype,
+    read_training_data,
+)
 from skdml.deep.losses import LOSSES, get_loss, learns_from
 from skdml.deep.networks.map import NetworkMap
 from skdml.deep.parameters import NetParametersMixin
@@ -414,7 +418,8 @@ default="euclidean"
                     if training.is_complete:
                         training.net.module_.load_state_dict(training.best.weights_)
                         self._keep_net(training)
-        report_outcome(training, self.best_epoch_)
+        if training.interruption is not None or self.best_epoch_ == 0:
+            report_outcome(training, self.best_epoch_)
         return self
 
     def partial_fit(

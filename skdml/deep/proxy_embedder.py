@@ -144,7 +144,8 @@ feature_shape_, n_features_in_, feature_names_in_
                     if training.is_complete:
                         self._keep_net(training)
                         self.distance_network_ = self._map_with(training.best.weights_)
-        report_outcome(training, self.best_epoch_)
+        if training.interruption is not None or self.best_epoch_ == 0:
+            report_outcome(training, self.best_epoch_)
         return self
 
     def partial_fit(  # type: ignore[override]  # `classes` as in scikit-learn's classifiers

@@ -110,7 +110,10 @@ class RankedQueries:
             searched = read_labels(reference_labels, names[1], column=False)
         check_consistent_length(queries, labels)
         check_consistent_length(points, searched)
-        both = join_labels(labels, searched, names)
+        if labels.dtype == searched.dtype and labels.dtype.kind in "biu":
+            both = np.concatenate([labels, searched])
+        else:
+            both = join_labels(labels, searched, names)
         self.classes, codes = np.unique(both, return_inverse=True)
         self.codes, self.reference_codes = np.split(codes, [len(queries)])
         self.n_candidates = len(points) - self.excludes_itself

@@ -149,7 +149,7 @@ def test_points_far_beyond_the_training_rows_are_embedded_or_refused(learner):
 
 
 def test_the_message_has_the_name_of_the_column():
-    table = pd.DataFrame(X, columns=["a", "b", "c", "d"])
+    table = pd.DataFrame(X.copy(), columns=["a", "b", "c", "d"])
     table.loc[3, "c"] = 1e300
     with pytest.raises(ValueError, match=r"Column 2 of X \('c'\) ranges from .* to 1e\+300"):
         LMNN().fit(table, Y)

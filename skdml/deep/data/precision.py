@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
@@ -20,13 +19,6 @@ _SMALLEST_SPREAD = 1e-12
 # Rows and columns that are looked at. Large tables are thinned out evenly.
 _MAX_ROWS = 10_000
 _MAX_COLUMNS = 100
-
-
-def point_dtype(X: ArrayLike) -> Any:
-    """Return the dtype in which points are read: float32 only if it holds every value of X."""
-    dtype = getattr(X, "dtype", None)
-    fits = isinstance(dtype, np.dtype) and dtype.kind in "biuf" and np.can_cast(dtype, np.float32)
-    return np.float32 if fits else [np.float64, np.float32]
 
 
 def choose_origin(X: NDArray[np.floating]) -> NDArray[np.float64] | None:

@@ -22,12 +22,7 @@ from skdml.deep.data.datasets import (
     as_point_tensor,
     point_of_item,
 )
-from skdml.deep.data.precision import (
-    choose_origin,
-    point_dtype,
-    to_float32,
-    warn_of_merged_values,
-)
+from skdml.deep.data.precision import choose_origin, to_float32, warn_of_merged_values
 from skdml.deep.losses import LOSSES, learns_from
 
 if TYPE_CHECKING:
@@ -91,7 +86,9 @@ def read_training_data(
             f"groups cannot be used with supervision={kind!r}: groups decide which points share a "
             "batch, and these batches hold tuples. Leave groups out."
         )
-    data = _Reader(learner, kind, reset, subtract_origin).read(as_dataset_if_items(X), y)
+    if isinstance(X, (list, tuple)):
+        X = as_dataset_if_items(X)
+    data = _Reader(learner, kind, reset, subtract_origin).read(X, y)
     data.kind = kind
     data.classes = _scoring_classes(y, len(data)) if kind == "views" else None
     if groups is not None:
@@ -135,11 +132,11 @@ class _Reader:
             graded = {"multi_output": True, "y_numeric": True} if self.kind == "targets" else {}
             X, y = validate_data(self.learner, X, y, reset=self.reset, **checks, **graded)
         self._set_or_check_feature_shape(X.shape[1:])
-        X = self._as_float32(X)
         if self.kind == "views":
             targets = np.arange(len(X))
         else:
             targets = _encode_targets(y, self.kind, self.name)
+        X = self._as_float32(X)
         return ArrayDataset(np.require(X, requirements="W"), targets)
 
     def _read_dataset(self, dataset: Any, y: Any) -> LabelledDataset:
@@ -450,3 +447,10 @@ def check_class_labels(codes: NDArray[np.integer]) -> None:
     """
     if defect := label_defect(codes):
         raise ValueError(defect)
+
+
+def point_dtype(X: ArrayLike) -> Any:
+    """Return the dtype in which points are read: float32 only if it holds every value of X."""
+    dtype = getattr(X, "dtype", None)
+    fits = isinstance(dtype, np.dtype) and dtype.kind in "biuf" and np.can_cast(dtype, np.float32)
+    return np.float32 if fits else [np.float64, np.float32]

@@ -16,7 +16,8 @@ from torch.nn.functional import normalize as to_unit_length
 from torch.utils.data import DataLoader, Dataset
 
 from skdml.deep.data.datasets import PointDataset
-from skdml.deep.data.precision import point_dtype, to_float32
+from skdml.deep.data.precision import to_float32
+from skdml.deep.data.reading import point_dtype
 
 # The largest batch without gradients, in points and in numbers (for large points).
 MAX_BATCH_POINTS = 2048

@@ -117,9 +117,9 @@ def assemble_net(training: "Training") -> EmbeddingNet:
     """
     settings, trained = training.settings, training.trained_part
     callbacks = list_callbacks(training)
+    given = skorch_params(settings)
     network = network_of(settings, trained, training.input_shape)
     loss = loss_of(training)
-    given = skorch_params(settings)
     parts = {"module": settings.module, trained: network.target, "optimizer": settings.optimizer}
     settings.net_params.check(criterion=loss.target, loss=loss.target, **parts)
     if training.previous is not None:
@@ -143,7 +143,8 @@ def assemble_net(training: "Training") -> EmbeddingNet:
     net.check_callback_params(settings.net_params)
     net.check_monitors()
     net.check_call()
-    enlarge_queue(net.criterion_, settings.batch_size + 3 * (settings.n_per_class + 1))
+    if hasattr(net.criterion_, "reset_queue"):  # a memory of its own
+        enlarge_queue(net.criterion_, settings.batch_size + 3 * (settings.n_per_class + 1))
     width = net.width_ = net.map().width(sample_points(training))
     if settings.n_components not in (None, width):
         previous = " of the last fit (warm_start=True)" if training.previous is not None else ""
@@ -167,10 +168,9 @@ def sample_points(training: "Training") -> NDArray[np.float32]:
 
 def skorch_params(settings: Settings) -> dict[str, Any]:
     """Return the parameters of the net that go to skorch as they are."""
-    given: dict[str, Any] = {}
-    for prefix in ("optimizer", "iterator_train", "callbacks", "compile"):
-        params = settings.net_params.of(prefix)
-        given |= {f"{prefix}__{name}": value for name, value in params.items()}
+    prefixes = ("optimizer", "iterator_train", "callbacks", "compile")
+    own = settings.net_params.params.items()
+    given = {name: copy.deepcopy(v) for name, v in own if name.partition("__")[0] in prefixes}
     # For small batches, drawing up the table that nobody reads would take as long as a batch.
     if not settings.verbose and not any(name.startswith("callbacks__print_log") for name in given):
         given["callbacks__print_log"] = None

@@ -133,28 +133,6 @@ def enlarge_queue(loss: Any, n_points: int) -> None:
         loss.reset_queue()
 
 
-def empty_queue(loss: Any) -> None:
-    """Empty the memory inside a loss, if it has one: labels may have another meaning now."""
-    if hasattr(loss, "reset_queue"):
-        loss.reset_queue()
-
-
-def detach_state(loss: Any) -> None:
-    """Detach the tensors that a loss keeps from one batch to the next, like running statistics.
-
-    Otherwise the next backward pass would go through the graph of the last batch.
-
-    Parameters
-    ----------
-    loss : callable
-        The loss.
-    """
-    for part in loss.modules() if isinstance(loss, torch.nn.Module) else ():
-        for name, value in list(vars(part).items()):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                setattr(part, name, value.detach())
-
-
 def check_accepts_references(
     compare: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     width: int,

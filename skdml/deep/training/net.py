@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from skdml.deep.losses import compare_views, learns_from
 from skdml.deep.networks.map import NetworkMap, embed_batch
 from skdml.deep.scores import SCORINGS
 from skdml.deep.training.chunks import backward_in_chunks
-from skdml.deep.training.memory import CrossBatchMemory, detach_state, empty_queue
+from skdml.deep.training.memory import CrossBatchMemory
 from skdml.deep.training.stopping import ReplayedScores, RetrievalStopping, cpu_state_dict
 
 
@@ -95,7 +95,8 @@ class EmbeddingNet(NeuralNet):
     def empty_memory(self):
         """Forget the embeddings of earlier batches."""
         self.memory_ = CrossBatchMemory(self.memory_size) if self.memory_size else None
-        empty_queue(self.criterion_)
+        if hasattr(self.criterion_, "reset_queue"):  # a memory of its own; labels may have changed
+            self.criterion_.reset_queue()
 
     def get_params_for(self, prefix):
         """Return the parameters of a part, with `Width` replaced; see `skorch.NeuralNet`."""
@@ -524,6 +525,22 @@ def check_loss(loss):
             "The loss has no gradient. Compute it from the embeddings by operations of torch, "
             "without detach() or no_grad()."
         )
+
+
+def detach_state(loss: Any) -> None:
+    """Detach the tensors that a loss keeps from one batch to the next, like running statistics.
+
+    Otherwise the next backward pass would go through the graph of the last batch.
+
+    Parameters
+    ----------
+    loss : callable
+        The loss.
+    """
+    for part in loss.modules() if isinstance(loss, torch.nn.Module) else ():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                setattr(part, name, value.detach())
 
 
 def half_precision(device):
