@@ -431,7 +431,7 @@ def test_unknown_label_is_predicted_for_rejected_queries(names, unknown, predict
         (np.arange(5), 2**70),
         (np.arange(5).astype(np.float32) + 2**24 - 6, 2**24 + 1),
         (np.arange(5), "unknown"),
-        (np.array(list("abcde")), "a stranger"),
+        (np.array(list("abcde")), "nobody enrolled"),
         (np.array(list("abcde")), 0),
         (np.array(list("abcde"), dtype=object), None),
         (np.array([False, True]), None),
